@@ -1,0 +1,1 @@
+"""portraitgen: train, generate and grade portrait generators."""

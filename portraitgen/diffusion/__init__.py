@@ -1,0 +1,1 @@
+"""The formulas: objectives, timesteps, conditions, guidance, windows, sampling, latents."""

