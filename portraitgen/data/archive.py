@@ -1,0 +1,70 @@
+"""Tar shards as bytes in place: list the members without trusting them, read any of them by memory map."""
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_BLOCK = 512
+_REGULAR_FILE = (b"0", b"\0")
+
+
+class Member(NamedTuple):
+    """One file of a tar: its name, a label that is never used as a path, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class Archive:
+    """A tar opened read-only by memory map, so that any member costs only the pages that are touched.
+
+    The map is released with the last view of it.
+
+    Args:
+        path: the shard. OSError when it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.size = path.stat().st_size
+            # An empty file cannot be mapped; it is an archive without members.
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        self._view = memoryview(self._map) if self._map is not None else memoryview(b"")
+
+    def read(self, member: Member) -> memoryview:
+        """The bytes of a member, without a copy; fewer where the file ends."""
+        return self._view[member.offset : member.offset + member.size]
+
+    def members(self) -> Iterator[Member]:
+        """Regular files in the order of the tar.
+
+        Ends at the end mark, at a damaged header, or at a member that reaches past the end of the file.
+        """
+        offset = 0
+        while offset + _BLOCK <= self.size:
+            header = bytes(self._view[offset : offset + _BLOCK])
+            size = _member_size(header)
+            if size is None or offset + _BLOCK + size > self.size:
+                return
+            if header[156:157] in _REGULAR_FILE:
+                name = _text(header[345:500]) + "/" if header[257:262] == b"ustar" and header[345] else ""
+                yield Member(name + _text(header[:100]), offset + _BLOCK, size)
+            offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", errors="replace")
+
+
+def _member_size(header: bytes) -> int | None:
+    """Size field of a USTAR header; None for the end mark and for a header whose checksum is wrong."""
+    try:
+        checksum = int(header[148:156].split(b"\0", 1)[0].strip() or b"x", 8)
+        size = int(header[124:136].split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        return None
+    # The checksum is taken with its own field read as blanks.
+    return size if checksum == sum(header) - sum(header[148:156]) + 8 * ord(" ") else None

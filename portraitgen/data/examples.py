@@ -1,0 +1,128 @@
+"""Training examples by position: position -> sample and window, as a pure function of the seed."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from portraitgen.data.batch import BatchLayout
+from portraitgen.data.catalog import Catalog, Selection
+from portraitgen.data.clips import ClipWindows
+from portraitgen.data.reader import ClipReader
+from portraitgen.data.sample import DataError
+from portraitgen.data.slabs import Slab, SlabRing
+from portraitgen.faces.drawing import draw_landmarks
+
+# A run of broken samples this long is not bad luck: a disk or a whole shard is gone.
+MAX_FAILURES_IN_A_ROW = 16
+
+
+class Failure(NamedTuple):
+    """A sample that was chosen and could not be read."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+class Examples(NamedTuple):
+    """A batch as it is read; `tensors` on a slab if there was a free one."""
+
+    keys: list[str]
+    tensors: dict[str, Tensor] | Slab
+    failures: list[Failure]
+
+
+class ClipExamples:
+    """Map-style data set over positions 0, 1, 2, ... without end.
+
+    Args:
+        catalog, selection: the samples, see data/catalog.
+        windows: which frames of them.
+        order: position -> sample; SampleOrder for training, a range for grading.
+        seed: of the windows; the window at a position depends on the seed and the position only.
+        pose_size: (Hp, Wp) of the drawn landmarks, None for none.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        selection: Selection,
+        windows: ClipWindows,
+        order: Callable[[int], int],
+        *,
+        seed: int,
+        pose_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._catalog, self._selection, self._windows, self._order = catalog, selection, windows, order
+        self._seed = seed
+        self._reader = ClipReader(catalog)
+        self.layout = BatchLayout(windows.clip_frames, selection.size, catalog.num_landmarks, pose_size)
+        self.ring: SlabRing | None = None
+
+    def __getitems__(self, positions: Sequence[int]) -> Examples | DataError:
+        """Read a batch; a sample that cannot be read is replaced by the next in order.
+
+        A DataError is returned, not raised, so that it crosses from a worker without a traceback.
+        """
+        tensors, arrays = self._allocate(len(positions))
+        keys: list[str] = []
+        failures: list[Failure] = []
+        try:
+            for slot, position in enumerate(positions):
+                targets = {name: array[slot, ...] for name, array in arrays.items()}
+                keys.append(self._read(position, targets, failures))
+        except DataError as error:
+            return error
+        return Examples(keys, tensors, failures)
+
+    def _allocate(self, batch_size: int) -> tuple[dict[str, Tensor] | Slab, dict[str, np.ndarray]]:
+        """Where the batch goes: a slab if there is a free one, else memory of its own."""
+        worker = get_worker_info()
+        if self.ring is not None:
+            slab = self.ring.take(0 if worker is None else worker.id, batch_size)
+            if slab is not None:
+                return slab, self.ring.arrays(slab)
+        block = torch.empty(self.layout.num_bytes(batch_size), dtype=torch.uint8).numpy()
+        arrays = self.layout.views(block, batch_size)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}, arrays
+
+    def _read(self, position: int, targets: dict[str, np.ndarray], failures: list[Failure]) -> str:
+        """Fill one sample's part of the batch; returns its key. DataError after too many failures."""
+        for attempt in range(MAX_FAILURES_IN_A_ROW):
+            sample = self._order(position + attempt)
+            shard, row = int(self._selection.shards[sample]), int(self._selection.rows[sample])
+            key = self._catalog.indexes[shard].key(row)
+            try:
+                self._fill(shard, row, np.random.default_rng([self._seed, 1, position, attempt]), targets)
+            except (ValueError, OSError) as error:
+                failures.append(Failure(self._catalog.shards[shard].name, key, str(error)))
+            else:
+                return key
+        last = failures[-1]
+        raise DataError(
+            f"{MAX_FAILURES_IN_A_ROW} samples in a row could not be read, the last being {last.key} of"
+            f" {last.shard} ({last.reason}); check the disk and the shards"
+        )
+
+    def _fill(self, shard: int, row: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> None:
+        index = self._catalog.indexes[shard]
+        num_frames = int(index.num_frames[row])
+        packets = index.packets(row)
+        keyframes = np.ones(num_frames, bool) if packets is None else packets.keyframes
+        track, frames, reference = self._windows.choose(num_frames, index.clip_runs(row), keyframes, rng)
+        self._reader.frames(shard, row, frames, out=targets["frames"])
+        self._reader.frames(shard, row, np.array([reference]), out=targets["reference"][None])
+        landmarks = self._reader.landmarks(shard, row, track, np.append(frames, reference))
+        targets["frame_index"][:], targets["reference_index"][...] = frames, reference
+        targets["landmarks"][:], targets["reference_landmarks"][:] = landmarks[:-1], landmarks[-1]
+        if self.layout.pose_size is not None:
+            targets["pose"][:] = draw_landmarks(
+                landmarks[:-1],
+                image_size=self.layout.size,
+                canvas_size=self.layout.pose_size,
+                scheme=self._catalog.landmark_scheme,
+            )

@@ -1,0 +1,210 @@
+"""Loaders over positions: the endless training stream that resumes exactly, and the fixed list for grading.
+
+Both are plain iterables that hold a DataLoader, not DataLoaders: Lightning would rebuild one of those with a
+sampler of its own under DDP. Ranks are told apart here, by numbers given when the loader is built.
+"""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from portraitgen.data.examples import ClipExamples, Failure
+from portraitgen.data.sample import DataError
+from portraitgen.data.slabs import Slab, SlabRing
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor | list[str]]
+
+_PREFETCH_FACTOR = 2
+# Beside those prefetched, the trainer holds the batch that it works on and the one that it just left.
+_SLABS_PER_WORKER = _PREFETCH_FACTOR + 2
+
+
+class _BatchReader:
+    """Reads batches of given positions, in this process or in workers that run ahead of it."""
+
+    def __init__(
+        self, examples: ClipExamples, *, batch_size: int, num_workers: int, pin_memory: bool
+    ) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory
+        self.failures: Counter[str] = Counter()
+
+    def read(self, positions: Iterable[list[int]]) -> Generator[Batch, None, None]:
+        """Batches in the order of `positions`; DataError when too many samples cannot be read."""
+        ring = SlabRing(
+            self._examples.layout,
+            self._batch_size,
+            num_workers=max(self._num_workers, 1),
+            slabs_per_worker=_SLABS_PER_WORKER,
+        )
+        self._examples.ring = ring
+        # Slabs are inherited, so workers must be forked. OpenCV's threads do not survive that.
+        ahead = {
+            "prefetch_factor": _PREFETCH_FACTOR,
+            "multiprocessing_context": "fork",
+            "worker_init_fn": _without_threads,
+        }
+        loader: DataLoader[Any] = DataLoader(
+            self._examples,  # type: ignore[arg-type]
+            batch_sampler=positions,  # type: ignore[arg-type]
+            num_workers=self._num_workers,
+            collate_fn=_as_read,
+            pin_memory=self._pin_memory,
+            # Nothing here is drawn from torch; without this the DataLoader would move the global generator.
+            generator=torch.Generator(),
+            **(ahead if self._num_workers else {}),  # type: ignore[arg-type]
+        )
+        for result in loader:
+            if isinstance(result, DataError):
+                raise result
+            keys, tensors, failures = result
+            self._report(failures)
+            # From a worker a slab arrives as its tensors.
+            yield {"key": keys, **(ring.tensors(tensors) if isinstance(tensors, Slab) else tensors)}
+
+    def _report(self, failures: list[Failure]) -> None:
+        for failure in failures:
+            name = f"{failure.shard}:{failure.key}"
+            if name not in self.failures:
+                log.warning(f"sample {name} cannot be read and is replaced by the next: {failure.reason}")
+            self.failures[name] += 1
+
+
+def _without_threads(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def _as_read(result: Any) -> Any:
+    return result
+
+
+class ResumableLoader:
+    """Batches of the endless training stream; `batches_per_epoch` of them are called an epoch.
+
+    A batch is a function of the seed, its number, the rank and the world size: the same for any number of
+    workers; and two ranks see together what one sees with twice the batch size. `iter` goes on where the
+    stream stands, also after a loop that was left early, so that going on and resuming are the same. The
+    state counts the batches handed out, not those that workers have read ahead.
+
+    Args:
+        examples: samples by position, in a SampleOrder.
+        batch_size: of this rank.
+        batches_per_epoch: what `len` gives.
+        num_workers: 0 reads in this process.
+        rank, world_size: which share of each global batch is this loader's.
+        pin_memory: copy batches into pinned memory, for the transfer to a GPU.
+    """
+
+    def __init__(
+        self,
+        examples: ClipExamples,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self._reader = _BatchReader(
+            examples, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory
+        )
+        self._batch_size = batch_size
+        self._batches_per_epoch = batches_per_epoch
+        self._rank, self._world_size = rank, world_size
+        self._epoch = self._batches = 0
+        self._stream: Generator[Batch, None, None] | None = None
+
+    @property
+    def failures(self) -> Counter[str]:
+        """How often each broken sample, as SHARD:KEY, was met."""
+        return self._reader.failures
+
+    def __len__(self) -> int:
+        return self._batches_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch; the next epoch when it has no rest."""
+        if self._batches == self._batches_per_epoch:
+            self._epoch, self._batches = self._epoch + 1, 0
+        while self._batches < self._batches_per_epoch:
+            if self._stream is None:
+                self._stream = self._reader.read(self._positions())
+            batch = next(self._stream)
+            self._batches += 1
+            yield batch
+
+    def _positions(self) -> Iterator[list[int]]:
+        """Positions of this rank's batches from where the stream stands, without end."""
+        for number in itertools.count(self._epoch * self._batches_per_epoch + self._batches):
+            first = (number * self._world_size + self._rank) * self._batch_size
+            yield list(range(first, first + self._batch_size))
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, from 0, and how many of its batches were handed out."""
+        return {"epoch": self._epoch, "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a `state_dict`. DataError if it is of a loader with longer epochs."""
+        if not 0 <= state["batches"] <= self._batches_per_epoch:
+            raise DataError(
+                f"the checkpoint stands at batch {state['batches']} of an epoch, but epochs have now"
+                f" {self._batches_per_epoch}: keep the data settings of the run that is resumed"
+            )
+        self.close()
+        self._epoch, self._batches = state["epoch"], state["batches"]
+
+    def close(self) -> None:
+        """End the workers; the stream stands where it stood and starts them again when it is needed."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+class FixedLoader:
+    """The same clips in the same order each time, for validation and samples.
+
+    Ranks get every `world_size`-th clip, equally many each: the first clips are repeated where the number
+    does not divide, so gather results by key.
+
+    Args:
+        examples: samples by position, in a fixed order.
+        num_clips: positions 0 .. num_clips - 1 are read.
+        batch_size, num_workers, rank, world_size, pin_memory: as for ResumableLoader; the last batch may be
+            smaller.
+    """
+
+    def __init__(
+        self,
+        examples: ClipExamples,
+        *,
+        num_clips: int,
+        batch_size: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self._reader = _BatchReader(
+            examples, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory
+        )
+        share = -(-num_clips // world_size)
+        positions = [(rank + world_size * i) % num_clips for i in range(share)]
+        self._batches = [positions[i : i + batch_size] for i in range(0, share, batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._reader.read(self._batches)

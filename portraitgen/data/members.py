@@ -1,0 +1,158 @@
+"""A sample as the members of a tar, and back (schema v1). No pickles; equal samples give equal bytes.
+
+    mp4 | jpg        the clip (closed GOP, no audio) or the photo
+    wav              16 kHz mono s16
+    tracks.npz       box f32[T,N,R,4], conf f32[T,N,R], kps f32[T,N,5,2], valid bool[T,N,R],
+                     affine f32[T,2,3], embedding f32[N,D] when there is one; R regions, named in the json
+    lmk.npz          lmk f32[T,N,K,2]; uncompressed, so that single frames can be read in place
+    masks.npz        runs u32[], off i64[T*M+1], size i32[2] (height, width)
+    face.{id}_{k}.jpg  k-th best crop of person id (from 1)
+    txt              caption
+    json             all the rest. Always the last member: a sample whose json is there is complete.
+
+Landmarks are float32 because float16 rounds to a quarter of a pixel from pixel 256 on.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from portraitgen.data.sample import ClipMasks, ClipSample, ClipTrack, DataError
+
+SCHEMA_VERSION = 1
+_REGIONS = ("face",)
+
+
+def valid_runs(valid: np.ndarray) -> list[list[int]]:
+    """Maximal runs of True in bool [T] as half-open ranges [start, end)."""
+    edges = np.flatnonzero(np.diff(valid.astype(np.int8), prepend=0, append=0))
+    return edges.reshape(-1, 2).tolist()
+
+
+def sample_members(sample: ClipSample, *, codec: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Extension and bytes of each member, in their fixed order; `codec` holds "codec" and "gop"."""
+    if sample.video is not None:
+        yield "mp4", sample.video
+    if sample.image is not None:
+        yield "jpg", sample.image
+    if sample.audio is not None:
+        yield "wav", sample.audio
+    yield "tracks.npz", _npz(**_track_arrays(sample))
+    yield "lmk.npz", _npz(lmk=np.stack([track.landmarks for track in sample.tracks], axis=1))
+    if sample.masks is not None:
+        size = np.array([sample.height, sample.width], dtype=np.int32)
+        yield "masks.npz", _npz(runs=sample.masks.runs, off=sample.masks.offsets, size=size)
+    for person, track in enumerate(sample.tracks, start=1):
+        for rank, crop in enumerate(track.faces):
+            yield f"face.{person}_{rank}.jpg", crop
+    if sample.caption is not None:
+        yield "txt", sample.caption.encode()
+    yield "json", json.dumps(_description(sample, codec), sort_keys=True, allow_nan=False).encode()
+
+
+def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample:
+    """Inverse of `sample_members`, from all members of one sample by extension."""
+    about = json.loads(bytes(members["json"]))
+    if about["v"] != SCHEMA_VERSION:
+        raise DataError(f"sample {about['key']}: schema v{about['v']}, this program reads v{SCHEMA_VERSION}")
+    arrays = _load_npz(members["tracks.npz"])
+    landmarks = _load_npz(members["lmk.npz"])["lmk"]
+    masks = None
+    if "masks.npz" in members:
+        stored = _load_npz(members["masks.npz"])
+        count = (len(stored["off"]) - 1) // max(len(landmarks), 1)
+        masks = ClipMasks(stored["runs"], stored["off"], count, about["mask_source"])
+
+    def optional(name: str) -> bytes | None:
+        return bytes(members[name]) if name in members else None
+
+    def crops(person: int) -> tuple[bytes, ...]:
+        count = sum(name.startswith(f"face.{person}_") for name in members)
+        return tuple(bytes(members[f"face.{person}_{rank}.jpg"]) for rank in range(count))
+
+    return ClipSample(
+        key=about["key"],
+        num_frames=about["video"]["n"],
+        fps=Fraction(about["video"]["fps"]),
+        width=about["video"]["w"],
+        height=about["video"]["h"],
+        tracks=tuple(
+            ClipTrack(
+                boxes=arrays["box"][:, i, 0],
+                scores=arrays["conf"][:, i, 0],
+                keypoints=arrays["kps"][:, i],
+                landmarks=landmarks[:, i],
+                valid=arrays["valid"][:, i, 0],
+                embedding=arrays["embedding"][i] if "embedding" in arrays else None,
+                faces=crops(i + 1),
+            )
+            for i in range(landmarks.shape[1])
+        ),
+        landmark_scheme=about["landmarks"]["scheme"],
+        affine=arrays["affine"],
+        source=about["source"],
+        video=optional("mp4"),
+        image=optional("jpg"),
+        audio=optional("wav"),
+        masks=masks,
+        scores=about["scores"],
+        caption=bytes(members["txt"]).decode() if "txt" in members else None,
+    )
+
+
+def _track_arrays(sample: ClipSample) -> dict[str, np.ndarray]:
+    tracks = sample.tracks
+    arrays = {
+        "box": np.stack([track.boxes for track in tracks], axis=1)[:, :, None],
+        "conf": np.stack([track.scores for track in tracks], axis=1)[:, :, None],
+        "kps": np.stack([track.keypoints for track in tracks], axis=1),
+        "valid": np.stack([track.valid for track in tracks], axis=1)[:, :, None],
+        "affine": np.broadcast_to(sample.affine, (sample.num_frames, 2, 3)).astype(np.float32),
+    }
+    embeddings = [track.embedding for track in tracks if track.embedding is not None]
+    if embeddings and len(embeddings) < len(tracks):
+        raise DataError(
+            f"sample {sample.key}: only {len(embeddings)} of {len(tracks)} tracks have an embedding"
+        )
+    if embeddings:
+        arrays["embedding"] = np.stack(embeddings).astype(np.float32)
+    return arrays
+
+
+def _description(sample: ClipSample, codec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "v": SCHEMA_VERSION,
+        "key": sample.key,
+        "source": dict(sample.source),
+        "video": {
+            "n": sample.num_frames,
+            "fps": str(sample.fps),
+            "w": sample.width,
+            "h": sample.height,
+            **codec,
+        },
+        "landmarks": {"scheme": sample.landmark_scheme, "num": sample.tracks[0].landmarks.shape[1]},
+        "regions": _REGIONS,
+        "tracks": {
+            str(person): {"face": {"valid": valid_runs(track.valid)}}
+            for person, track in enumerate(sample.tracks, start=1)
+        },
+        "mask_source": None if sample.masks is None else sample.masks.source,
+        "scores": {name: float(value) for name, value in sample.scores.items()},
+    }
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    # numpy gives every member the date 1980-01-01, so that equal arrays give equal bytes.
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _load_npz(data: bytes | memoryview) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return dict(archive)

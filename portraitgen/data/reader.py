@@ -1,0 +1,75 @@
+"""Read single samples through the index: chosen frames, their landmarks, or the whole sample."""
+
+import cv2
+import numpy as np
+
+from portraitgen.data.archive import Archive, Member
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.members import sample_from_members
+from portraitgen.data.sample import ClipSample, DataError
+from portraitgen.media.gop import GopDecoder
+
+# More than the order mixes, fewer than a process may hold files open.
+_MAX_ARCHIVES = 64
+
+
+class ClipReader:
+    """Reads samples of a catalog, named by the number of their shard and the row in its index.
+
+    Archives are opened when first read. One reader a process.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._archives: dict[int, Archive] = {}
+        self._decoder = GopDecoder()
+
+    def frames(self, shard: int, row: int, frames: np.ndarray, *, out: np.ndarray) -> None:
+        """Decode frames (int64 [n], increasing) into `out`, uint8 [n, 3H/2, W] I420 planes.
+
+        Raises:
+            ValueError: the picture is damaged.
+        """
+        index = self._catalog.indexes[shard]
+        members = index.members(row)
+        packets = index.packets(row)
+        if packets is None:
+            data = np.frombuffer(self._archive(shard).read(members["jpg"]), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            if image is None:
+                raise DataError("the photo is not a readable JPEG")
+            out[:] = _i420(image)
+        else:
+            video = self._archive(shard).read(members["mp4"])
+            self._decoder.decode_frames(video, frames, table=packets, out=out, name="mp4")
+
+    def landmarks(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
+        """Landmarks of person `track` in these frames: float32 [n, K, 2], pixels; NaN where not found."""
+        index = self._catalog.indexes[shard]
+        shape = (int(index.num_frames[row]), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
+        place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
+        return np.frombuffer(self._archive(shard).read(place), "<f4").reshape(shape)[frames, track]
+
+    def sample(self, shard: int, row: int) -> ClipSample:
+        """The whole sample, video and audio as bytes."""
+        members = self._catalog.indexes[shard].members(row)
+        archive = self._archive(shard)
+        return sample_from_members({name: archive.read(member) for name, member in members.items()})
+
+    def _archive(self, shard: int) -> Archive:
+        if shard not in self._archives:
+            if len(self._archives) >= _MAX_ARCHIVES:
+                del self._archives[next(iter(self._archives))]
+            self._archives[shard] = Archive(self._catalog.shards[shard])
+        return self._archives[shard]
+
+
+def _i420(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] BGR to [3H/2, W]: limited-range BT.601, mean chroma, as media/encode writes clips."""
+    height, width = image.shape[:2]
+    planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
+    # cv2 takes the chroma of every second pixel; of 2x2 equal pixels that is their mean.
+    halved = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    blocks = cv2.resize(halved, (width, height), interpolation=cv2.INTER_NEAREST)
+    planes[height:] = cv2.cvtColor(blocks, cv2.COLOR_BGR2YUV_I420)[height:]
+    return planes

@@ -1,0 +1,174 @@
+"""What one sample is on its way into a shard: a clip (or a photo) with the people tracked in it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from portraitgen.faces.types import Track
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*-\d{9,}")
+
+
+class DataError(ValueError):
+    """Data cannot be used as asked; the message names the shard, key or setting and what to do."""
+
+
+def make_key(source_id: str, start_ms: int = 0) -> str:
+    """Name of a sample: `{source_id}-{start_ms:09d}`.
+
+    Letters, digits, `_` and `-` only: WebDataset ends the key at the first dot, and a key is never a path.
+    """
+    key = f"{source_id}-{start_ms:09d}"
+    if not _KEY.fullmatch(key):
+        raise DataError(f"sample key {key!r}: use only letters, digits, '_' and '-' in the source id")
+    return key
+
+
+def check_key(key: str) -> str:
+    """`key` itself; DataError unless it has the form that `make_key` gives."""
+    if not _KEY.fullmatch(key):
+        raise DataError(
+            f"sample key {key!r} is not '<source_id>-<start_ms, 9 digits>'; make it with make_key"
+        )
+    return key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClipTrack:
+    """One person in one clip, dense over its T frames; coordinates in pixels of the clip.
+
+    boxes      float32 [T, 4]      xyxy, NaN where the face was not found
+    scores     float32 [T]         detection score, NaN where not found
+    keypoints  float32 [T, 5, 2]   ArcFace order, NaN where not found
+    landmarks  float32 [T, K, 2]   NaN where not found
+    valid      bool    [T]         the frame may be trained on (found, not corrupt)
+    embedding  float32 [D] or None
+    faces      JPEG crops of the best frames (square, upright)
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    keypoints: np.ndarray
+    landmarks: np.ndarray
+    valid: np.ndarray
+    embedding: np.ndarray | None = None
+    faces: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        length = len(self.boxes)
+        if self.landmarks.ndim != 3:
+            raise DataError(f"landmarks must be [T, K, 2], found shape {self.landmarks.shape}")
+        expected = {
+            "boxes": (length, 4),
+            "scores": (length,),
+            "keypoints": (length, 5, 2),
+            "landmarks": (length, self.landmarks.shape[1], 2),
+            "valid": (length,),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            dtype = np.dtype(bool) if name == "valid" else np.dtype(np.float32)
+            if array.shape != shape or array.dtype != dtype:
+                raise DataError(f"{name} must be {dtype} {shape}, found {array.dtype} {array.shape}")
+        if not np.isfinite(self.landmarks[self.valid]).all():
+            raise DataError("a frame is marked valid, but its landmarks are not finite")
+
+    @classmethod
+    def from_track(
+        cls, track: Track, num_frames: int, *, valid: np.ndarray | None = None, faces: tuple[bytes, ...] = ()
+    ) -> "ClipTrack":
+        """Spread a sparse `Track` (already in the clip's pixels, frames counted from the clip's start).
+
+        `valid` (bool [num_frames]) takes out further frames, such as corrupt ones.
+        """
+        found = np.zeros(num_frames, dtype=bool)
+        found[track.frames] = True
+
+        def dense(values: np.ndarray) -> np.ndarray:
+            spread = np.full((num_frames, *values.shape[1:]), np.nan, dtype=np.float32)
+            spread[track.frames] = values
+            return spread
+
+        return cls(
+            boxes=dense(track.boxes),
+            scores=dense(track.scores),
+            keypoints=dense(track.keypoints),
+            landmarks=dense(track.landmarks),
+            valid=found if valid is None else found & valid,
+            embedding=track.embedding,
+            faces=faces,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipMasks:
+    """Run-length coded masks [T, M, height, width] of a clip: the `runs`, `offsets` of media/masks.
+
+    `source` says where they come from: "sam2", "parsing", "hull" or "ellipse".
+    """
+
+    runs: np.ndarray
+    offsets: np.ndarray
+    num_masks: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClipSample:
+    """One tracked clip, or one photo, as the shard writer takes it.
+
+    key              see `make_key`
+    video            a closed-GOP mp4 of media/encode (clip); exactly one of video and image is set
+    image            a JPEG (photo): num_frames 1, fps 0
+    num_frames, fps, width, height   of the picture stored; width and height multiples of 4
+    tracks           people, the main one first; all over the same T frames and landmark scheme
+    landmark_scheme  name of the K landmarks, such as "ibug68"
+    affine           float32 [2, 3] or [T, 2, 3]: pixels of the clip -> pixels of the source
+    audio            WAV bytes, 16 kHz mono s16, or None
+    source           {"uri", "sha256", "t0", "t1", "licence"}: where the clip comes from
+    scores           numbers to filter on at load time, such as min_face, sync_conf, head_motion
+    """
+
+    key: str
+    num_frames: int
+    fps: Fraction
+    width: int
+    height: int
+    tracks: tuple[ClipTrack, ...]
+    landmark_scheme: str
+    affine: np.ndarray
+    source: Mapping[str, Any]
+    video: bytes | None = None
+    image: bytes | None = None
+    audio: bytes | None = None
+    masks: ClipMasks | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    caption: str | None = None
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+        if (self.video is None) == (self.image is None):
+            raise DataError(f"sample {self.key}: give either video or image")
+        if self.image is not None and self.num_frames != 1:
+            raise DataError(f"sample {self.key}: a photo has num_frames 1, not {self.num_frames}")
+        if self.width % 4 or self.height % 4 or min(self.width, self.height) < 4:
+            raise DataError(
+                f"sample {self.key}: {self.width}x{self.height}: both sides must be multiples of 4"
+            )
+        if not self.tracks:
+            raise DataError(f"sample {self.key} has no track: a sample shows at least one face")
+        for track in self.tracks:
+            if len(track.boxes) != self.num_frames:
+                raise DataError(
+                    f"sample {self.key}: a track has {len(track.boxes)} frames, the clip {self.num_frames}"
+                )
+        if len({track.landmarks.shape[1] for track in self.tracks}) > 1:
+            raise DataError(f"sample {self.key}: all tracks must have the same number of landmarks")
+        if self.affine.shape not in ((2, 3), (self.num_frames, 2, 3)):
+            raise DataError(
+                f"sample {self.key}: affine must be [2, 3] or [T, 2, 3], found {self.affine.shape}"
+            )

@@ -1,0 +1,58 @@
+"""Which noise level each training sample gets, spread evenly over the batch of all ranks together."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def stratified_uniform(
+    batch_size: int,
+    *,
+    step: int,
+    device: torch.device | str,
+    rank: int = 0,
+    world_size: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Uniform numbers in [0, 1), float32 `[batch_size]`, one in each of batch_size · world_size equal strata.
+
+    Every rank owns other strata of the same step and the union over the ranks fills all of them, so that the
+    mean loss of a step varies less than with independent draws. Which stratum a sample gets is a permutation
+    known to all ranks from `step` alone: no communication, and over the steps each sample of each rank is
+    uniform.
+
+    Args:
+        step: number of the batch, the same on all ranks. Must advance, or a rank keeps its strata.
+        generator: source of the position inside a stratum; differs between ranks. Default: the global one.
+
+    Raises:
+        ValueError: `rank` is not in [0, world_size).
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not in [0, {world_size})")
+    strata = batch_size * world_size
+    shuffled = torch.randperm(strata, generator=torch.Generator().manual_seed(step))
+    mine = shuffled[rank * batch_size : (rank + 1) * batch_size].to(device, torch.float32)
+    source = device if generator is None else generator.device
+    inside = torch.rand(batch_size, generator=generator, device=source).to(device)
+    # float32 can round the last stratum up to 1.0.
+    return ((mine + inside) / strata).clamp_(max=1 - 2**-24)
+
+
+def integer_steps(uniform: Tensor, num_train_timesteps: int) -> Tensor:
+    """Steps 0 … num_train_timesteps − 1 (int64), equally likely for uniform numbers in [0, 1)."""
+    return (uniform * num_train_timesteps).long().clamp_(max=num_train_timesteps - 1)
+
+
+def logit_normal(uniform: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Times in [0, 1] whose logit is normal (Esser et al. 2024, section 3.1), from uniform numbers in [0, 1).
+
+    It is the quantile function: being monotone, it keeps the strata of `stratified_uniform`.
+    """
+    return torch.sigmoid(mean + std * math.sqrt(2) * torch.erfinv(2 * uniform - 1))
+
+
+def shift_time(time: Tensor, shift: float) -> Tensor:
+    """Moves flow times in [0, 1] towards noise for `shift` > 1 (Esser et al. 2024); 1 leaves them."""
+    return shift * time / (1 + (shift - 1) * time)

@@ -1,0 +1,44 @@
+"""Numbers read off iBUG-68 landmarks: how far two faces differ, how open the mouth is, where the head turns.
+
+All are ratios to the distance between the outer eye corners, so they do not depend on the size of the face.
+"""
+
+import numpy as np
+
+_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER, _NOSE_TIP = 36, 45, 30
+_UPPER_LIP, _LOWER_LIP = (61, 62, 63), (67, 66, 65)
+
+
+def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
+    """Distance [...] in pixels between the outer eye corners of landmarks [..., 68, 2]."""
+    return np.asarray(
+        np.linalg.norm(landmarks[..., _RIGHT_EYE_OUTER, :] - landmarks[..., _LEFT_EYE_OUTER, :], axis=-1)
+    )
+
+
+def landmark_error(found: np.ndarray, driving: np.ndarray) -> np.ndarray:
+    """Normalised mean error [...] of landmarks [..., 68, 2]: mean distance over the driving face's eye
+    distance.
+
+    NaN where either face was not found.
+    """
+    distance = np.linalg.norm(found - driving, axis=-1).mean(axis=-1)
+    return np.asarray(distance / interocular_distance(driving))
+
+
+def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Mean gap [...] between the inner lips of landmarks [..., 68, 2], over the eye distance; 0 is closed."""
+    gap = landmarks[..., _LOWER_LIP, :] - landmarks[..., _UPPER_LIP, :]
+    return np.asarray(np.linalg.norm(gap, axis=-1).mean(axis=-1) / interocular_distance(landmarks))
+
+
+def head_yaw(landmarks: np.ndarray) -> np.ndarray:
+    """Where the nose tip stands along the line of the eyes [...], for landmarks [..., 68, 2].
+
+    0 is a frontal face, positive one that looks to the right of the picture; about 0.5 when the nose tip has
+    reached the outer eye corner, a half profile. A score, not an angle; unchanged by roll.
+    """
+    left, right = landmarks[..., _LEFT_EYE_OUTER, :], landmarks[..., _RIGHT_EYE_OUTER, :]
+    axis = right - left
+    offset = landmarks[..., _NOSE_TIP, :] - (left + right) / 2
+    return np.asarray((offset * axis).sum(axis=-1) / (axis**2).sum(axis=-1))

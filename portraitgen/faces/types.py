@@ -1,0 +1,77 @@
+"""What a face is: in one picture (`Face`) and along a video (`Track`)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def _check(owner: str, name: str, array: np.ndarray, shape: tuple[int | None, ...], dtype: type) -> None:
+    """Raise unless `array` has this dtype and shape; None stands for any length."""
+    fits = array.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype != dtype:
+        wanted = [str(length) if length is not None else "*" for length in shape]
+        raise ValueError(
+            f"{owner}.{name} must be {np.dtype(dtype)} [{', '.join(wanted)}], is {array.dtype} {array.shape}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face found in one picture. Positions are continuous pixels: pixel i covers i to i + 1.
+
+    Attributes:
+        box: float32 [4], xyxy in pixels; may reach beyond the picture.
+        score: the backend's confidence, higher is surer; comparable only within one backend.
+        landmarks: float32 [K, 2] in pixels, order by the backend's `landmark_scheme`.
+        keypoints: float32 [5, 2] in pixels: left eye, right eye, nose tip, left and right mouth corner, as
+            they appear in the picture (ArcFace's order).
+        embedding: float32 [D], unit length, or None when it was not asked for.
+    """
+
+    box: np.ndarray
+    score: float
+    landmarks: np.ndarray
+    keypoints: np.ndarray
+    embedding: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        _check("Face", "box", self.box, (4,), np.float32)
+        _check("Face", "landmarks", self.landmarks, (None, 2), np.float32)
+        _check("Face", "keypoints", self.keypoints, (5, 2), np.float32)
+        if self.embedding is not None:
+            _check("Face", "embedding", self.embedding, (None,), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """One face followed along a video; row i belongs to frame `frames[i]`, in which it was found.
+
+    Attributes:
+        frames: int64 [N], increasing frame indices.
+        boxes: float32 [N, 4].
+        scores: float32 [N].
+        landmarks: float32 [N, K, 2].
+        keypoints: float32 [N, 5, 2].
+        embedding: float32 [D], unit length, the mean over the track, or None.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray
+    keypoints: np.ndarray
+    embedding: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.frames)
+        _check("Track", "frames", self.frames, (None,), np.int64)
+        _check("Track", "boxes", self.boxes, (count, 4), np.float32)
+        _check("Track", "scores", self.scores, (count,), np.float32)
+        _check("Track", "landmarks", self.landmarks, (count, None, 2), np.float32)
+        _check("Track", "keypoints", self.keypoints, (count, 5, 2), np.float32)
+        if self.embedding is not None:
+            _check("Track", "embedding", self.embedding, (None,), np.float32)
+        if count == 0 or np.any(np.diff(self.frames) <= 0) or self.frames[0] < 0:
+            raise ValueError("Track.frames must be increasing frame indices, at least one")

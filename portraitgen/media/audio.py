@@ -1,0 +1,81 @@
+"""Sound: the audio of any file as mono float, WAV bytes for shards, the samples that belong to frames."""
+
+import io
+import wave
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from portraitgen.media.decode import VideoError, VideoSource, open_media, source_name
+
+
+def read_audio(
+    source: VideoSource, *, sample_rate: int = 16000, name: str | None = None
+) -> np.ndarray | None:
+    """The first audio stream of a file, mixed to mono and resampled.
+
+    Returns:
+        float32 [N] in [-1, 1], beginning at the file's time 0 (silence where the stream begins later); None
+        when there is no audio stream.
+
+    Raises:
+        VideoError: unreadable file, or damaged audio.
+    """
+    name = source_name(source, name)
+    with open_media(source, name) as container:
+        if not container.streams.audio:
+            return None
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+        blocks: list[np.ndarray] = []
+        try:
+            for frame in container.decode(audio=0):
+                if not blocks and frame.time:
+                    blocks.append(np.zeros(max(round(frame.time * sample_rate), 0), np.float32))
+                blocks += [np.asarray(block.to_ndarray()).reshape(-1) for block in resampler.resample(frame)]
+        except av.error.InvalidDataError as error:
+            raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
+        blocks += [np.asarray(block.to_ndarray()).reshape(-1) for block in resampler.resample(None)]
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def encode_wav(samples: np.ndarray, *, sample_rate: int = 16000) -> bytes:
+    """16-bit mono WAV of samples, float [N] in [-1, 1]; louder ones are clipped."""
+    target = io.BytesIO()
+    with wave.open(target, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(sample_rate)
+        writer.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
+    return target.getvalue()
+
+
+def decode_wav(data: bytes) -> tuple[np.ndarray, int]:
+    """Samples, float32 [N] in [-1, 1], and sample rate of a 16-bit mono WAV.
+
+    Raises:
+        ValueError: another kind of file.
+    """
+    try:
+        with wave.open(io.BytesIO(data), "rb") as reader:
+            if reader.getnchannels() != 1 or reader.getsampwidth() != 2:
+                raise ValueError(
+                    f"WAV has {reader.getnchannels()} channels of {8 * reader.getsampwidth()} bits, "
+                    "must be 16-bit mono"
+                )
+            raw = reader.readframes(reader.getnframes())
+            return np.frombuffer(raw, "<i2").astype(np.float32) / 32767, reader.getframerate()
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"not a WAV file ({error})") from error
+
+
+def frame_audio_window(
+    start: int, count: int, *, fps: Fraction | float, sample_rate: int = 16000
+) -> tuple[int, int]:
+    """The samples [begin, end) that sound during frames start .. start + count - 1.
+
+    Both ends are rounded from exact times, so that the windows of successive frames meet without gap or
+    overlap.
+    """
+    rate = Fraction(fps).limit_denominator(100_000)
+    return round(start * sample_rate / rate), round((start + count) * sample_rate / rate)

@@ -1,0 +1,82 @@
+"""Demands on the figures, and one line each that says whether they are fulfilled."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from portraitgen.metrics.bootstrap import CONFIDENCE, percentile_interval
+from portraitgen.metrics.estimate import Estimate
+from portraitgen.metrics.scores import GENERATED, METHODS, METRICS
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A demand on the generated clips: better than a control by a margin.
+
+    Attributes:
+        metric: a key of `METRICS`.
+        against: a control, a key of `METHODS`.
+        margin: how much better it must be, in the unit of the figure; at 0 it must be better at all.
+        required: whether a failure fails the whole; the others are reported only.
+    """
+
+    metric: str
+    against: str
+    margin: float = 0.0
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"check: unknown figure {self.metric!r}; known are {', '.join(METRICS)}")
+        if self.against not in METHODS or self.against == GENERATED:
+            controls = ", ".join(method for method in METHODS if method != GENERATED)
+            raise ValueError(f"check: unknown control {self.against!r}; known are {controls}")
+        if self.margin < 0:
+            raise ValueError(
+                f"check of {self.metric} against {self.against}: margin {self.margin} is below 0"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of a check; `passed` is None when a figure that it needs is missing."""
+
+    check: Check
+    passed: bool | None
+    text: str
+
+
+def judge(check: Check, estimates: Mapping[str, Mapping[str, Estimate]]) -> Verdict:
+    """Hold the generated clips against a control; the interval is that of the difference, resampled in pairs.
+
+    Args:
+        check: the demand.
+        estimates: method -> metric -> figure, all from one resampling.
+    """
+    metric, control = METRICS[check.metric], METHODS[check.against].phrase
+    pair = []
+    for method in (GENERATED, check.against):
+        figure = estimates.get(method, {}).get(check.metric)
+        if figure is None or math.isnan(figure.mean):
+            why = "; ".join(figure.reasons) if figure else "not graded"
+            return Verdict(check, None, f"{metric.label}: no figure for {METHODS[method].phrase} ({why})")
+        pair.append(figure)
+    ours, theirs = pair
+    sign = 1.0 if metric.higher_is_better else -1.0
+    gain = sign * (ours.mean - theirs.mean)
+    low, high = percentile_interval(sign * (ours.resampled - theirs.resampled))
+    passed = gain >= check.margin if check.margin else gain > 0
+
+    amount = metric.show(abs(gain), unit=True)
+    if passed:
+        text = f"{metric.label} beats {control} by {amount}"
+    elif gain > 0:
+        text = f"{metric.label} beats {control} by only {amount}"
+    else:
+        text = f"{metric.label} is behind {control} by {amount}"
+    if ours.num_missing:
+        text += f" in {ours.num_frames} of {ours.num_frames + ours.num_missing} frames"
+    if math.isfinite(low):
+        text += f", {CONFIDENCE:.0%} interval {metric.show(low)} to {metric.show(high)}"
+    needs = f"needs {check.margin:g}{metric.unit}" if check.margin else "needs to be better"
+    return Verdict(check, passed, f"{text} ({needs})")

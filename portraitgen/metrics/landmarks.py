@@ -1,0 +1,65 @@
+"""Does the generated face do what it was told: its landmarks, found again, against the driving ones."""
+
+import hashlib
+
+import numpy as np
+
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.measure import landmark_error
+from portraitgen.metrics.frames import Clip, as_uint8
+
+
+def find_landmarks(frames: Clip, backend: FaceBackend) -> np.ndarray:
+    """Landmarks of the surest face of every frame: float32 [T, K, 2] in pixels, NaN where there is no face.
+
+    The backend enlarges small frames by itself and gives its points in the pixels of the frame. A frame that
+    comes again, as in a control that copies, is searched once.
+    """
+    images = (
+        as_uint8(frames, name="frames to find landmarks on").permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    )
+    missing = np.full((backend.num_landmarks, 2), np.nan, dtype=np.float32)
+    searched: dict[bytes, np.ndarray] = {}
+    found = []
+    for image in images:
+        key = hashlib.sha256(image.tobytes()).digest()
+        if key not in searched:
+            sure = [face for face in backend.detect(image) if face.score >= backend.min_score]
+            searched[key] = sure[0].landmarks if sure else missing
+        found.append(searched[key])
+    return np.stack(found)
+
+
+def score_landmarks(found: np.ndarray, driving: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Compare found landmarks with the driving ones; a frame without a face is missing and counted, never 0.
+
+    Args:
+        found: [T, K, 2] from `find_landmarks`.
+        driving: [T, K, 2] in the same pixels and the same order; NaN where the driving video has no face.
+
+    Returns:
+        Scores and reasons as a `Row` holds them. `landmark_error` float64 [T]: mean distance over the points
+        divided by the inter-ocular distance, NaN without a face or without driving landmarks.
+        `detection_rate` float64 [T]: 1 with a face, 0 without, NaN where nothing drives a face.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if found.shape != driving.shape:
+        raise ValueError(
+            f"found landmarks {list(found.shape)} and driving landmarks {list(driving.shape)} differ in "
+            "shape; use one face backend for both, and one driving frame for each generated frame"
+        )
+    driven = np.isfinite(driving).all(axis=(1, 2))
+    has_face = np.isfinite(found).all(axis=(1, 2))
+    error = landmark_error(found, driving).astype(np.float64)
+
+    reasons = {}
+    if not driven.all():
+        undriven = f"no driving landmarks in {(~driven).sum()} of {len(driven)} frames"
+        reasons = {"landmark_error": undriven, "detection_rate": undriven}
+    if not has_face[driven].all():
+        faceless = f"no face found in {(driven & ~has_face).sum()} of {driven.sum()} frames"
+        reasons["landmark_error"] = "; ".join([*reasons.values()][:1] + [faceless])
+    rate = np.where(driven, has_face.astype(np.float64), np.nan)
+    return {"landmark_error": error, "detection_rate": rate}, reasons

@@ -1,0 +1,144 @@
+"""Clips side by side for the eye: a contact sheet of a few frames, and the frames of a comparison video."""
+
+import io
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from portraitgen.metrics.frames import Clip, as_uint8
+
+# Neutral and dark, so that it judges no colour of the pictures and suits a light and a dark page.
+_BACKGROUND = (24, 26, 30)
+_TEXT = (232, 234, 237)
+_GAP = 4
+_TEXT_HEIGHT = 18
+_STRIP = 34
+
+
+def contact_sheet(
+    clips: Mapping[str, Clip],
+    *,
+    num_columns: int = 8,
+    cell_height: int = 192,
+    frame_index: np.ndarray | None = None,
+) -> np.ndarray:
+    """One row for each clip over evenly chosen frames, labelled with the clip and the frame.
+
+    Args:
+        clips: label -> [T, 3, H, W], or one frame [3, H, W] that is repeated, uint8 or float in [-1, 1]; of
+            any sizes, but of one proportion. The order is kept.
+        num_columns: frames shown, or all of them when there are fewer.
+        cell_height: height of a frame; small frames grow by the largest whole factor that fits, unfiltered.
+        frame_index: int64 [T], the numbers to print (0..T-1 without it).
+
+    Returns:
+        uint8 [H', W', 3] RGB.
+
+    Raises:
+        ValueError: no clips, clips of different length or proportions.
+    """
+    images = _as_images(clips)
+    num_frames = len(next(iter(images.values())))
+    chosen = np.unique(np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int))
+    numbers = np.arange(num_frames) if frame_index is None else frame_index
+    width, height = _cell_size(images, cell_height)
+    left = max(_text_width(label) for label in images) + 2 * _TEXT_HEIGHT
+    sheet = Image.new(
+        "RGB",
+        (left + len(chosen) * (width + _GAP), _STRIP + len(images) * (height + _GAP)),
+        _BACKGROUND,
+    )
+    for row, (label, frames) in enumerate(images.items()):
+        y = _STRIP + row * (height + _GAP)
+        _write(sheet, label, (_TEXT_HEIGHT, y + height // 2), anchor="lm")
+        for column, frame in enumerate(chosen):
+            sheet.paste(_resize(frames[frame], (width, height)), (left + column * (width + _GAP), y))
+    for column, frame in enumerate(chosen):
+        middle = left + column * (width + _GAP) + width // 2
+        _write(sheet, f"frame {numbers[frame]}", (middle, _STRIP // 2), anchor="mm")
+    return np.asarray(sheet)
+
+
+def panel_frames(clips: Mapping[str, Clip], *, cell_height: int = 256) -> Iterator[np.ndarray]:
+    """Frames of a video that shows the clips side by side, each under its label.
+
+    Args:
+        clips: as in `contact_sheet`.
+        cell_height: as in `contact_sheet`.
+
+    Yields:
+        uint8 [H', W', 3] RGB, both sides even as H.264 needs them.
+
+    Raises:
+        ValueError: as `contact_sheet`.
+    """
+    images = _as_images(clips)
+    width, height = _cell_size(images, cell_height)
+    strip = Image.new(
+        "RGB", (_even(len(images) * (width + _GAP) - _GAP), _even(_STRIP + height)), _BACKGROUND
+    )
+    for column, label in enumerate(images):
+        _write(strip, label, (column * (width + _GAP) + width // 2, _STRIP // 2), anchor="mm")
+    for row in zip(*images.values(), strict=True):
+        panel = strip.copy()
+        for column, image in enumerate(row):
+            panel.paste(_resize(image, (width, height)), (column * (width + _GAP), _STRIP))
+        yield np.asarray(panel)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A picture, uint8 [H, W, 3] RGB, as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _as_images(clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
+    """Clips as uint8 [T, H, W, 3] of one length and one proportion."""
+    images = {
+        label: as_uint8(clip, name=label).cpu().movedim(-3, -1).numpy() for label, clip in clips.items()
+    }
+    lengths = {len(frames) for frames in images.values() if frames.ndim == 4}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"clips shown side by side need one length, got {sorted(lengths) or 'single frames only'}"
+        )
+    num_frames = lengths.pop()
+    clips_of_one_length = {
+        label: frames if frames.ndim == 4 else np.broadcast_to(frames, (num_frames, *frames.shape))
+        for label, frames in images.items()
+    }
+    sizes = {label: frames.shape[1:3] for label, frames in clips_of_one_length.items()}
+    if len({height / width for height, width in sizes.values()}) > 1:
+        listed = ", ".join(f"{label} {width}x{height}" for label, (height, width) in sizes.items())
+        raise ValueError(f"clips shown side by side need one proportion, got {listed}")
+    return clips_of_one_length
+
+
+def _cell_size(images: Mapping[str, np.ndarray], cell_height: int) -> tuple[int, int]:
+    """Width and height of a cell: the smallest clip times a whole number, or shrunk to `cell_height`."""
+    height, width = min(frames.shape[1:3] for frames in images.values())
+    if height <= cell_height:
+        factor = cell_height // height
+        return width * factor, height * factor
+    return round(width * cell_height / height), cell_height
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    picture = Image.fromarray(image)
+    grows = size[0] >= picture.width
+    return picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+
+
+def _even(length: int) -> int:
+    return length + length % 2
+
+
+def _text_width(text: str) -> int:
+    return int(ImageFont.load_default(_TEXT_HEIGHT).getlength(text))
+
+
+def _write(image: Image.Image, text: str, at: tuple[int, int], *, anchor: str) -> None:
+    font = ImageFont.load_default(_TEXT_HEIGHT)
+    ImageDraw.Draw(image).text(at, text, font=font, fill=_TEXT, anchor=anchor)

@@ -1,0 +1,65 @@
+"""Write what came of an evaluation: JSON, CSV and Markdown for further work, one HTML page to look at."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from portraitgen.metrics.page import Media, report_page
+from portraitgen.metrics.results import Results
+from portraitgen.metrics.tables import frames_csv, results_json, results_markdown, rows_csv
+
+
+def write_report(
+    results: Results, folder: Path, *, title: str, media: Sequence[Media] = ()
+) -> dict[str, Path]:
+    """Write the whole report into a folder; files of an earlier report are replaced, each at once.
+
+    Args:
+        results: from `aggregate`.
+        folder: made when it is missing.
+        title: heading of the page and the Markdown.
+        media: videos and pictures to embed in the page, such as the comparison video and the contact sheet.
+
+    Returns:
+        Paths by what they are: `json` results.json, `csv` results.csv (a line a video and method), `frames`
+        frames.csv (a line a frame), `markdown` results.md, `html` report.html.
+
+    Raises:
+        ValueError: a media file cannot be read, or the folder cannot be written.
+    """
+    try:
+        page = report_page(results, title=title, media=media)
+    except OSError as error:
+        raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
+    contents = {
+        "json": ("results.json", json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
+        "csv": ("results.csv", rows_csv(results)),
+        "frames": ("frames.csv", frames_csv(results)),
+        "markdown": ("results.md", results_markdown(results, title=title)),
+        "html": ("report.html", page),
+    }
+    paths = {kind: folder / name for kind, (name, _) in contents.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, (_, text) in contents.items():
+            write_atomic(paths[kind], text.encode())
+    except OSError as error:
+        raise ValueError(
+            f"the report cannot be written into {folder}: {error.strerror}; choose another folder"
+        ) from error
+    return paths
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name beside it and rename it: a reader sees all of it or the old one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

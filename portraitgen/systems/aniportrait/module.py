@@ -1,0 +1,85 @@
+"""Training of AniPortrait (arXiv 2403.17694): stage 1 on frames, stage 2 on clips, one module for both."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from portraitgen.diffusion.conditions import ConditionDropout
+from portraitgen.diffusion.latents import LatentCodec
+from portraitgen.diffusion.noise import Generators
+from portraitgen.diffusion.objective import Objective
+from portraitgen.systems.aniportrait.network import AniPortraitNetwork
+from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
+from portraitgen.training.generator import Batch, Encoded, Generator
+from portraitgen.training.optim import MakeOptimizer
+
+
+class AniPortrait(Generator):
+    """Learns to draw the frames of a clip from their landmark drawings and a reference frame of it.
+
+    Conditions, by the names that condition dropout uses: `reference` (drop: the denoising U-Net attends to
+    itself only), `image` (the context token; zero it) and `pose`.
+
+    Args:
+        network: with `motion` for clips, without for frames.
+        codec, objective, optimizer, lr_scheduler, condition_dropout: see `Generator`.
+        sampling: `AniPortraitPipeline` with its settings bound; for the samples while training.
+        image_encoder: frozen, images [B, 3, H, W] → context token [B, 1, D]; None: the token is zero.
+        gradient_checkpointing: trade time for memory; the gradients are equal.
+    """
+
+    network: AniPortraitNetwork
+
+    def __init__(
+        self,
+        network: AniPortraitNetwork,
+        codec: LatentCodec,
+        objective: Objective,
+        *,
+        sampling: Callable[..., AniPortraitPipeline],
+        optimizer: MakeOptimizer,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        condition_dropout: ConditionDropout | None = None,
+        image_encoder: nn.Module | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            network,
+            codec,
+            objective,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            condition_dropout=condition_dropout,
+        )
+        network.set_gradient_checkpointing(gradient_checkpointing)
+        self.image_encoder = image_encoder
+        self.pipeline = sampling(network, codec, image_encoder=image_encoder)
+
+    def encode(self, batch: Batch) -> Encoded:
+        reference = batch["reference"]
+        return Encoded(
+            clean=self.codec.encode(batch["frames"], sample=True),
+            conditions={
+                "reference": self.codec.encode(reference),
+                "image": self.pipeline.embed_image(reference),
+                "pose": batch["pose"],
+            },
+        )
+
+    def denoise(
+        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> Tensor:
+        image = conditions["image"]
+        return self.network(
+            noisy,
+            time,
+            reference=self.network.encode_reference(conditions["reference"], image),
+            pose=self.network.encode_pose(conditions["pose"]),
+            image_embeds=image,
+            keep=keep.get("reference"),
+        )
+
+    def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
+        return self.pipeline(batch["reference"], batch["pose"], generator=generator)

@@ -1,0 +1,90 @@
+"""Windows and references: inside the span, inside a run, at keyframes when asked, all starts reachable."""
+
+import numpy as np
+import pytest
+
+from portraitgen.data.clips import ClipWindows
+from portraitgen.data.sample import DataError
+
+NUM_FRAMES = 120
+KEYFRAMES = np.arange(NUM_FRAMES) % 12 == 0
+WHOLE = np.array([[0, 0, NUM_FRAMES]])
+
+
+def draw(windows, runs=WHOLE, count=300):
+    rngs = (np.random.default_rng(seed) for seed in range(count))
+    return [windows.choose(NUM_FRAMES, np.asarray(runs), KEYFRAMES, rng) for rng in rngs]
+
+
+@pytest.mark.parametrize(("clip_frames", "stride"), [(1, 1), (4, 1), (12, 2)])
+def test_windows_lie_in_one_run_within_the_span(clip_frames, stride):
+    runs = [[0, 0, 40], [0, 43, 100], [1, 10, 80]]
+    windows = ClipWindows(clip_frames, stride, (0, 0.75), snap_keyframes=False)
+    seen = set()
+    for track, frames, reference in draw(windows, runs):
+        assert np.all(np.diff(frames) == stride)
+        assert len(frames) == clip_frames
+        assert any(t == track and start <= frames[0] and frames[-1] < end for t, start, end in runs)
+        assert frames[-1] < 90
+        assert reference < 90
+        assert reference not in frames
+        assert any(t == track and start <= reference < end for t, start, end in runs)
+        seen.add((track, int(frames[0])))
+    assert {track for track, _ in seen} == {0, 1}
+
+
+def test_spans_that_share_a_border_share_no_frame_and_leave_none_out():
+    for num_frames in range(5, 60):
+        low, high = (
+            np.arange(*(int(b) for b in ClipWindows(1, span=span)._bounds(np.array(num_frames))))
+            for span in ((0, 0.75), (0.75, 1))
+        )
+        assert [*low, *high] == list(range(num_frames))
+
+
+def test_all_starts_are_drawn_and_none_beside():
+    windows = ClipWindows(4, span=(0.75, 1), snap_keyframes=False)
+    assert {int(window.frames[0]) for window in draw(windows)} == set(range(90, 117))
+
+
+def test_snapped_windows_and_references_are_at_keyframes():
+    for window in draw(ClipWindows(12, span=(0, 0.75))):
+        assert window.frames[0] % 12 == 0
+        assert window.reference % 12 == 0
+        assert window.reference != window.frames[0]
+
+
+def test_without_a_keyframe_to_choose_snapping_takes_any_frame():
+    for window in draw(ClipWindows(4, span=(0, 1)), [[0, 1, 9]], count=50):
+        assert 1 <= window.frames[0] <= 5
+        assert 1 <= window.reference < 9
+
+
+def test_first_reference_may_lie_outside_the_span():
+    windows = ClipWindows(4, span=(0.75, 1), reference="first")
+    assert {window.reference for window in draw(windows)} == {0}
+    assert {window.reference for window in draw(windows, [[0, 2, 50], [0, 60, 120]])} == {2}
+
+
+def test_a_lone_frame_is_its_own_reference():
+    ((track, frames, reference),) = draw(ClipWindows(1), [[0, 7, 8]], count=1)
+    assert (track, frames.tolist(), reference) == (0, [7], 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_frames": 0}, "clip_frames"),
+        ({"clip_frames": 2, "stride": 0}, "stride"),
+        ({"clip_frames": 2, "span": (0.5, 0.5)}, "span"),
+        ({"clip_frames": 2, "reference": "last"}, "'last' is not one of random, first"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, message):
+    with pytest.raises(DataError, match=message):
+        ClipWindows(**settings)
+
+
+def test_a_clip_without_window_is_refused():
+    with pytest.raises(DataError, match="no 12 valid frames in a row"):
+        draw(ClipWindows(12), [[0, 0, 11]])

@@ -1,0 +1,247 @@
+"""The training stream: one law for any number of workers, ranks and restarts, broken samples included."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from portraitgen.data.archive import Archive
+from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.index import ShardIndex, index_path
+from portraitgen.data.loader import FixedLoader, ResumableLoader
+from portraitgen.data.sample import DataError
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.media.gop import GopDecoder
+
+NUM_CLIPS = 7
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Seven clips of 40 frames in three shards."""
+    folder = tmp_path_factory.mktemp("clips")
+    with ShardWriter(folder, max_samples=3) as writer:
+        for seed in range(NUM_CLIPS):
+            writer.write(synthetic_clip(f"person{seed}", num_frames=40, size=32, seed=seed))
+    return folder
+
+
+def datamodule(root: Path, **settings) -> ClipDataModule:
+    defaults = {"clip_frames": 4, "batch_size": 2, "seed": 5, "samples_per_epoch": 8, "snap_keyframes": False}
+    return ClipDataModule(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
+
+
+def loader(
+    root: Path, *, rank: int = 0, world_size: int = 1, num_workers: int = 0, **settings
+) -> ResumableLoader:
+    module = datamodule(root, num_workers=num_workers, **settings)
+    built = module.train_dataloader()
+    return ResumableLoader(
+        module._train,
+        batch_size=module.batch_size,
+        batches_per_epoch=len(built) // world_size,
+        num_workers=num_workers,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def take(stream: ResumableLoader, count: int) -> list[dict]:
+    """The next batches, over epoch borders; copies, so that slabs are given back."""
+    batches = []
+    while len(batches) < count:
+        for batch in stream:
+            batches.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
+            if len(batches) == count:
+                break
+    stream.close()
+    return batches
+
+
+def assert_same(left: list[dict], right: list[dict]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        assert a["key"] == b["key"]
+        for name in a.keys() - {"key"}:
+            torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_batch_holds_the_frames_that_it_names(root):
+    stream = loader(root, pose_size=64)
+    samples = {}
+    for shard in sorted((root / "shards").glob("*.tar")):
+        index = ShardIndex.load(index_path(shard))
+        for row in range(len(index)):
+            video = Archive(shard).read(index.members(row)["mp4"])
+            samples[index.key(row)] = GopDecoder().decode_yuv420(video, start=0, count=40)
+    landmarks = {
+        f"person{s}-000000000": synthetic_clip("x", num_frames=40, size=32, seed=s) for s in range(NUM_CLIPS)
+    }
+    for batch in take(stream, 6):
+        for i, key in enumerate(batch["key"]):
+            frames, reference = batch["frame_index"][i].numpy(), int(batch["reference_index"][i])
+            np.testing.assert_array_equal(batch["frames"][i], samples[key][frames])
+            np.testing.assert_array_equal(batch["reference"][i], samples[key][reference])
+            known = landmarks[key].tracks[0].landmarks
+            np.testing.assert_array_equal(batch["landmarks"][i], known[frames])
+            np.testing.assert_array_equal(batch["reference_landmarks"][i], known[reference])
+            drawn = draw_landmarks(known[frames], image_size=(32, 32), canvas_size=(64, 64))
+            np.testing.assert_array_equal(batch["pose"][i], drawn)
+
+
+def test_workers_do_not_change_a_batch(root):
+    assert_same(take(loader(root), 9), take(loader(root, num_workers=2), 9))
+
+
+def test_batches_held_by_the_consumer_are_not_overwritten(root):
+    """More batches than there are slabs, all of them kept."""
+    expected = take(loader(root), 30)
+    stream = loader(root, num_workers=2)
+    kept = []
+    while len(kept) < 30:
+        kept += list(stream)
+    stream.close()
+    assert_same(kept[:30], expected)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 5, 8])
+def test_resumes_with_the_next_batch_over_epoch_borders(root, num_workers, stop):
+    """An epoch is 4 batches: stops in mid-epoch, at a border and after one."""
+    whole = take(loader(root), 10)
+    first = loader(root, num_workers=num_workers)
+    before = take(first, stop)
+    resumed = loader(root, num_workers=num_workers)
+    resumed.load_state_dict(first.state_dict())
+    assert_same(before + take(resumed, 10 - stop), whole)
+    assert resumed.state_dict() == {"epoch": 2, "batches": 2}
+
+
+def test_going_on_in_the_same_process_is_resuming(root):
+    stream = loader(root, num_workers=2)
+    assert_same(take(stream, 3) + take(stream, 4), take(loader(root), 7))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_draws_nothing_from_the_global_generators(root, num_workers):
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    take(loader(root, num_workers=num_workers), 3)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
+def test_an_epoch_has_the_length_that_it_says(root):
+    stream = loader(root)
+    assert len(stream) == len(list(stream)) == len(list(stream)) == 4
+    assert stream.state_dict() == {"epoch": 1, "batches": 4}
+    for _ in stream:
+        break
+    assert stream.state_dict() == {"epoch": 2, "batches": 1}
+    assert len(list(stream)) == 3, "the rest of the epoch"
+
+
+def test_two_ranks_see_together_what_one_sees_with_twice_the_batch(root):
+    ranks = [take(loader(root, rank=rank, world_size=2, num_workers=rank * 2), 5) for rank in range(2)]
+    for number, batch in enumerate(take(loader(root, batch_size=4), 5)):
+        parts = [ranks[rank][number] for rank in range(2)]
+        assert batch["key"] == parts[0]["key"] + parts[1]["key"]
+        for name in batch.keys() - {"key"}:
+            torch.testing.assert_close(batch[name], torch.cat([part[name] for part in parts]), rtol=0, atol=0)
+
+
+def test_a_pass_has_every_clip_once_whatever_the_epoch_is_called(root):
+    keys = [key for batch in take(loader(root), 2 * NUM_CLIPS) for key in batch["key"]]
+    passes = [keys[i : i + NUM_CLIPS] for i in range(0, len(keys), NUM_CLIPS)]
+    assert all(len(set(one)) == NUM_CLIPS for one in passes)
+    assert len({tuple(one) for one in passes}) == len(passes)
+
+
+def test_another_seed_is_another_stream(root):
+    windows = {
+        seed: [(b["key"], b["frame_index"].tolist()) for b in take(loader(root, seed=seed), 4)]
+        for seed in (1, 2)
+    }
+    assert windows[1] != windows[2]
+
+
+def test_a_state_of_longer_epochs_is_refused(root):
+    with pytest.raises(DataError, match="batch 9 of an epoch, but epochs have now 4"):
+        loader(root).load_state_dict({"epoch": 0, "batches": 9})
+
+
+def test_fixed_clips_are_the_same_each_time_and_shared_out_evenly(root):
+    module = datamodule(root, val_span=(0.75, 1), train_span=(0, 0.75), val_clips=5, num_workers=2)
+    module.setup("fit")
+    whole = list(module.val_dataloader())
+    assert [len(batch["key"]) for batch in whole] == [2, 2, 1]
+    assert_same(whole, list(module.val_dataloader()))
+    assert all(torch.all(batch["frame_index"] >= 30) for batch in whole)
+    ranks = [
+        list(FixedLoader(module._val, num_clips=5, batch_size=2, rank=r, world_size=2)) for r in range(2)
+    ]
+    assert [sum(len(batch["key"]) for batch in rank) for rank in ranks] == [3, 3]
+    seen = {
+        (k, tuple(f))
+        for rank in ranks
+        for b in rank
+        for k, f in zip(b["key"], b["frame_index"].tolist(), strict=True)
+    }
+    assert seen == {
+        (k, tuple(f)) for b in whole for k, f in zip(b["key"], b["frame_index"].tolist(), strict=True)
+    }
+
+
+def damage(root: Path, target: Path, rows: dict[str, list[int]]) -> Path:
+    """A copy of the shards with the frame data of some clips overwritten."""
+    shutil.copytree(root, target)
+    for name, damaged in rows.items():
+        shard = target / "shards" / name
+        index = ShardIndex.load(index_path(shard))
+        data = bytearray(shard.read_bytes())
+        for row in damaged:
+            start = index.members(row)["mp4"].offset
+            packets = index.packets(row)
+            for offset, size in zip(packets.offsets.tolist(), packets.sizes.tolist(), strict=True):
+                data[start + offset : start + offset + size] = bytes(size)
+        shard.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_broken_sample_is_replaced_by_the_next_and_named_once(root, tmp_path, caplog, num_workers):
+    broken = damage(root, tmp_path / "broken", {"train-000001.tar": [1]})
+    whole = take(loader(root), 7)
+    stream = loader(broken, num_workers=num_workers)
+    with caplog.at_level(logging.WARNING):
+        batches = take(stream, 7)
+    bad = "person4-000000000"
+    keys, expected = ([key for batch in part for key in batch["key"]] for part in (batches, whole))
+    assert bad in expected
+    assert bad not in keys
+    # Only the places of the broken clip differ, and there stands the next clip.
+    for place, (got, want) in enumerate(zip(keys[:-1], expected[:-1], strict=True)):
+        assert got == (expected[place + 1] if want == bad else want)
+    (line,) = [record.message for record in caplog.records if bad in record.message]
+    assert "train-000001.tar" in line
+    assert "replaced" in line
+    assert sum(stream.failures.values()) == expected.count(bad)
+    assert_same(batches, take(loader(broken, num_workers=2 - num_workers), 7))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_too_many_broken_samples_end_the_run_with_one_clear_line(root, tmp_path, num_workers):
+    rows = {"train-000000.tar": [0, 1, 2], "train-000001.tar": [0, 1, 2], "train-000002.tar": [0]}
+    broken = damage(root, tmp_path / "broken", rows)
+    with pytest.raises(
+        DataError, match=r"^16 samples in a row could not be read, the last being person\d"
+    ) as error:
+        take(loader(broken, num_workers=num_workers), 1)
+    assert "Traceback" not in str(error.value)
