@@ -24,9 +24,7 @@ def shared() -> Path:
     """Folder with goldens of the official implementations and real test data; skips without it."""
     folder = Path(os.environ.get("PORTRAITGEN_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(
-            "no reference data: set PORTRAITGEN_SHARED to the folder with golden/ and testdata/"
-        )
+        pytest.skip("no reference data: set PORTRAITGEN_SHARED to the folder with golden/ and testdata/")
     return folder
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from portraitgen.data.archive import Member
-from portraitgen.data.atomic import replace_file
 from portraitgen.data.members import SCHEMA_VERSION
 from portraitgen.data.sample import DataError
+from portraitgen.media.files import replace_file
 from portraitgen.media.gop import PacketTable
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from portraitgen.data.atomic import replace_file
 from portraitgen.data.index import index_path
+from portraitgen.media.files import replace_file
 
 
 def manifest_path(shard: Path) -> Path:

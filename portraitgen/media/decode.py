@@ -61,7 +61,11 @@ def source_name(source: VideoSource, name: str | None) -> str:
 
 @contextmanager
 def open_media(source: VideoSource, name: str) -> Iterator[InputContainer]:
-    """Open a file or its bytes for reading. Raises `VideoError` when there is nothing readable in it."""
+    """Open a file or its bytes for reading.
+
+    Raises:
+        VideoError: there is nothing readable in it, or, inside the block, it turns out to be damaged.
+    """
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise VideoError(f"{name}: no such file")
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
@@ -69,13 +73,20 @@ def open_media(source: VideoSource, name: str) -> Iterator[InputContainer]:
         raise VideoError(f"{name}: the file is empty (0 bytes); fetch it again or remove it")
     try:
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r")
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, UnicodeDecodeError) as error:
+        # PyAV decodes the names in a header, and those may be damaged too.
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error.strerror
         raise VideoError(
-            f"{name}: not a readable video ({error.strerror}); either it is no video at all, or an mp4 "
+            f"{name}: not a readable video ({reason}); either it is no video at all, or an mp4 "
             "that was cut short and so lost its index (moov): fetch it again or remove it"
         ) from error
     with container:
-        yield container
+        try:
+            yield container
+        except (av.error.FFmpegError, UnicodeDecodeError) as error:
+            raise VideoError(
+                f"{name}: cannot be read to its end ({error}); fetch it again or remove it"
+            ) from error
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:

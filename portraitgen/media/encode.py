@@ -11,8 +11,8 @@ which cameras record; so no player shifts the hues.
 """
 
 import io
-import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+
+from portraitgen.media.files import replacing
 
 # The chroma of a 2x2 block is its mean: the counterpart of the nearest upsampling in portraitgen.media.yuv.
 _RESAMPLING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
@@ -147,18 +149,21 @@ class VideoWriter:
         audio: np.ndarray | None = None,
         sample_rate: int = 16000,
     ) -> None:
-        self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        self._mp4 = _Mp4(
-            str(self._temporary),
-            fps=fps,
-            size=(height, width),
-            crf=crf,
-            gop=gop,
-            audio=audio,
-            sample_rate=sample_rate,
-        )
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(path))
+            self._mp4 = _Mp4(
+                str(temporary),
+                fps=fps,
+                size=(height, width),
+                crf=crf,
+                gop=gop,
+                audio=audio,
+                sample_rate=sample_rate,
+            )
+            stack.callback(self._mp4.close)
+            self._file = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -170,13 +175,10 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._mp4.finish()
-                os.replace(self._temporary, self._path)
-        finally:
-            self._mp4.close()
-            self._temporary.unlink(missing_ok=True)
+        with self._file:
+            if error is not None:
+                raise error  # inside, so that the temporary file goes
+            self._mp4.finish()
 
 
 def write_video(

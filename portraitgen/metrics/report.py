@@ -1,10 +1,10 @@
 """Write what came of an evaluation: JSON, CSV and Markdown for further work, one HTML page to look at."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from portraitgen.media.files import replace_file
 from portraitgen.metrics.page import Media, report_page
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.tables import frames_csv, results_json, results_markdown, rows_csv
@@ -43,23 +43,9 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, (_, text) in contents.items():
-            write_atomic(paths[kind], text.encode())
+            replace_file(paths[kind], text.encode())
     except OSError as error:
         raise ValueError(
             f"the report cannot be written into {folder}: {error.strerror}; choose another folder"
         ) from error
     return paths
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it: a reader sees all of it or the old one.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""One picture to judge prepared data by: samples with the boxes and landmarks that the shards hold."""
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from portraitgen.data.sample import ClipSample
+from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.media.decode import iter_frames
+
+_CELL = 224
+_COLUMNS = 6
+_CAPTION = 22
+_BOX_COLOURS = ((0, 255, 0), (255, 200, 0), (0, 200, 255), (255, 0, 255))
+
+
+def contact_sheet(samples: Iterable[ClipSample]) -> np.ndarray:
+    """Draw each sample as a row of uint8 [H, W, 3] RGB.
+
+    A clip shows frames from its first to its last, a photo itself and its face crops.
+    """
+    rows = []
+    for sample in samples:
+        pictures = _photo_pictures(sample) if sample.image is not None else _clip_pictures(sample)
+        row = np.zeros((_CAPTION + _CELL, _COLUMNS * _CELL, 3), np.uint8)
+        for column, picture in enumerate(pictures[:_COLUMNS]):
+            left = column * _CELL
+            row[_CAPTION : _CAPTION + picture.shape[0], left : left + picture.shape[1]] = picture
+        scores = "  ".join(f"{name} {value:.3g}" for name, value in sample.scores.items())
+        caption = f"{sample.key}  {sample.num_frames} frames  {scores}"
+        cv2.putText(row, caption, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def _clip_pictures(sample: ClipSample) -> list[np.ndarray]:
+    assert sample.video is not None
+    chosen = np.linspace(0, sample.num_frames - 1, _COLUMNS).round().astype(int).tolist()
+    frames = iter_frames(sample.video, name=sample.key)
+    pictures = {frame.index: frame.image for frame in frames if frame.index in chosen}
+    return [_annotated(pictures[index], sample, index) for index in chosen]
+
+
+def _photo_pictures(sample: ClipSample) -> list[np.ndarray]:
+    assert sample.image is not None
+    crops: Sequence[np.ndarray] = [_decode_jpeg(crop) for track in sample.tracks for crop in track.faces]
+    return [_annotated(_decode_jpeg(sample.image), sample, 0), *(_fitted(crop)[0] for crop in crops)]
+
+
+def _annotated(image: np.ndarray, sample: ClipSample, frame: int) -> np.ndarray:
+    """The frame as large as a cell, with everybody's box and landmarks; a red edge where nobody is valid."""
+    picture, scale = _fitted(image)
+    size = (picture.shape[0], picture.shape[1])
+    for person, track in enumerate(sample.tracks):
+        lines = draw_landmarks(
+            track.landmarks[frame : frame + 1],
+            image_size=(sample.height, sample.width),
+            canvas_size=size,
+            scheme=sample.landmark_scheme,
+        )[0].transpose(1, 2, 0)
+        picture = np.maximum(picture // 2 + picture // 4, lines) if lines.any() else picture
+        if np.isfinite(track.boxes[frame]).all():
+            left, top, right, bottom = (track.boxes[frame] * scale).round().astype(int).tolist()
+            cv2.rectangle(picture, (left, top), (right, bottom), _BOX_COLOURS[person % len(_BOX_COLOURS)], 1)
+    if not any(track.valid[frame] for track in sample.tracks):
+        cv2.rectangle(picture, (0, 0), (size[1] - 1, size[0] - 1), (255, 0, 0), 3)
+    return picture
+
+
+def _fitted(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture with its longer side as long as a cell, and the factor."""
+    scale = _CELL / max(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how)), scale
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB))

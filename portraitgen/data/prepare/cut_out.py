@@ -1,0 +1,86 @@
+"""One clip while the frames of its video go by: cut out, encoded, measured."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from portraitgen.data.prepare.clip import PlannedClip
+from portraitgen.data.prepare.scores import picture_scores, track_scores
+from portraitgen.data.sample import ClipSample, ClipTrack, make_key
+from portraitgen.media.audio import encode_wav, frame_audio_window
+from portraitgen.media.decode import Frame
+from portraitgen.media.encode import VideoWriter
+
+SAMPLE_RATE = 16_000
+
+
+class ClipCut:
+    """Takes the frames of its clip one by one and gives the sample at the end.
+
+    Args:
+        clip: what to cut out.
+        folder: for the encoded clip until the sample takes it; so no frames need to be kept in memory.
+    """
+
+    def __init__(self, clip: PlannedClip, folder: Path, *, fps: Fraction, crf: int) -> None:
+        self.clip = clip
+        self._fps = fps
+        self._path = folder / f"{clip.start}-{clip.person}.mp4"
+        self._open = ExitStack()
+        size = clip.crop.size
+        self._writer = self._open.enter_context(
+            VideoWriter(self._path, fps=fps, width=size, height=size, crf=crf)
+        )
+        self._boxes = dict(zip((clip.start + clip.cropped.frames).tolist(), clip.cropped.boxes, strict=True))
+        self._measured: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame of the video, of those from `clip.start` to `clip.stop`."""
+        image = self.clip.crop.cut(frame.image)
+        self._writer.write(image)
+        if frame.index in self._boxes:
+            for name, value in picture_scores(image, self._boxes[frame.index]).items():
+                self._measured[name].append(value)
+
+    def sample(
+        self, source_key: str, *, origin: Mapping[str, Any], sound: np.ndarray | None, landmark_scheme: str
+    ) -> ClipSample:
+        """Finish the clip, after its last frame.
+
+        Args:
+            origin: the `source` entry of the video's samples, still without times.
+            sound: of the video from its first frame on, float32 [N] at 16 kHz, or None.
+        """
+        self._open.close()
+        clip, fps = self.clip, self._fps
+        num_frames = clip.stop - clip.start
+        begin_s, end_s = clip.start / fps, clip.stop / fps
+        person = f"-p{clip.person}" if clip.person > 1 else ""
+        scores = track_scores(clip.track, num_frames=num_frames, fps=fps, side=clip.crop.side)
+        scores |= {name: float(np.median(values)) for name, values in self._measured.items()}
+        return ClipSample(
+            key=make_key(source_key + person, round(1000 * begin_s)),
+            num_frames=num_frames,
+            fps=fps,
+            width=clip.crop.size,
+            height=clip.crop.size,
+            tracks=(ClipTrack.from_track(clip.cropped, num_frames, valid=clip.valid),),
+            landmark_scheme=landmark_scheme,
+            affine=clip.crop.affine,
+            source={**origin, "t0": float(begin_s), "t1": float(end_s)},
+            video=self._path.read_bytes(),
+            audio=None if sound is None else self._wav(sound),
+            scores=scores,
+        )
+
+    def _wav(self, sound: np.ndarray) -> bytes:
+        """The clip's sound as a file, with silence where the recording is shorter than the picture."""
+        count = self.clip.stop - self.clip.start
+        begin, end = frame_audio_window(self.clip.start, count, fps=self._fps, sample_rate=SAMPLE_RATE)
+        window = sound[begin:end]
+        return encode_wav(np.pad(window, (0, end - begin - len(window))), sample_rate=SAMPLE_RATE)

@@ -1,0 +1,105 @@
+"""Make one shard: every source in turn; what cannot be used is written down in the manifest and left out."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+
+from portraitgen.data.manifest import manifest_path, write_json
+from portraitgen.data.prepare.photo import prepare_photo
+from portraitgen.data.prepare.plan import ShardJob, discard_shard
+from portraitgen.data.prepare.settings import PrepareSettings
+from portraitgen.data.prepare.sources import Source, SourceError
+from portraitgen.data.prepare.video import prepare_video
+from portraitgen.data.sample import ClipSample
+from portraitgen.data.shards import ShardWriter
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.media.decode import VideoError
+
+# Source, stage, and why: an exception where the whole source is left out, words where a part of it is.
+Omission = tuple[str, str, Exception | str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMaker:
+    """The work on one `ShardJob`; travels to the worker processes.
+
+    Args:
+        root: folder of the data set.
+        config: recorded in the manifest beside the job's fingerprint.
+    """
+
+    root: str
+    backend: FaceBackend
+    settings: PrepareSettings
+    config: Mapping[str, Any]
+
+    def __call__(self, job: ShardJob, source_done: Callable[[], None]) -> None:
+        """Write the shard, its index and, last, its manifest; a shard without samples has only a manifest.
+
+        Args:
+            source_done: called after each source.
+
+        Raises:
+            ValueError: the shard cannot be written, or the face models are missing.
+        """
+        # One thread: the processes share the cores.
+        cv2.setNumThreads(1)
+        try:
+            discard_shard(job.path)
+            self._write(job, source_done)
+        except OSError as error:
+            raise ValueError(
+                f"{job.path} cannot be written ({error.strerror}). Finished shards are kept: make room, then "
+                "run the same command again"
+            ) from error
+
+    def _write(self, job: ShardJob, source_done: Callable[[], None]) -> None:
+        config = {**self.config, "fingerprint": job.fingerprint}
+        omissions: list[Omission] = []
+        writer: ShardWriter | None = None  # made for the first sample: without one there is no shard
+        with ExitStack() as stack:
+            for source in job.sources:
+                for sample in self._samples(source, omissions):
+                    if writer is None:
+                        shard = ShardWriter(
+                            self.root,
+                            job.split,
+                            max_bytes=sys.maxsize,
+                            max_samples=sys.maxsize,
+                            first_shard=job.number,
+                            config=config,
+                        )
+                        writer = stack.enter_context(shard)
+                    writer.write(sample)
+                source_done()
+            if writer is not None:
+                for name, stage, error in omissions:
+                    writer.record_error(name, stage=stage, error=error)
+        if writer is None:
+            errors = [
+                {"source": name, "stage": stage, "type": type(error).__name__, "message": str(error)}
+                for name, stage, error in omissions
+            ]
+            counts = {"samples": 0, "frames": 0, "bytes": 0}
+            manifest_path(job.path).parent.mkdir(parents=True, exist_ok=True)
+            write_json(manifest_path(job.path), {**counts, "errors": errors, "config": config})
+
+    def _samples(self, source: Source, omissions: list[Omission]) -> Iterator[ClipSample]:
+        """The samples of one source. What a file is to blame for is an omission; a defect ends the run."""
+
+        def note(stage: str, message: str) -> None:
+            omissions.append((source.name, stage, message))
+
+        try:
+            if source.is_video:
+                yield from prepare_video(source, self.backend, self.settings, note)
+            else:
+                yield prepare_photo(source, self.backend, self.settings)
+        except SourceError as error:
+            omissions.append((source.name, error.stage, error))
+        except VideoError as error:
+            omissions.append((source.name, "decode", error))

@@ -1,0 +1,67 @@
+"""First pass over a video: every face of every frame, the cuts, the damage. No picture is kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.sources import Source, SourceError
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.types import Face
+from portraitgen.media.decode import VideoInfo, iter_frames, probe_video
+from portraitgen.media.shots import scene_cuts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What is known of a video: its file and, at the constant rate `fps`, its T frames from `start_s` on.
+
+    `faces` lists those of each frame, `cuts` the first frames of new shots, `damaged` is bool [T].
+    """
+
+    info: VideoInfo
+    fps: Fraction
+    start_s: float
+    faces: list[list[Face]]
+    cuts: list[int]
+    damaged: np.ndarray
+
+
+def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None) -> Scan:
+    """Look for faces in every frame of a video brought to `fps` (None: the source's own mean rate).
+
+    Damaged frames are not searched: what the decoder made up there is no face to train on.
+
+    Raises:
+        VideoError: the file is no video, is cut short, or is damaged beyond reading.
+        SourceError: its pictures are not all of one size.
+    """
+    info = probe_video(source.path, name=source.name)
+    fps = fps or info.fps
+    start_s = 0.0
+    faces: list[list[Face]] = []
+    damaged: list[bool] = []
+
+    def searched() -> Iterator[np.ndarray]:
+        nonlocal start_s
+        previous: np.ndarray | None = None
+        frames = iter_frames(source.path, name=source.name)
+        for frame in resample_frames(frames, source_fps=info.fps, fps=fps):
+            if not faces:
+                start_s = frame.time_s
+            if frame.image.shape[:2] != (info.height, info.width):
+                raise SourceError(source, "decode", "its picture changes size on the way; split it there")
+            if frame.corrupt:
+                faces.append([])
+            elif frame.image is previous:  # repeated to reach the rate
+                faces.append([replace(face) for face in faces[-1]])
+            else:
+                faces.append(backend.detect(frame.image))
+            damaged.append(frame.corrupt)
+            previous = frame.image
+            yield frame.image
+
+    cuts = scene_cuts(searched())
+    return Scan(info, fps, start_s, faces, cuts, np.array(damaged))

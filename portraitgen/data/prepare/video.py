@@ -1,0 +1,93 @@
+"""A video as clips: one pass to find the faces, a second to cut out, measure and encode each tracked one."""
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from portraitgen.data.prepare.clip import PlannedClip, plan_clips
+from portraitgen.data.prepare.cut_out import SAMPLE_RATE, ClipCut
+from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.scan import Scan, scan_video
+from portraitgen.data.prepare.settings import PrepareSettings
+from portraitgen.data.prepare.sources import Source, SourceError
+from portraitgen.data.sample import ClipSample
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.tracking import track_faces
+from portraitgen.media.audio import read_audio
+from portraitgen.media.decode import VideoError, iter_frames
+
+
+def prepare_video(
+    source: Source, backend: FaceBackend, settings: PrepareSettings, note: Callable[[str, str], None]
+) -> Iterator[ClipSample]:
+    """Every person of a video as clips, in the order in which the clips end.
+
+    Pictures are streamed: what is held of a clip is its encoder.
+
+    Args:
+        note: called with (stage, what happened) for each part of the video that is left out.
+
+    Raises:
+        VideoError: no video, or cut short.
+        SourceError: no clip can be made of it.
+    """
+    scan = scan_video(source, backend, fps=settings.exact_fps)
+    num_frames, num_damaged = len(scan.faces), int(scan.damaged.sum())
+    if num_damaged:
+        note("decode", f"{source.name}: {num_damaged} of {num_frames} frames are damaged and left out")
+    # A track must not cross damage: frames on its two sides may be far apart.
+    edges = np.flatnonzero(np.diff(scan.damaged)) + 1
+    tracks = track_faces(scan.faces, cuts=sorted({*scan.cuts, *edges.tolist()}), min_score=backend.min_score)
+    if not tracks:
+        raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
+    clips, too_short = plan_clips(tracks, image_size=(scan.info.height, scan.info.width), settings=settings)
+    if not clips:
+        longest = max(len(track.frames) for track in tracks)
+        reason = f"no face stays for min_frames={settings.min_frames} frames, the longest for {longest}"
+        raise SourceError(source, "track", reason)
+    if too_short:
+        note("track", f"{source.name}: {too_short} shorter than min_frames={settings.min_frames} left out")
+    yield from _cut_out(source, scan, clips, backend.landmark_scheme, settings, note)
+
+
+def _cut_out(
+    source: Source,
+    scan: Scan,
+    clips: list[PlannedClip],
+    landmark_scheme: str,
+    settings: PrepareSettings,
+    note: Callable[[str, str], None],
+) -> Iterator[ClipSample]:
+    """Second pass: the samples of the planned clips, each as soon as its last frame has gone by."""
+    origin = source.origin(settings.licence)
+    sound = _sound(source, scan, note)
+    waiting = deque(clips)
+    running: list[ClipCut] = []
+    frames = iter_frames(source.path, name=source.name)
+    with tempfile.TemporaryDirectory(prefix="portraitgen-") as folder:
+        for frame in resample_frames(frames, source_fps=scan.info.fps, fps=scan.fps):
+            while waiting and waiting[0].start == frame.index:
+                running.append(ClipCut(waiting.popleft(), Path(folder), fps=scan.fps, crf=settings.crf))
+            for cut in running:
+                cut.add(frame)
+            for cut in [cut for cut in running if cut.clip.stop == frame.index + 1]:
+                running.remove(cut)
+                yield cut.sample(source.key, origin=origin, sound=sound, landmark_scheme=landmark_scheme)
+            if not waiting and not running:
+                return
+
+
+def _sound(source: Source, scan: Scan, note: Callable[[str, str], None]) -> np.ndarray | None:
+    """The sound from the first frame on, float32 [N] at 16 kHz; None where there is none that can be used."""
+    if not scan.info.has_audio:
+        return None
+    try:
+        sound = read_audio(source.path, sample_rate=SAMPLE_RATE, name=source.name)
+    except VideoError as error:
+        note("audio", f"{error}; its clips are silent")
+        return None
+    before = round(scan.start_s * SAMPLE_RATE)
+    return None if sound is None else np.pad(sound, (max(-before, 0), 0))[max(before, 0) :]

@@ -1,0 +1,66 @@
+"""Write files so that a reader never sees half of one: temporary name in the same folder, fsync, rename."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it becomes `path` when the block ends well, else it is removed.
+
+    The content is on the disk before the name changes, so a power cut leaves either the old file or the new
+    one.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, all of it or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make `folder`, remove what writers that were killed left in it, and return it.
+
+    Raises:
+        ValueError: nothing can be written there; better known before the first step than after the
+            thousandth.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            if _LEFTOVER.fullmatch(file.name):
+                file.unlink()
+        probe = _temporary(folder / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder}: {error.strerror}. Make it writable or choose another run directory"
+        ) from error
+    return folder
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""Grade generated clips against the truth and against what any network has to beat."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.media.decode import read_video
+from portraitgen.media.files import writable_folder
+from portraitgen.metrics.grading import grade
+from portraitgen.metrics.page import Media
+from portraitgen.metrics.report import write_report
+from portraitgen.metrics.results import Protocol, aggregate
+from portraitgen.metrics.scores import Row
+from portraitgen.metrics.tables import mark, terminal_table
+from portraitgen.runs.check import check_config
+from portraitgen.runs.driving import ShardClips
+from portraitgen.runs.generate import SAMPLES
+from portraitgen.runs.rundir import describe_commit, package_versions
+
+log = logging.getLogger(__name__)
+
+MAX_EMBEDDED = 8
+"""Clips whose videos and sheets are embedded in the report."""
+
+
+def evaluate(config: DictConfig) -> None:
+    """Grade what generate.py wrote into `config.generated`; write the report into `config.out` and print it.
+
+    Raises:
+        ValueError: there is nothing to grade, or files that the samples name are missing or do not fit.
+    """
+    check_config(config)
+    folder = Path(config.generated)
+    samples = read_samples(folder)
+    out = writable_folder(Path(config.out))
+    backend: FaceBackend = instantiate(config.faces, _convert_="all")
+    rows: list[Row] = []
+    for sample in samples:
+        rows += _grade(folder, sample, backend)
+        log.info("graded %s", sample["key"])
+    results = aggregate(
+        rows,
+        protocol=_protocol(folder, samples, backend),
+        checks=[instantiate(check) for check in config.metrics.checks],
+    )
+    media = [
+        Media(folder / sample[kind], f"{sample['key']}: reference, driving landmarks, generated, truth")
+        for sample in samples[:MAX_EMBEDDED]
+        for kind in ("panel", "sheet")
+    ]
+    paths = write_report(results, out, title=config.title, media=media)
+    console = Console()
+    console.print(terminal_table(results, title=config.title))
+    for verdict in results.verdicts:
+        console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
+    for path in paths.values():
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a folder's samples.jsonl.
+
+    Raises:
+        ValueError: there is none, or it is broken or empty.
+    """
+    path = folder / SAMPLES
+    if not path.is_file():
+        raise ValueError(f"no {SAMPLES} in {folder}: give the folder that generate.py wrote (its out=…)")
+    try:
+        samples = [json.loads(line) for line in path.read_text().splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}; generate the clips again") from error
+    if not samples:
+        raise ValueError(f"{path} is empty: generate clips first")
+    return samples
+
+
+def _grade(folder: Path, sample: Mapping[str, Any], backend: FaceBackend) -> list[Row]:
+    key, frames = sample["key"], np.array(sample["frames"])
+    if "shard" not in sample:
+        raise ValueError(f"{key} was driven by another face, so there is no truth to grade it against")
+    clips = ShardClips(sample["shard"])
+    clip = clips.read(key, frames)
+    assert clip.truth is not None
+    generated = torch.from_numpy(read_video(folder / sample["video"])).movedim(-1, 1)
+    if generated.shape != clip.truth.shape:
+        raise ValueError(
+            f"{folder / sample['video']} has {list(generated.shape)}, the frames that it was driven by have "
+            f"{list(clip.truth.shape)}: generate it again"
+        )
+    trained = None
+    if sample["train_span"] is not None:
+        others = np.setdiff1d(clips.valid_frames(key, sample["train_span"]), frames)
+        trained = clips.read(key, others) if len(others) else None
+    return grade(
+        generated,
+        video=key,
+        truth=clip.truth,
+        reference=clip.reference,
+        driving_landmarks=clip.landmarks,
+        backend=backend,
+        frame_index=frames,
+        train_frames=None if trained is None else trained.truth,
+        train_landmarks=None if trained is None else trained.landmarks,
+    )
+
+
+def _protocol(folder: Path, samples: Sequence[Mapping[str, Any]], backend: FaceBackend) -> Protocol:
+    first = samples[0]
+    commit = describe_commit()
+    height, width = read_video(folder / first["video"]).shape[1:3]
+    return Protocol(
+        fps=float(Fraction(first["fps"])),
+        resolution=(width, height),
+        backend=backend.name,
+        min_face_score=backend.min_score,
+        commit=f"{commit['commit'] or 'unknown'}{' (changed)' if commit['dirty'] else ''}",
+        versions=package_versions(),
+        settings={
+            "system": first["system"],
+            "weights": first["weights"],
+            "step": first["step"],
+            "trained at commit": first["commit"],
+            "seed": first["seed"],
+            **first["sampling"],
+        },
+    )

@@ -1,0 +1,177 @@
+"""Prepare a folder of videos or photos: plan the shards, make those that are missing, say what came of it."""
+
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.manifest import update_dataset
+from portraitgen.data.prepare.contact_sheet import contact_sheet
+from portraitgen.data.prepare.executor import run_jobs
+from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.outcome import Outcome, count
+from portraitgen.data.prepare.plan import (
+    ShardJob,
+    clear_superfluous,
+    discard_shard,
+    discard_unfinished,
+    plan_shards,
+)
+from portraitgen.data.prepare.settings import PrepareSettings
+from portraitgen.data.prepare.sources import find_sources
+from portraitgen.data.reader import ClipReader
+from portraitgen.media.files import replace_file
+from portraitgen.runs.check import check_config
+
+log = logging.getLogger(__name__)
+
+_LINE_EVERY_S = 10.0
+_SHEET_ROWS = 16
+
+
+@dataclass(kw_only=True)
+class PrepareConfig(PrepareSettings):
+    """What `prepare.py` reads: the settings that shape the samples; of what, where and how they are made."""
+
+    source: str = MISSING
+    out: str = MISSING
+    split: str = MISSING
+    workers: int = MISSING
+    faces: Any = MISSING
+
+
+ConfigStore.instance().store(name="prepare_schema", node=PrepareConfig)
+
+
+def prepare(config: DictConfig) -> None:
+    """Make the shards of `config.source` in `config.out`; those that are finished already are kept.
+
+    Raises:
+        ValueError: a setting, the source or the folder cannot be used, or no source gives a sample.
+    """
+    check_config(config)
+    settings = PrepareSettings(**{field.name: config[field.name] for field in fields(PrepareSettings)})
+    if not re.fullmatch(r"\w+", config.split, re.ASCII):
+        raise ValueError(
+            f"split={config.split}: use letters, digits and _ only; the shards' names begin with it"
+        )
+    if config.workers < 0:
+        raise ValueError(f"workers={config.workers}: give the number of processes, or 0 for none")
+    out = Path(config.out)
+    described = {**asdict(settings), **_described(config)}
+    sources = find_sources(config.source, exclude=out)
+    jobs = plan_shards(sources, out, config.split, settings=settings, config=described)
+    with _output_folder(out):
+        for name in clear_superfluous(jobs, out, config.split, config=described):
+            log.info(f"removed {name}: the sources no longer make it")
+        missing = [job for job in jobs if not job.is_finished()]
+        if missing:
+            maker = ShardMaker(str(out), instantiate(config.faces), settings, described)
+            _make(maker, missing, workers=config.workers, kept=len(jobs) - len(missing))
+        else:
+            log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
+        outcome = Outcome.of(jobs)
+        if not outcome.samples:
+            for job in jobs:
+                discard_shard(job.path)
+            raise ValueError(
+                "\n".join([f"source={config.source} gives nothing to train on", *outcome.lines()[1:]])
+            )
+        sheet = out / "contact_sheet.png"
+        discard_unfinished(sheet)
+        discard_unfinished(out / "dataset.json")
+        update_dataset(out)
+        if missing or not sheet.is_file():
+            _draw(sheet, [job.path for job in jobs if job.path.is_file()])
+    for line in outcome.lines():
+        log.info(line)
+    log.info(f"contact sheet: {sheet}")
+
+
+def _described(config: DictConfig) -> dict[str, Any]:
+    """What shapes the samples beside the settings, for the manifests."""
+    packaged = config.source.startswith("pip:")
+    return {
+        "source": config.source if packaged else str(Path(config.source).expanduser().resolve()),
+        "faces": OmegaConf.to_container(config.faces, resolve=True),
+    }
+
+
+def _make(maker: ShardMaker, missing: list[ShardJob], *, workers: int, kept: int) -> None:
+    num_sources = sum(len(job.sources) for job in missing)
+    finished = f"; {count(kept, 'shard')} finished before" if kept else ""
+    log.info(f"preparing {count(num_sources, 'file')} into {count(len(missing), 'shard')}{finished}")
+    with _progress(num_sources) as source_done:
+        run_jobs(maker, missing, workers=workers, step_done=source_done)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, else a line with the time left every ten seconds; call it after each source."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda: bar.advance(task)
+        return
+    begun = last = time.monotonic()
+    done = 0
+
+    def step() -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_S and done < total:
+            last = now
+            left = timedelta(seconds=round((now - begun) / done * (total - done)))
+            log.info(f"{done} of {total} files, {left} left")
+
+    yield step
+
+
+@contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Make the folder and see that it can be written to; leave no empty folders behind."""
+    folders = [out / "shards", out / "index", out / "manifests", out, *out.parents]
+    made = [folder for folder in folders if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ValueError(
+            f"out={out} cannot be written to ({error.strerror}): choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _draw(path: Path, shards: list[Path]) -> None:
+    """Draw samples from all over the shards, read back as training will read them."""
+    catalog = Catalog([str(shard) for shard in shards])
+    places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
+    chosen = np.linspace(0, len(places) - 1, min(_SHEET_ROWS, len(places))).round().astype(int)
+    reader = ClipReader(catalog)
+    sheet = contact_sheet(reader.sample(*places[place]) for place in chosen)
+    encoded, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert encoded
+    replace_file(path, png.tobytes())

@@ -1,0 +1,88 @@
+"""Weights files of a run while it trains: what generation, evaluation and the next stage start from."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from portraitgen.media.files import replacing, writable_folder
+from portraitgen.training.ema import averaged_weights
+from portraitgen.training.generator import Generator
+from portraitgen.training.throughput import apart_from_training
+from portraitgen.training.trainer_state import is_due, positive
+from portraitgen.training.weights import save_weights
+
+
+class WeightsExport(Callback):
+    """Writes `step_<step>.safetensors` and `last.safetensors` (the same file) every so often and at the end.
+
+    They hold the whole network, also what an earlier stage trained, but not the codec; averaged weights if
+    there are any. The last ones are there before the last checkpoint: a finished run always has them.
+
+    Args:
+        folder: of the files.
+        config: what builds the network, stored in each file; plain values, interpolations resolved.
+        system: name of the system, stored in each file.
+        every_steps: optimizer steps.
+        keep_last: this many `step_…` files stay, the newest.
+        provenance: more facts to store, e.g. the commit.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        config: Mapping[str, Any],
+        system: str,
+        every_steps: int,
+        keep_last: int = 3,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.config = config
+        self.system = system
+        self.every_steps = positive("callbacks.weights.every_steps", every_steps)
+        self.keep_last = positive("callbacks.weights.keep_last", keep_last)
+        self.provenance = provenance
+        self._exported: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            writable_folder(self.folder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if is_due(trainer, self.every_steps):
+            self._export(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # There is something left to do when training was ended after a batch, as early stopping does.
+        self._export(trainer, pl_module)
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Generator)
+        path = self.folder / f"step_{trainer.global_step:08d}.safetensors"
+        if not trainer.is_global_zero or self._exported == path:
+            return
+        with apart_from_training(trainer):
+            with averaged_weights(trainer):
+                save_weights(
+                    path,
+                    pl_module.network.state_dict(),
+                    config=self.config,
+                    step=trainer.global_step,
+                    system=self.system,
+                    provenance=self.provenance,
+                )
+            with replacing(self.folder / "last.safetensors") as temporary:
+                try:
+                    os.link(path, temporary)
+                except OSError:  # the file system has no hard links
+                    shutil.copyfile(path, temporary)
+            for old in sorted(self.folder.glob("step_*.safetensors"))[: -self.keep_last]:
+                old.unlink()
+        self._exported = path

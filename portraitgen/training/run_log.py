@@ -1,0 +1,103 @@
+"""Metrics of a run: into all loggers at the optimizer step, and a CSV file that a resumed run continues."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from portraitgen.media.files import replacing, writable_folder
+
+
+def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Hand `metrics` of the step that just ended to every logger; all ranks may, rank 0's values count.
+
+    Unlike `LightningModule.log` it does nothing in the steps between.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+
+class CsvLog(Logger):
+    """`metrics.csv`: one row an optimizer step that logged something, one column a metric.
+
+    A row is on its way to the disk as soon as it is logged. A run that was killed has logged steps after
+    its last checkpoint: the resumed run's first row removes those, so that the file is that of an
+    uninterrupted run.
+
+    Args:
+        folder: of the file.
+    """
+
+    FILE_NAME = "metrics.csv"
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        self.path = Path(folder) / self.FILE_NAME
+        self._step: int | None = None
+        self._columns: list[str] = []
+        self._row: dict[str, str] = {}
+        self._row_start = 0
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add `metrics` to the row of `step`, which must not be before the last row's.
+
+        Raises:
+            ValueError: it is, or there is no step.
+        """
+        first = self._step is None
+        if step is None or (self._step is not None and step < self._step):
+            raise ValueError(f"metrics of step {step} come after those of step {self._step}")
+        if first:
+            writable_folder(self.path.parent)
+        if step != self._step:
+            self._step, self._row = step, {"step": str(step)}
+            self._row_start = 0 if first else self.path.stat().st_size
+        self._row |= {name: repr(float(value)) for name, value in metrics.items()}
+        if first or not self._row.keys() <= set(self._columns):
+            self._rewrite(step)
+            return
+        # Within a step the row only grows, so it is written over itself: it is never not there.
+        with self.path.open("r+b") as file:
+            file.seek(self._row_start)
+            file.write(self._line(self._row))
+
+    def _rewrite(self, step: int) -> None:
+        """The file anew, with all columns: the rows before `step`, whoever wrote them, and this one."""
+        rows: list[dict[str, str]] = []
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if int(row["step"]) < step]
+                self._columns = list(reader.fieldnames or [])
+        self._columns += [name for name in self._row if name not in self._columns]
+        header = dict(zip(self._columns, self._columns, strict=True))
+        before = b"".join(self._line(row) for row in (header, *rows))
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(before + self._line(self._row))
+        self._row_start = len(before)
+
+    def _line(self, row: Mapping[str, str]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerow(row)
+        return text.getvalue().encode()

@@ -1,0 +1,150 @@
+"""A training stage: the weights a run starts from and the parameters it trains."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from portraitgen.training.generator import Generator
+from portraitgen.training.weights import load_into, load_weights, matches
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStage(Callback):
+    """Prepares the network before the optimizer is built and before any strategy wraps it.
+
+    A stage is a run: what trains is fixed here and never changes within the run, because parameters unfrozen
+    later silently differ between DDP replicas and are never updated under ZeRO. The next stage is a run of
+    its own that starts from this one's weights file.
+
+    On a resume the checkpoint is loaded after this and overrides `init_from` in all that trains. The file
+    is still read, for the frozen weights, which are in no checkpoint; Generator refuses to resume if they
+    have changed.
+
+    Patterns are shell-style (`*` also spans dots) and name parameters of the network, as weights files do.
+
+    Args:
+        name: of the stage, e.g. "aniportrait/temporal"; stored in checkpoints.
+        train: patterns of the parameters that train; the others are frozen, and so stay those that the
+            network builds without gradient because it never runs them.
+        init_from: weights file to start from; None starts from the network as built.
+        init_command: the command that makes `init_from`, for the message when it is missing.
+        expect_missing: patterns of names that `init_from` may lack.
+        expect_unexpected: patterns of names in `init_from` that the network may lack.
+        lr_scale: pattern → factor on the optimizer's learning rate; the first match counts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        train: Sequence[str] = ("*",),
+        init_from: Path | str | None = None,
+        init_command: str | None = None,
+        expect_missing: Sequence[str] = (),
+        expect_unexpected: Sequence[str] = (),
+        lr_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        self.name = name
+        self.train = tuple(train)
+        self.init_from = None if init_from is None else Path(init_from)
+        self.init_command = init_command
+        self.expect_missing = tuple(expect_missing)
+        self.expect_unexpected = tuple(expect_unexpected)
+        self.lr_scale = dict(lr_scale or {})
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load, freeze, and hand the learning-rate factors to the module.
+
+        Raises:
+            ValueError: `init_from` is missing or does not fit, or a pattern matches no parameter (of those
+                that train, for `lr_scale`).
+        """
+        if stage != "fit":
+            return
+        assert isinstance(pl_module, Generator)
+        network = pl_module.network
+        if self.init_from is not None:
+            self._load(network, self.init_from)
+        names = [name for name, _ in network.named_parameters()]
+        self._require_matches("train", self.train, names)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and matches(name, self.train))
+        trained = [name for name in names if matches(name, self.train)]
+        self._require_matches("lr_scale", self.lr_scale, trained)
+        pl_module.stage = self.name
+        pl_module.lr_scale = self.lr_scale
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what trains.
+
+        Raises:
+            RuntimeError: a parameter that should train is in no optimizer.
+        """
+        assert isinstance(pl_module, Generator)
+        optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
+        forgotten = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in optimized]
+        if trainer.is_global_zero:
+            if trainer.global_step:
+                log.info("resumed at step %d: what trains comes from the checkpoint", trainer.global_step)
+            for line in stage_table(pl_module.network, forgotten=len(forgotten)):
+                log.info(line)
+        if forgotten:
+            raise RuntimeError(f"trained but in no optimizer: {', '.join(forgotten[:10])}")
+
+    def _load(self, network: nn.Module, path: Path) -> None:
+        if not path.is_file():
+            advice = f"Train it with: {self.init_command} (or set stage.init_from)"
+            raise ValueError(
+                f"stage {self.name!r} starts from {path}, which does not exist. "
+                + (advice if self.init_command else "Set stage.init_from to a weights file")
+            )
+        tensors, facts = load_weights(path)
+        missing = load_into(
+            network,
+            tensors,
+            source=path,
+            expect_missing=self.expect_missing,
+            expect_unexpected=self.expect_unexpected,
+        )
+        log.info("stage %r starts from %s (step %s)", self.name, path, facts.get("step", "unknown"))
+        if missing:
+            log.info("%d tensors are not in it and start as built", len(missing))
+
+    @staticmethod
+    def _require_matches(setting: str, patterns: Iterable[str], names: list[str]) -> None:
+        for pattern in patterns:
+            if not any(matches(name, [pattern]) for name in names):
+                close = difflib.get_close_matches(pattern, _prefixes(names), n=3, cutoff=0.4)
+                hint = (
+                    f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names[:3])}, …"
+                )
+                raise ValueError(f"stage.{setting}: no parameter matches {pattern!r}; {hint}")
+
+
+def stage_table(network: nn.Module, *, forgotten: int) -> list[str]:
+    """Lines of a table: for each child of the network how many parameters train and how many are frozen."""
+    rows = []
+    for name, module in (*network.named_children(), ("total", network)):
+        counts = {True: 0, False: 0}
+        for parameter in module.parameters():
+            counts[parameter.requires_grad] += parameter.numel()
+        rows.append((name, counts[True], counts[False]))
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'':{width}}  {'trains':>14}  {'frozen':>14}"]
+    lines += [f"{name:{width}}  {trains:14,}  {frozen:14,}" for name, trains, frozen in rows]
+    return [*lines, f"trained but in no optimizer (must be 0): {forgotten}"]
+
+
+def _prefixes(names: Sequence[str]) -> list[str]:
+    """Patterns one could have meant: every module path, and `*.` before every kind of submodule."""
+    prefixes: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        prefixes.update(dict.fromkeys(f"{'.'.join(parts[:end])}.*" for end in range(1, len(parts))))
+        prefixes.update(dict.fromkeys(f"*.{part}.*" for part in parts[1:-1]))
+    return list(prefixes)

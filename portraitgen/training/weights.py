@@ -1,0 +1,130 @@
+"""Weights files: safetensors that carry their network's configuration, and how they get into a module.
+
+Generation, evaluation and later stages read only these, never a training checkpoint.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from portraitgen.media.files import replacing
+
+_METADATA_KEY = "portraitgen"
+_SHOWN = 8
+
+
+def save_weights(
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any],
+    step: int,
+    system: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `tensors` to `path`, atomically.
+
+    Args:
+        tensors: by name, e.g. `network.state_dict()`.
+        config: what builds the network they belong to; plain JSON values.
+        step: optimizer steps they were trained for.
+        system: name of the system, e.g. "aniportrait".
+        provenance: more facts for the reader, e.g. the commit; plain JSON values.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    facts = {"system": system, "step": step, "config": config, **(provenance or {})}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file(stored, temporary, metadata={_METADATA_KEY: json.dumps(facts)})
+
+
+def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a safetensors file by name, on the CPU, and its facts (`system`, `step`, `config`, …).
+
+    The facts are empty for a file that portraitgen did not write.
+
+    Raises:
+        ValueError: no such file, or not a whole safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights file {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): copy or export it again"
+        ) from error
+    return tensors, json.loads(metadata.get(_METADATA_KEY, "{}"))
+
+
+def load_into(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: Path | str,
+    expect_missing: Sequence[str] = (),
+    expect_unexpected: Sequence[str] = (),
+) -> list[str]:
+    """Copy `tensors` into the parameters and persistent buffers of `module`, all of them or none.
+
+    Args:
+        source: where they come from, for the message.
+        expect_missing: patterns (`*`, `?`) of names that `tensors` may lack; they keep their values.
+        expect_unexpected: patterns of names in `tensors` that `module` may lack; they are ignored.
+
+    Returns:
+        The names of `module` that `tensors` lacks.
+
+    Raises:
+        ValueError: any other difference in names, or one in shapes; lists them.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in tensors]
+    lost = [name for name in missing if not matches(name, expect_missing)]
+    surplus = [name for name in tensors if name not in own and not matches(name, expect_unexpected)]
+    reshaped = [
+        f"{name}: {list(tensors[name].shape)} in the file, {list(own[name].shape)} here"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    problems = [
+        *_listed("not in the file", _with_hints(lost, surplus)),
+        *_listed("in the file only", surplus),
+        *_listed("of another shape", reshaped),
+    ]
+    if problems:
+        raise ValueError("\n  ".join([f"{source} does not fit {type(module).__name__}:", *problems]))
+    module.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
+    return missing
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether `name` matches one of the shell-style `patterns`; `*` also spans dots."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _with_hints(names: list[str], candidates: list[str]) -> list[str]:
+    """The first few names, each with the candidate that looks like it: renamed layers show at once."""
+    hinted = []
+    for name in names[:_SHOWN]:
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8)
+        hinted.append(f"{name} (the file has {close[0]})" if close else name)
+    return hinted + names[_SHOWN:]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = [f"  … and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return [f"{len(names)} {what}:", *(f"  {name}" for name in names[:_SHOWN]), *more]

@@ -1,0 +1,89 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from portraitgen.data.prepare.clip import plan_clips
+from portraitgen.data.prepare.settings import PrepareSettings
+from portraitgen.faces.types import Track
+
+SETTINGS = PrepareSettings(
+    size=64,
+    fps=None,
+    margin=0.5,
+    min_frames=4,
+    max_frames=10,
+    crf=18,
+    photo_size=128,
+    videos_per_shard=1,
+    photos_per_shard=1,
+    licence=None,
+)
+IMAGE_SIZE = (200, 400)
+
+
+def track(frames, left=100.0, step=0.0):
+    frames = np.array(frames, np.int64)
+    lefts = left + step * (frames - frames[0])
+    boxes = np.stack([lefts, np.full(len(frames), 80), lefts + 40, np.full(len(frames), 120)], axis=1)
+    centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    return Track(
+        frames=frames,
+        boxes=boxes.astype(np.float32),
+        scores=np.ones(len(frames), np.float32),
+        landmarks=np.repeat(centres, 68, axis=1).astype(np.float32),
+        keypoints=np.repeat(centres, 5, axis=1).astype(np.float32),
+    )
+
+
+def planned(*tracks, **changes):
+    return plan_clips(tracks, image_size=IMAGE_SIZE, settings=dataclasses.replace(SETTINGS, **changes))
+
+
+def test_long_track_is_cut_into_equal_clips():
+    clips, too_short = planned(track(range(5, 30)))
+    assert [(clip.start, clip.stop) for clip in clips] == [(5, 13), (13, 22), (22, 30)]
+    assert too_short == 0
+    covered = np.concatenate([clip.start + clip.cropped.frames for clip in clips])
+    assert np.array_equal(covered, np.arange(5, 30))
+
+
+def test_clip_begins_and_ends_with_a_face():
+    (clip,), _ = planned(track([3, 4, 6, 7, 9]))
+    assert (clip.start, clip.stop) == (3, 10)
+    assert clip.valid.tolist() == [True, True, False, True, True, False, True]
+
+
+def test_short_tracks_are_counted():
+    clips, too_short = planned(track([0, 1, 2]), track(range(4), left=300))
+    assert [clip.person for clip in clips] == [2]
+    assert too_short == 1
+
+
+def test_people_are_numbered_by_time_then_from_left_to_right():
+    # The tracker gives the longest first.
+    clips, _ = planned(track(range(2, 10), left=20), track(range(5), left=300), track(range(5), left=200))
+    assert [(clip.person, clip.start, float(clip.track.boxes[0, 0])) for clip in clips] == [
+        (1, 0, 200),
+        (2, 0, 300),
+        (3, 2, 20),
+    ]
+
+
+def test_landmarks_are_in_pixels_of_the_crop():
+    (clip,), _ = planned(track(range(6)))
+    assert clip.crop.side == 80
+    assert clip.cropped.landmarks == pytest.approx(32)
+    assert clip.cropped.boxes[0] == pytest.approx([16, 16, 48, 48])
+
+
+def test_frames_whose_face_leaves_the_crop_are_not_valid():
+    # The face crosses 400 pixels of width, the crop can only be 200 wide.
+    (clip,), _ = planned(track(range(10), left=0, step=40))
+    inside = (clip.track.keypoints[:, 0, 0] >= clip.crop.x) & (
+        clip.track.keypoints[:, 0, 0] < clip.crop.x + clip.crop.side
+    )
+    assert clip.crop.side == 200
+    assert 0 < inside.sum() < 10
+    assert np.array_equal(clip.valid, inside)
+    assert planned(track(range(10), left=0, step=40), min_frames=8) == ([], 1)

@@ -1,0 +1,43 @@
+import dataclasses
+from fractions import Fraction
+
+import pytest
+
+from portraitgen.data.prepare.settings import PrepareSettings
+
+SETTINGS = PrepareSettings(
+    size=64,
+    fps=25.0,
+    margin=0.4,
+    min_frames=4,
+    max_frames=10,
+    crf=18,
+    photo_size=400,
+    videos_per_shard=2,
+    photos_per_shard=3,
+    licence=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 65}, "size=65: give a multiple of 8"),
+        ({"size": 0}, "size=0"),
+        ({"photo_size": 100}, "photo_size=100"),
+        ({"fps": 0.0}, r"fps=0\.0: give 1 to 240"),
+        ({"margin": -0.1}, r"margin=-0\.1"),
+        ({"crf": 60}, "crf=60"),
+        ({"min_frames": 0}, "min_frames=0"),
+        ({"max_frames": 3}, "max_frames=3 is below min_frames=4"),
+        ({"videos_per_shard": 0}, "videos_per_shard=0"),
+    ],
+)
+def test_unusable_values_name_their_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(("fps", "exact"), [(None, None), (25.0, Fraction(25)), (29.97, Fraction(2997, 100))])
+def test_rate_is_exact(fps, exact):
+    assert dataclasses.replace(SETTINGS, fps=fps).exact_fps == exact

@@ -1,0 +1,47 @@
+"""Files are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from portraitgen.media.files import replacing, writable_folder
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failing_block_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".last.ckpt.123.tmp", "last.ckpt", ".hidden.tmp", "b.1.tmp"):
+        (tmp_path / name).touch()
+    assert writable_folder(tmp_path) == tmp_path
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden.tmp", "b.1.tmp", "last.ckpt"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=r"cannot write to .*file/weights: Not a directory\. Make it writable"
+    ):
+        writable_folder(tmp_path / "file" / "weights")

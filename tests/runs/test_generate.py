@@ -1,0 +1,192 @@
+"""From weights to clips to figures: what generate.py writes is what evaluate.py grades."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.media.decode import read_video
+from portraitgen.media.encode import write_video
+from portraitgen.runs.driving import ShardClips, driven_by_video
+from portraitgen.runs.evaluate import evaluate, read_samples
+from portraitgen.runs.generate import generate
+from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.training.weights import save_weights
+
+FRAMES = 16
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A shard with two drawn faces; the second is not seen in its last quarter."""
+    root = tmp_path_factory.mktemp("data")
+    valid = np.arange(FRAMES) < 12
+    with ShardWriter(root, "train") as writer:
+        writer.write(synthetic_clip("seen", num_frames=FRAMES, size=64, seed=0))
+        writer.write(synthetic_clip("lost", num_frames=FRAMES, size=64, seed=1, valid=valid))
+    return str(root / "shards" / "train-*.tar")
+
+
+@pytest.fixture(scope="module")
+def weights(shards, tmp_path_factory):
+    """An untrained tiny network, with what train.py says of it."""
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["experiment=aniportrait/tiny_stage1", "sampling.num_steps=1"])
+    settings = OmegaConf.to_container(config.model, resolve=True)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "last.safetensors"
+    save_weights(
+        path,
+        instantiate(settings["network"], _convert_="all").state_dict(),
+        config=settings,
+        step=0,
+        system="aniportrait",
+        provenance={
+            "commit": "abc",
+            "dirty": False,
+            "data": {"shards": shards, "train_span": [0.0, 0.75], "pose_size": 128},
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def config(weights, shards, tmp_path):
+    """Composes a command; `name` is generate or evaluate."""
+
+    def config(name, *overrides):
+        register_configs()
+        given = {
+            "generate": [f"weights={weights}", f"out={tmp_path / 'out'}"],
+            "evaluate": [f"generated={tmp_path / 'out'}"],
+        }
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, [*given[name], *overrides])
+
+    return config
+
+
+def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]", "seed=3"))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["key"].startswith("seen-"), "a clip without a face in the span is left out"
+    assert sample["frames"] == [12, 13, 14, 15]
+    assert sample["train_span"] == [0.0, 0.75]
+    assert (sample["seed"], sample["step"], sample["commit"]) == (3, 0, "abc")
+    assert read_video(tmp_path / "out" / sample["video"]).shape == (4, 64, 64, 3)
+    assert (tmp_path / "out" / sample["sheet"]).read_bytes().startswith(b"\x89PNG")
+    with av.open(str(tmp_path / "out" / sample["panel"])) as panel:
+        assert panel.streams.video[0].frames == 4
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+def test_a_seed_means_one_clip(config, shards, tmp_path):
+    clips = []
+    for seed in (0, 0, 1):
+        generate(config("generate", f"shards={shards}", "span=[0.0,0.2]", "limit=1", f"seed={seed}"))
+        (sample,) = read_samples(tmp_path / "out")
+        clips.append(read_video(tmp_path / "out" / sample["video"]))
+    assert np.array_equal(clips[0], clips[1])
+    assert not np.array_equal(clips[0], clips[2])
+
+
+def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, capsys):
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
+    evaluate(config("evaluate"))
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    for key in ("psnr", "psnr_copy_reference", "psnr_copy_nearest", "detection_rate"):
+        assert np.isfinite(results[key]), key
+    assert results["psnr"] < results["psnr_copy_reference"], "an untrained network draws noise"
+    assert results["passed"] is False
+    assert results["protocol"]["num_frames"] == 4
+    printed = capsys.readouterr().out
+    assert "Copy of reference" in printed
+    assert "report.html" in printed
+
+
+def test_a_perfect_clip_passes_as_such(config, shards, tmp_path):
+    """The truth in the place of the generated clip: only the video codec is left to lower its PSNR."""
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
+    (sample,) = read_samples(tmp_path / "out")
+    clip = ShardClips(shards).read(sample["key"], np.array(sample["frames"]))
+    truth = ((clip.truth + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
+    write_video(tmp_path / "out" / sample["video"], truth, fps=25, crf=10)
+    evaluate(config("evaluate"))
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["psnr"] > 35
+    assert results["psnr"] > results["psnr_copy_nearest"] + 8
+
+
+def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
+    clips = ShardClips(shards)
+    key = clips.keys[0]
+    whole = clips.read(key, np.arange(FRAMES))
+    part = clips.read(key, np.array([12, 13]))
+    assert torch.equal(part.reference, whole.truth[0])
+    assert torch.equal(part.truth, whole.truth[12:14])
+    assert np.array_equal(part.landmarks, whole.landmarks[12:14])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "say what drives"),
+        (["shards=a.tar", "reference=a.jpg", "driving=a.mp4"], "say what drives"),
+        (["reference=a.jpg"], "say what drives"),
+        (["shards=nowhere/*.tar"], "no shard matches"),
+        (["shards=a.tar", "span=[0.5,0.2]"], "give a share of each clip"),
+        (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such picture"),
+    ],
+)
+def test_what_drives_must_be_there(config, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        generate(config("generate", *overrides))
+
+
+def test_a_span_without_a_face_is_an_error(config, shards, tmp_path):
+    with pytest.raises(ValueError, match=r"shows a face within \[0\.99, 1\.0\]"):
+        generate(config("generate", f"shards={shards}", "span=[0.99,1.0]"))
+    assert not (tmp_path / "out/samples.jsonl").exists()
+
+
+def test_nothing_to_grade(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no samples\.jsonl"):
+        evaluate(config("evaluate"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/samples.jsonl").write_text("")
+    with pytest.raises(ValueError, match="is empty"):
+        evaluate(config("evaluate"))
+
+
+def test_a_photo_is_moved_by_a_video(config, carphone, tmp_path):
+    """The driving landmarks start where the photo's face is, and keep moving."""
+    from portraitgen.faces.dlib import DlibBackend
+
+    frames = read_video(carphone)[:6]
+    write_video(tmp_path / "driving.mp4", frames, fps=25)
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "face.png"), cv2.cvtColor(frames[0], cv2.COLOR_RGB2BGR))
+    clip = driven_by_video(tmp_path / "face.png", tmp_path / "driving.mp4", backend=DlibBackend(), size=64)
+    assert clip.reference.shape == (3, 64, 64)
+    assert clip.truth is None
+    assert clip.landmarks.shape == (6, 68, 2)
+    assert np.isfinite(clip.landmarks).all()
+    assert (clip.landmarks > -8).all()
+    assert (clip.landmarks < 72).all()
+    assert np.abs(np.diff(clip.landmarks, axis=0)).max() > 0.1
+
+    words = [f"reference={tmp_path / 'face.png'}", f"driving={tmp_path / 'driving.mp4'}"]
+    generate(config("generate", *words))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["key"] == "face-driving"
+    with pytest.raises(ValueError, match="no truth to grade it against"):
+        evaluate(config("evaluate"))

@@ -1,0 +1,111 @@
+"""A weights file builds its system again, and cannot make anything else happen."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.system import choose_device, load_system
+from portraitgen.training.weights import save_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Model settings as train.py stores them: resolved."""
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["experiment=aniportrait/tiny_stage1", "sampling.num_steps=1"])
+    return OmegaConf.to_container(config.model, resolve=True)
+
+
+@pytest.fixture(scope="module")
+def network(settings):
+    torch.manual_seed(0)
+    return instantiate(settings["network"], _convert_="all")
+
+
+@pytest.fixture
+def weights(settings, network, tmp_path):
+    """Writes a weights file with changed settings; gives its path."""
+
+    def weights(**changes):
+        path = tmp_path / "weights.safetensors"
+        config = json.loads(json.dumps(settings)) | changes
+        save_weights(path, network.state_dict(), config=config, step=3, system="aniportrait")
+        return path
+
+    return weights
+
+
+def test_the_network_is_the_one_that_was_saved(weights, network):
+    system, facts = load_system(weights(), changes={}, models="models", device=CPU)
+    assert facts["step"] == 3
+    state = system.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert not system.training
+    assert not any(parameter.requires_grad for parameter in system.parameters())
+
+
+def test_settings_can_be_changed(weights):
+    system, _ = load_system(weights(), changes={"sampling": {"num_steps": 3}}, models="models", device=CPU)
+    assert system.pipeline.num_steps == 3
+
+
+def test_a_misspelt_change_is_refused(weights):
+    with pytest.raises(ValueError, match=r"num_stepz.*did you mean 'num_steps'"):
+        load_system(weights(), changes={"sampling": {"num_stepz": 3}}, models="models", device=CPU)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "torch.hub.load", "portraitgen.data.shards.ShardWriter", "lightning.pytorch.Trainer"],
+)
+def test_a_file_cannot_name_what_builds_no_model(weights, target, tmp_path):
+    path = weights(image_encoder={"_target_": target, "root": str(tmp_path / "written"), "command": "true"})
+    with pytest.raises(ValueError, match=r"image_encoder\._target_"):
+        load_system(path, changes={}, models="models", device=CPU)
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_file_cannot_read_the_environment(weights):
+    with pytest.raises(ValueError, match="interpolations"):
+        load_system(weights(gradient_checkpointing="${oc.env:HOME}"), changes={}, models="models", device=CPU)
+
+
+def test_weights_of_another_network_are_refused(weights, settings):
+    path = weights()
+    wider = {
+        "network": {"denoising_unet": {"layers_per_block": 2}, "reference_unet": {"layers_per_block": 2}}
+    }
+    with pytest.raises(ValueError, match="does not fit AniPortraitNetwork"):
+        load_system(path, changes=wider, models="models", device=CPU)
+
+
+def test_a_file_that_says_nothing_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="does not say what it belongs to"):
+        load_system(tmp_path / "a.safetensors", changes={}, models="models", device=CPU)
+
+
+def test_a_pretrained_model_that_is_not_here(weights):
+    vae = {
+        "_target_": "diffusers.AutoencoderKL.from_pretrained",
+        "pretrained_model_name_or_path": "models/vae",
+    }
+    codec = {"_target_": "portraitgen.diffusion.latents.VAECodec", "vae": vae}
+    with pytest.raises(ValueError, match="there is no model in models/vae"):
+        load_system(weights(codec=codec), changes={}, models="models", device=CPU)
+
+
+def test_devices():
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="device=tpuu"):
+        choose_device("tpuu")

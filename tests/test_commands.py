@@ -1,0 +1,100 @@
+"""Every command that a document or script tells the reader to type composes and passes the check."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+
+from portraitgen.runs.check import find_problems
+from portraitgen.runs.schema import CONF, register_configs
+
+ROOT = CONF.parent
+DOCUMENTS = [
+    path
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")),
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "experiments").rglob("*.*")),
+        *sorted(CONF.rglob("*.yaml")),
+        *sorted((ROOT / "portraitgen/systems").rglob("README.md")),
+    )
+    if path.is_file() and path.suffix in (".md", ".sh", ".sbatch", ".yaml", "")
+]
+COMMAND = re.compile(
+    r"(?:python|sbatch|submit\.sh)(?: +-\S+)* +(?:\S+/)?"
+    r"(train|generate|evaluate|prepare)\.(?:py|sbatch)([^\n`]*)"
+)
+# What a reader must give, where a document leaves it out.
+REQUIRED = {
+    "train": {"data.shards": "shards.tar"},
+    "generate": {"weights": "w", "shards": "s", "out": "o"},
+    "evaluate": {"generated": "g"},
+    "prepare": {"source": "s", "out": "o"},
+}
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """(document, command, arguments) of each command in the documents; a line that ends in \\ goes on."""
+    found = []
+    for path in DOCUMENTS:
+        text = re.sub(r"\\\n[\s#]*", " ", path.read_text())
+        for name, arguments in COMMAND.findall(text):
+            found.append((str(path.relative_to(ROOT)), name, arguments.strip()))
+    return found
+
+
+def overrides_of(arguments: str) -> list[str]:
+    """The overrides among the words of a command line; of a sweep's values the first, and x for variables."""
+    plain = re.sub(r"(seed|workers)=\"?\$[({]?\w+[)}]?\"?", r"\1=1", arguments)
+    plain = re.sub(r"\$\(\w+\)|\$\{?\w+\}?|\"?\$@\"?|…", "x", plain)
+    words = shlex.split(re.split(r"\s[#|>;(]|\s&&", plain)[0].rstrip(":,.);"))
+    overrides = [word for word in words if re.match(r"[+~]*[\w/.@]+=", word)]
+    if "-m" in words:
+        overrides = [re.sub(r"^([\w./@]+=[^,\[{]+),.*$", r"\1", override) for override in overrides]
+    return overrides
+
+
+@pytest.mark.parametrize(("document", "name", "arguments"), commands())
+def test_the_command_composes(document, name, arguments):
+    import portraitgen.runs.prepare  # noqa: F401 (registers its schema)
+
+    if "optuna" in arguments:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    register_configs()
+    overrides = overrides_of(arguments)
+    given = {override.split("=")[0].lstrip("+") for override in overrides}
+    if name == "train" and not given & {"experiment", "model"}:
+        overrides.append("experiment=aniportrait/tiny_stage1")
+    overrides += [f"{key}={value}" for key, value in REQUIRED[name].items() if key not in given]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        if "chanels" in arguments:  # a document shows what happens to a mistake
+            with pytest.raises(ConfigCompositionException, match="chanels"):
+                compose(name, overrides)
+        else:
+            assert find_problems(compose(name, overrides)) == []
+
+
+def test_commands_are_found():
+    documents = {document for document, _, _ in commands()}
+    assert {"README.md", "Makefile", "conf/train.yaml"} <= documents
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        ("experiment=a/b data.shards='x y' \"$@\" | tee log", ["experiment=a/b", "data.shards=x y"]),
+        ("-m seed=0,1 optimizer.lr=1e-5,3e-5 # a comment", ["seed=0", "optimizer.lr=1e-5"]),
+        ("span=[0.75,1.0] out=$(OUT)", ["span=[0.75,1.0]", "out=x"]),
+        ("weights=… shards=… (conf/generate.yaml).", ["weights=x", "shards=x"]),
+    ],
+)
+def test_overrides_are_read_off_a_command_line(arguments, overrides):
+    assert overrides_of(arguments) == overrides
+
+
+def test_documents_are_free_of_home_directories():
+    for path in DOCUMENTS:
+        assert f"{Path.home()}/" not in path.read_text(), path

@@ -1,0 +1,123 @@
+"""Everything under conf/ composes and passes the check: every experiment, every option of every group."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from portraitgen.runs.check import find_problems
+from portraitgen.runs.rules import setting_problems
+from portraitgen.runs.schema import CONF, register_configs
+
+EXPERIMENTS = [
+    f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"
+    for path in sorted(CONF.glob("experiment/**/*.yaml"))
+]
+OTHER_COMMANDS = ("/generate", "/evaluate")
+TINY = ["experiment=aniportrait/tiny_stage1"]
+# What a user must say: the data, and for options that need more than a tiny run has.
+GIVEN = ["data.shards=shards.tar"]
+NEEDS = {
+    "stage/aniportrait/temporal": ["stage.init_from=weights.safetensors", "stage.init_command=train"],
+    "trainer/default": ["trainer.max_steps=1"],
+    "trainer/slurm": ["trainer.max_steps=1"],
+    "strategy/deepspeed_zero1": ["trainer.accelerator=gpu"],
+    "strategy/deepspeed_zero2": ["trainer.accelerator=gpu"],
+    "strategy/deepspeed_zero3": ["trainer.accelerator=gpu", "callbacks.ema=null"],
+}
+TRAIN_GROUPS = (
+    *("model", "data", "stage", "optimizer", "lr_scheduler", "sampling", "trainer", "strategy", "callbacks"),
+    *("logger", "paths", "hparams_search", "debug"),
+)
+
+
+def options(group: str) -> list[str]:
+    return [
+        f"{group}/{path.relative_to(CONF / group)}"[:-5] for path in sorted((CONF / group).rglob("*.yaml"))
+    ]
+
+
+def compose_config(name: str, overrides: list[str]):
+    register_configs()
+    import portraitgen.runs.prepare  # noqa: F401 (registers its schema)
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides)
+
+
+def assert_runs(config) -> None:
+    assert find_problems(config) == []
+    assert list(setting_problems(config)) == []
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.endswith(OTHER_COMMANDS)])
+def test_every_stage(experiment):
+    config = compose_config("train", [f"experiment={experiment}", *GIVEN])
+    assert_runs(config)
+    assert config.name == experiment, "a run is named after its experiment"
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.endswith(OTHER_COMMANDS)])
+def test_every_experiment_of_another_command(experiment):
+    """It is called like the command that it is for, and needs nothing beside."""
+    config = compose_config(Path(experiment).name, [f"experiment={experiment}"])
+    assert find_problems(config) == []
+
+
+@pytest.mark.parametrize("option", [option for group in TRAIN_GROUPS for option in options(group)])
+def test_every_option_of_every_group(option):
+    for word, package in (("deepspeed", "deepspeed"), ("optuna", "hydra_plugins.hydra_optuna_sweeper")):
+        if word in option:
+            pytest.importorskip(package)
+    group, _, name = option.partition("/")
+    config = compose_config("train", [*TINY, f"{group}={name}", *GIVEN, *NEEDS.get(option, [])])
+    assert_runs(config)
+
+
+def test_all_groups_are_covered():
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert folders - {"experiment", "hydra", "local", "faces", "metrics"} == set(TRAIN_GROUPS)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem != "train"])
+def test_every_other_command(name):
+    needed = {
+        "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
+        "evaluate": ["generated=out"],
+        "prepare": ["source=videos", "out=shards"],
+    }
+    assert find_problems(compose_config(name, needed[name])) == []
+
+
+@pytest.mark.parametrize("option", options("hydra/launcher"))
+def test_launchers(option):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(
+            "train",
+            [*TINY, *GIVEN, f"hydra/launcher={Path(option).name}"],
+            return_hydra_config=True,
+        )
+    launcher = config.hydra.launcher
+    assert launcher.tasks_per_node == launcher.gpus_per_node, "one task a GPU"
+
+
+def test_experiments_do_not_inherit_one_another():
+    """What a parent sets for its own groups would leak into the child's."""
+    for path in CONF.glob("experiment/**/*.yaml"):
+        for default in OmegaConf.load(path).get("defaults", []):
+            assert str(next(iter(default))).startswith("override /"), f"{path}: {default}"
+
+
+def test_the_learning_rate_sweep_has_values():
+    config = compose_config("train", [*TINY, *GIVEN, "hparams_search=learning_rate", "debug=fast"])
+    assert_runs(config)
+
+
+def test_debug_runs_stay_out_of_the_way_of_real_ones():
+    for option in options("debug"):
+        config = compose_config("train", [*TINY, *GIVEN, f"debug={Path(option).name}"])
+        assert config.name == option
+        assert config.callbacks.last_checkpoint is None, "a debug run is never resumed"

@@ -1,0 +1,81 @@
+"""Who may import whom: the law of docs/architecture.md, read from the source of every module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import portraitgen
+
+PACKAGE = Path(portraitgen.__file__).parent
+
+MAY_IMPORT = {
+    "media": set(),
+    "faces": {"media"},
+    "diffusion": set(),
+    "nn": set(),
+    "losses": {"media", "faces"},
+    "data": {"media", "faces"},
+    "metrics": {"media", "faces"},
+    "training": {"media", "diffusion", "nn", "metrics"},
+    "systems": {"nn", "diffusion", "losses", "faces", "media", "training"},
+    "runs": {
+        *("media", "faces", "diffusion", "nn", "losses", "data", "metrics", "training", "systems"),
+    },
+}
+"""Layer → layers that it may import beside itself."""
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # `from portraitgen import media` names the layer in the second half.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer_of(parts: tuple[str, ...]) -> str:
+    """The layer; each system is one of its own."""
+    return f"systems/{parts[1]}" if parts[0] == "systems" and len(parts) > 2 else parts[0]
+
+
+def test_every_folder_is_a_layer_of_the_law():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(MAY_IMPORT)
+
+
+def test_the_law_has_no_cycles():
+    layers = list(MAY_IMPORT)
+    for number, layer in enumerate(layers):
+        assert MAY_IMPORT[layer] <= set(layers[:number]), layer
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_layer_may(path):
+    parts = path.relative_to(PACKAGE).parts
+    names = imports(path)
+    ours = {tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "portraitgen"}
+    if path.name == "__init__.py":
+        assert not names, "package files hold a docstring only"
+        return
+    own = layer_of(parts)
+    for imported in ours:
+        layer = layer_of((*imported, ""))
+        assert layer == own or layer in MAY_IMPORT[parts[0]], f"imports portraitgen.{'.'.join(imported)}"
+    if parts[0] != "runs":
+        assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}
+
+
+def test_formulas_are_pure():
+    """diffusion and nn know no trainer, no data and no pictures on a disk."""
+    for path in MODULES:
+        if path.relative_to(PACKAGE).parts[0] in ("diffusion", "nn", "losses"):
+            roots = {name.split(".")[0] for name in imports(path)}
+            assert not roots & {"lightning", "av", "cv2", "PIL", "wandb"}, path
