@@ -20,7 +20,7 @@ from portraitgen.media.decode import iter_frames, probe_video
 from portraitgen.media.geometry import apply_affine, similarity_transform
 from portraitgen.media.yuv import yuv420_to_rgb
 
-MARGIN = 0.5
+MARGIN = 0.4
 """Space around a face in a photo or video, in face sizes: that of conf/prepare.yaml."""
 
 
