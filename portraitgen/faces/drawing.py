@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from portraitgen.faces.mesh_drawing import draw_face_mesh
+
 _SUBPIXEL_BITS = 4
 
 
@@ -53,7 +55,7 @@ def draw_landmarks(
             out, so frames without a face stay black.
         image_size: (height, width) that the landmarks refer to.
         canvas_size: (height, width) of the drawings.
-        scheme: order and meaning of the landmarks.
+        scheme: order and meaning of the landmarks: `ibug68`, or `mediapipe478`, drawn as AniPortrait does.
 
     Returns:
         uint8 [T, 3, H, W] RGB on black; lines are 2 px wide at 512 and scale with the canvas, at least 1 px.
@@ -61,8 +63,11 @@ def draw_landmarks(
     Raises:
         ValueError: unknown scheme, or landmarks of another shape.
     """
+    if scheme == "mediapipe478":
+        return draw_face_mesh(landmarks, image_size=image_size, canvas_size=canvas_size)
     if scheme not in _CURVES:
-        raise ValueError(f"cannot draw landmarks of scheme {scheme!r}; known: {', '.join(_CURVES)}")
+        known = ", ".join((*_CURVES, "mediapipe478"))
+        raise ValueError(f"cannot draw landmarks of scheme {scheme!r}; known: {known}")
     curves = _CURVES[scheme]
     count = max(curve.last for curve in curves) + 1
     if landmarks.ndim != 3 or landmarks.shape[1:] != (count, 2):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.faces.mesh_drawing import draw_face_mesh
 
 
 @pytest.fixture
@@ -82,3 +83,11 @@ def test_wrong_requests_are_refused(landmarks: np.ndarray) -> None:
         draw_landmarks(landmarks, image_size=(9, 9), canvas_size=(9, 9), scheme="mp478")
     with pytest.raises(ValueError, match=r"\[T, 68, 2\]"):
         draw_landmarks(landmarks[0], image_size=(9, 9), canvas_size=(9, 9))
+
+
+def test_face_meshes_are_drawn_as_aniportrait_draws_them() -> None:
+    mesh = np.random.default_rng(0).uniform(0, 64, (2, 478, 2)).astype(np.float32)
+    sizes = {"image_size": (64, 64), "canvas_size": (32, 32)}
+    drawn = draw_landmarks(mesh, scheme="mediapipe478", **sizes)
+    np.testing.assert_array_equal(drawn, draw_face_mesh(mesh, **sizes))
+    assert drawn.any()

@@ -1,0 +1,125 @@
+"""How much a face moves (Glo, Exp) and how smoothly and steadily a video plays (VBench's arithmetic)."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.video_mean import VideoMean
+
+NOSE_TIP = 30
+UPPER_FACE = (0, 1, 2, 14, 15, 16, *range(17, 27), *range(27, 36), *range(36, 48))
+"""37 of the 68 iBUG points that speech hardly moves: upper jaw line, brows, nose, eyes."""
+UNIT_SIZE = 512
+"""Landmarks are scaled to a frame of this many pixels a side before their variance is taken."""
+
+
+def motion_variance(landmarks: np.ndarray, *, frame_size: int) -> tuple[float, float]:
+    """Glo and Exp, the head's and the upper face's motion, as variances over time.
+
+    Glo is the variance of the nose tip, Exp that of `UPPER_FACE` about the nose tip: both population
+    variances, meaned over x and y and the points, in pixels² of a frame of 512. The papers that report them
+    (Loopy, 2024) give no unit, so ours compare only among ours, and only over windows of the same length:
+    both grow with it. A moving camera counts as Glo. The aim is the true video's value, not the largest.
+
+    Args:
+        landmarks: [T, 68, 2] iBUG points in pixels; a frame with NaN points is left out.
+        frame_size: height of the frames in pixels, for scaling to 512.
+
+    Returns:
+        Glo and Exp; NaN when fewer than 2 frames have landmarks.
+
+    Raises:
+        ValueError: not 68 points a frame, or an impossible frame size.
+    """
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (68, 2) or frame_size < 1:
+        raise ValueError(
+            f"Glo and Exp need iBUG landmarks [T, 68, 2] and the frame size in pixels, "
+            f"got {list(landmarks.shape)} and {frame_size}"
+        )
+    found = landmarks[np.isfinite(landmarks).all(axis=(1, 2))].astype(np.float64) * (UNIT_SIZE / frame_size)
+    if len(found) < 2:
+        return np.nan, np.nan
+    nose = found[:, NOSE_TIP]
+    expression = found[:, UPPER_FACE] - nose[:, None]
+    return float(nose.var(axis=0).mean()), float(expression.var(axis=0).mean())
+
+
+def frame_differences(frames: Clip) -> Tensor:
+    """Mean absolute difference of every frame from the one before: float64 [T - 1] in 8-bit steps.
+
+    Raises:
+        ValueError: fewer than 2 frames, or not RGB frames.
+    """
+    clip = as_uint8(frames, name="frames of a video")
+    if clip.ndim != 4 or len(clip) < 2:
+        raise ValueError(f"frame differences need a clip [T, 3, H, W] of 2 frames, got {list(clip.shape)}")
+    return torch.stack([_mean_difference(before, after) for before, after in pairwise(clip)])
+
+
+def temporal_flicker(frames: Clip) -> float:
+    """VBench's "temporal flickering": (255 − mean of `frame_differences`) / 255; 1 for a still picture.
+
+    It rewards standing still, so print the motion beside it.
+
+    Args:
+        frames: [T, 3, H, W] uint8, or float in [-1, 1].
+
+    Raises:
+        ValueError: as `frame_differences`.
+    """
+    return float((255 - frame_differences(frames).mean()) / 255)
+
+
+def motion_smoothness(frames: Clip, interpolated: Clip) -> float:
+    """VBench's "motion smoothness": (255 − mean absolute difference of the odd frames) / 255.
+
+    How well the odd frames 1, 3, … are predicted by an interpolator (VBench: AMT-S at half time) from the
+    even frames around them. Useful differences are small (0.975 to 0.993), and it rewards standing still.
+
+    Args:
+        frames: [T, 3, H, W] uint8, or float in [-1, 1]; T at least 3.
+        interpolated: [(T - 1) // 2, 3, H, W], one for each odd frame with a frame after it.
+
+    Raises:
+        ValueError: another number or size of interpolated frames, or not RGB frames.
+    """
+    clip = as_uint8(frames, name="frames of a video")
+    predicted = as_uint8(interpolated, name="interpolated frames").to(clip.device)
+    between = clip[1 : len(clip) - 1 : 2]
+    if clip.ndim != 4 or predicted.shape != between.shape:
+        raise ValueError(
+            f"motion smoothness of a clip {list(clip.shape)} needs one interpolated frame for each odd frame "
+            f"with a frame after it, {list(between.shape)}, got {list(predicted.shape)}"
+        )
+    pairs = zip(between, predicted, strict=True)
+    return float((255 - torch.stack([_mean_difference(a, b) for a, b in pairs]).mean()) / 255)
+
+
+def _mean_difference(a: Tensor, b: Tensor) -> Tensor:
+    return (a.int() - b.int()).abs().double().mean()
+
+
+class MeanMotion(VideoMean):
+    """Means over videos of `glo` and `exp`, in pixels² of a frame of 512."""
+
+    def __init__(self) -> None:
+        super().__init__(("glo", "exp"))
+
+    def update(self, landmarks: np.ndarray, *, frame_size: int) -> None:
+        """Add one video, as `motion_variance` takes it; one with faces in fewer than 2 frames is missing."""
+        glo, exp = motion_variance(landmarks, frame_size=frame_size)
+        self.add({"glo": glo, "exp": exp})
+
+
+class MeanFlicker(VideoMean):
+    """Mean over videos of `temporal_flicker`."""
+
+    def __init__(self) -> None:
+        super().__init__(("temporal_flicker",))
+
+    def update(self, frames: Clip) -> None:
+        """Add one video [T, 3, H, W], uint8 or float in [-1, 1]."""
+        self.add({"temporal_flicker": temporal_flicker(frames)})

@@ -1,0 +1,119 @@
+"""Sync-C and Sync-D: how surely, and how closely, SyncNet's lip features follow the sound's."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, pairwise_distance
+
+from portraitgen.metrics.syncnet import SyncNet, embed_clip
+from portraitgen.metrics.video_mean import VideoMean
+
+MAX_SHIFT = 15
+"""Video frames by which the sound is tried earlier and later."""
+MIN_WINDOWS = 50
+"""Below this the zeros beyond the ends of the clip decide the score: 7 windows have confidence 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncScore:
+    """How lips and sound of one clip belong together.
+
+    Attributes:
+        confidence: Sync-C (LSE-C), the median over shifts of the mean distance minus the smallest; more is
+            better.
+        distance: Sync-D (LSE-D), the smallest over shifts of the mean distance; less is better.
+        offset: frames by which the sound comes before the lips, so must be delayed to fit; 0 is in sync.
+        shift_distances: float32 [2 · max_shift + 1], mean distance at each shift.
+        frame_confidence: float32 [N], the confidence of each window at the best shift.
+        reason: why there is no score, or None. Then all of the above are NaN or empty.
+    """
+
+    confidence: float
+    distance: float
+    offset: float
+    shift_distances: Tensor
+    frame_confidence: Tensor
+    reason: str | None = None
+
+
+def compare_shifts(lips: Tensor, sounds: Tensor, *, max_shift: int = MAX_SHIFT) -> SyncScore:
+    """Compare lip features with those of the sound, moved by -max_shift to +max_shift windows.
+
+    As joonson/syncnet_python: the sound is continued by features of zeros, and 1e-6 is added to every
+    difference before its norm. Any number of windows is compared; `score_sync` refuses short clips.
+
+    Args:
+        lips: [N, D], N at least 1.
+        sounds: [N, D].
+
+    Raises:
+        ValueError: the shapes differ, or there are no windows.
+    """
+    if lips.shape != sounds.shape or lips.ndim != 2 or not len(lips):
+        raise ValueError(
+            f"lip and audio features must both be [N, D] with N at least 1, got {list(lips.shape)} and "
+            f"{list(sounds.shape)}"
+        )
+    padded = pad(sounds, (0, 0, max_shift, max_shift))
+    count = len(lips)
+    shifts = range(2 * max_shift + 1)
+    distances = torch.stack([pairwise_distance(lips, padded[shift : shift + count]) for shift in shifts])
+    means = distances.mean(dim=1)
+    best = int(means.argmin())
+    median = means.median()
+    return SyncScore(
+        confidence=float(median - means[best]),
+        distance=float(means[best]),
+        offset=float(max_shift - best),
+        shift_distances=means,
+        frame_confidence=median - distances[best],
+    )
+
+
+def score_sync(network: SyncNet, frames: Tensor, audio: np.ndarray) -> SyncScore:
+    """Sync-C and Sync-D of one clip; without a score, and with the reason, when it is too short.
+
+    SyncNet can be pleased by a face that hardly moves: report the motion (`motion_variance`) beside it, and
+    the scores of the real videos. Scores of full frames instead of face crops are other numbers.
+
+    Args:
+        frames: [T, 3, 224, 224] uint8 RGB at 25 fps, the face cropped as SyncNet's pipeline crops it (track
+            box, smoothed over 13 frames, enlarged by 0.4).
+        audio: [N] float mono in [-1, 1] at 16 kHz.
+
+    Raises:
+        ValueError: as `embed_clip`.
+    """
+    lips, sounds = embed_clip(network, frames, audio)
+    if len(lips) >= MIN_WINDOWS:
+        return compare_shifts(lips, sounds)
+    reason = (
+        f"{len(lips)} windows of lips and sound, fewer than {MIN_WINDOWS}: a clip of at least "
+        f"{MIN_WINDOWS + 5} frames at 25 fps is needed"
+    )
+    return SyncScore(np.nan, np.nan, np.nan, torch.zeros(0), torch.zeros(0), reason)
+
+
+class MeanSync(VideoMean):
+    """Means over videos of `sync_c` and `sync_d`, and of |offset| in frames as `sync_offset`.
+
+    Args:
+        network: SyncNet with its weights, frozen.
+    """
+
+    def __init__(self, network: SyncNet) -> None:
+        super().__init__(("sync_c", "sync_d", "sync_offset"))
+        self.network = network.requires_grad_(False)
+
+    def update(self, frames: Tensor, audio: np.ndarray) -> None:
+        """Add one clip, as `score_sync` takes it; one that is too short counts as missing."""
+        score = score_sync(self.network, frames, audio)
+        self.add({"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": abs(score.offset)})
+
+    def train(self, mode: bool = True) -> "MeanSync":
+        """Keep SyncNet in evaluation mode, whatever the module that owns this metric does."""
+        super().train(mode)
+        self.network.eval()
+        return self

@@ -1,0 +1,138 @@
+"""SyncNet: whether lips and sound belong together, as distances between features of both (public weights)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from portraitgen.metrics.mfcc import STEP, mfcc
+from portraitgen.metrics.public_weights import load_public_weights
+
+SIZE = 224
+"""Height and width of the face crop."""
+FPS = 25
+WINDOW = 5
+"""Video frames in a window (0.2 s)."""
+AUDIO_WINDOW = 20
+"""MFCC frames in a window (0.2 s)."""
+SAMPLES_PER_FRAME = 640
+NUM_FEATURES = 1024
+CHUNK = 16
+"""Windows taken through the networks at a time, so that memory does not grow with the clip."""
+
+PUBLISHED_AS = (
+    "syncnet_v2.model of joonson/syncnet_python (code MIT) from the VGG group of Oxford, "
+    "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model"
+)
+
+
+class SyncNet(nn.Module):
+    """Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016; names of the public weights.
+
+    The lip network's only temporal kernel is its first, of 5 frames, so a longer clip gives one feature for
+    each of its windows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.netcnnaud = nn.Sequential(
+            *_unit(nn.Conv2d(1, 64, 3, padding=1)),
+            nn.Identity(),  # a pooling of one pixel in the original, which numbers the layers after it
+            *_unit(nn.Conv2d(64, 192, 3, padding=1)),
+            nn.MaxPool2d(3, stride=(1, 2)),
+            *_unit(nn.Conv2d(192, 384, 3, padding=1)),
+            *_unit(nn.Conv2d(384, 256, 3, padding=1)),
+            *_unit(nn.Conv2d(256, 256, 3, padding=1)),
+            nn.MaxPool2d(3, stride=2),
+            *_unit(nn.Conv2d(256, 512, (5, 4))),
+        )
+        self.netfcaud = _head()
+        self.netfclip = _head()
+        pool = ((1, 3, 3), (1, 2, 2))
+        self.netcnnlip = nn.Sequential(
+            *_unit(nn.Conv3d(3, 96, (WINDOW, 7, 7), stride=(1, 2, 2))),
+            nn.MaxPool3d(*pool),
+            *_unit(nn.Conv3d(96, 256, (1, 5, 5), stride=(1, 2, 2), padding=(0, 1, 1))),
+            nn.MaxPool3d(*pool, padding=(0, 1, 1)),
+            *_unit(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            *_unit(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            *_unit(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1))),
+            nn.MaxPool3d(*pool),
+            *_unit(nn.Conv3d(256, 512, (1, 6, 6))),
+        )
+
+    def embed_lips(self, frames: Tensor) -> Tensor:
+        """Features [B, T - 4, 1024] of every window of 5 frames.
+
+        Args:
+            frames: [B, 3, T, 224, 224], BGR, 0 to 255, T at least 5.
+        """
+        features = self.netcnnlip(frames).flatten(2).mT
+        return self.netfclip(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+    def embed_audio(self, cepstra: Tensor) -> Tensor:
+        """Features [B, 1024] of windows [B, 1, 13, 20]: coefficients by MFCC frames."""
+        return self.netfcaud(self.netcnnaud(cepstra).flatten(1))
+
+
+def load_syncnet(path: Path | str) -> SyncNet:
+    """SyncNet with the public weights, frozen.
+
+    Raises:
+        ValueError: as `load_public_weights`.
+    """
+    return load_public_weights(SyncNet(), path, published_as=PUBLISHED_AS)
+
+
+def num_windows(num_frames: int, num_samples: int) -> int:
+    """Windows that the reference compares in so many frames at 25 fps and samples at 16 kHz."""
+    return max(min(num_frames, num_samples // SAMPLES_PER_FRAME) - WINDOW, 0)
+
+
+@torch.no_grad()
+def embed_clip(network: SyncNet, frames: Tensor, audio: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Lip and audio features of every window of one clip.
+
+    The features are those of windows seen one by one: batch normalisation is that of training.
+
+    Args:
+        frames: [T, 3, 224, 224] uint8 RGB at 25 fps, the face cropped as SyncNet's pipeline crops it.
+        audio: [N] float mono in [-1, 1] at 16 kHz that begins with the first frame.
+
+    Returns:
+        Two float32 [num_windows(T, N), 1024], on the network's device.
+
+    Raises:
+        ValueError: frames of another size or type, or audio with more than one channel.
+    """
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1:] != (3, SIZE, SIZE):
+        raise ValueError(
+            f"SyncNet needs uint8 RGB face crops [T, 3, {SIZE}, {SIZE}], got {frames.dtype} "
+            f"{list(frames.shape)}"
+        )
+    device = next(network.parameters()).device
+    count = num_windows(len(frames), len(audio))
+    if not count:
+        return torch.zeros(0, NUM_FEATURES, device=device), torch.zeros(0, NUM_FEATURES, device=device)
+    # 16-bit samples as a WAV file holds them: the network knows no other loudness.
+    cepstra = mfcc(np.clip(np.round(audio * 32768.0), -32768, 32767)).astype(np.float32)
+    cepstra_windows = torch.from_numpy(cepstra).unfold(0, AUDIO_WINDOW, SAMPLES_PER_FRAME // STEP)
+    network.eval()
+    lips, sounds = [], []
+    for first in range(0, count, CHUNK):
+        end = min(first + CHUNK, count)
+        clip = frames[first : end + WINDOW - 1].to(device).flip(1).float()
+        lips.append(network.embed_lips(clip.transpose(0, 1)[None])[0])
+        sounds.append(network.embed_audio(cepstra_windows[first:end, None].to(device)))
+    return torch.cat(lips), torch.cat(sounds)
+
+
+def _unit(convolution: nn.Conv2d | nn.Conv3d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    channels = convolution.out_channels
+    norm = nn.BatchNorm2d(channels) if isinstance(convolution, nn.Conv2d) else nn.BatchNorm3d(channels)
+    return convolution, norm, nn.ReLU()
+
+
+def _head() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, NUM_FEATURES))

@@ -1,0 +1,62 @@
+"""Speech features at the frame rate of a video: wav2vec 2.0, resampled before its transformer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from portraitgen.nn.options import reject_unknown
+
+SAMPLE_RATE = 16_000
+"""Samples a second that wav2vec 2.0 hears."""
+
+
+def build_speech_encoder(options: Mapping[str, Any]) -> Wav2Vec2Model:
+    """A wav2vec 2.0 with random weights (Baevski et al. 2020), its convolutions frozen as is usual.
+
+    Args:
+        options: of transformers' ``Wav2Vec2Config``; none of them gives wav2vec2-base.
+
+    Raises:
+        ValueError: unknown option (named).
+    """
+    reject_unknown("audio_encoder", options, Wav2Vec2Config().to_dict())
+    model = Wav2Vec2Model(Wav2Vec2Config(**options))
+    model.freeze_feature_encoder()
+    # The stand-in for masked features: `encode_speech` masks none.
+    if hasattr(model, "masked_spec_embed"):
+        model.masked_spec_embed.requires_grad_(False)
+    return model
+
+
+def standardise(samples: Tensor) -> Tensor:
+    """Samples [..., N] with mean 0 and variance 1, as wav2vec 2.0 was trained on whole utterances."""
+    centred = samples - samples.mean(dim=-1, keepdim=True)
+    return centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-7).sqrt()
+
+
+def encode_speech(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Tensor:
+    """One feature vector a video frame.
+
+    The convolutions' 50 features a second are resampled to the frames before the transformer, as in
+    FaceFormer (Fan et al., CVPR 2022) and AniPortrait.
+
+    Args:
+        samples: float [B, N], standardised, at `SAMPLE_RATE`. Less than the convolutions see at once is
+            padded with silence.
+        num_frames: T, the frames that the samples sound during.
+
+    Returns:
+        float [B, T, D].
+    """
+    needed = 1
+    for kernel, stride in zip(
+        reversed(model.config.conv_kernel), reversed(model.config.conv_stride), strict=True
+    ):
+        needed = (needed - 1) * stride + kernel
+    features = model.feature_extractor(F.pad(samples, (0, max(needed - samples.shape[-1], 0))))
+    features = F.interpolate(features, size=num_frames, mode="linear", align_corners=True)
+    hidden, _ = model.feature_projection(features.transpose(1, 2))
+    return model.encoder(hidden).last_hidden_state

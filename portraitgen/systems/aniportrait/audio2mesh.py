@@ -1,0 +1,84 @@
+"""Audio2Mesh: from speech to the movement of the face's vertices (AniPortrait, section 3.1)."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from portraitgen.nn.speech import build_speech_encoder, encode_speech, standardise
+from portraitgen.systems.aniportrait.sound_chunks import count_frames, sound_chunks
+
+
+class Audio2Mesh(nn.Module):
+    """wav2vec 2.0 and two linear layers, with the published names. A fresh one moves nothing.
+
+    Args:
+        audio_encoder: options of transformers' ``Wav2Vec2Config``; {} is wav2vec2-base.
+        hidden_size: width between the two linear layers.
+        num_vertices: of the face mesh.
+
+    Raises:
+        ValueError: unknown option of the audio encoder (named).
+    """
+
+    def __init__(
+        self, *, audio_encoder: Mapping[str, Any], hidden_size: int = 512, num_vertices: int = 468
+    ) -> None:
+        super().__init__()
+        self.audio_encoder = build_speech_encoder(audio_encoder)
+        self.in_fn = nn.Linear(self.audio_encoder.config.hidden_size, hidden_size)
+        self.out_fn = nn.Linear(hidden_size, 3 * num_vertices)
+        nn.init.zeros_(self.out_fn.weight)
+        nn.init.zeros_(self.out_fn.bias)
+
+    def forward(self, samples: Tensor, num_frames: int) -> Tensor:
+        """Offsets [B, T, V, 3], in cm from the neutral face, of the T = `num_frames` frames of a sound.
+
+        `samples` are float [B, N], standardised, 16 kHz.
+        """
+        features = encode_speech(self.audio_encoder, samples, num_frames)
+        return self.out_fn(self.in_fn(features)).unflatten(-1, (-1, 3))
+
+
+@torch.no_grad()
+def offsets_of_sound(
+    model: Audio2Mesh,
+    samples: Tensor,
+    *,
+    frame_rate: Fraction | float = 30,
+    chunk_frames: int = 1800,
+    overlap_frames: int = 15,
+) -> np.ndarray:
+    """The face's movement during a sound of any length, added to the reference's vertices to make it speak.
+
+    Args:
+        model: in eval mode.
+        samples: float [N], 16 kHz mono, as loud as it comes.
+        frame_rate: of the video; the published model was trained at 30.
+        chunk_frames: frames that are run at once, a minute: bounds the memory. Shorter sounds are run whole,
+            as upstream does with all.
+        overlap_frames: frames over which one chunk fades into the next.
+
+    Returns:
+        float32 [T, V, 3] in cm, T the video frames that the sound lasts.
+
+    Raises:
+        ValueError: an empty sound, or an overlap that is longer than a chunk.
+    """
+    chunks = sound_chunks(
+        len(samples), frame_rate=frame_rate, chunk_frames=chunk_frames, overlap_frames=overlap_frames
+    )
+    samples = standardise(samples)
+    total = count_frames(len(samples), frame_rate)
+    offsets = np.zeros((total, model.out_fn.out_features // 3, 3), np.float32)
+    for chunk in chunks:
+        heard = samples[None, chunk.first_sample : chunk.end_sample]
+        found = model(heard, chunk.num_frames)[0].float().cpu().numpy()
+        fade = np.arange(1, chunk.overlap + 1, dtype=np.float32)[:, None, None] / (chunk.overlap + 1)
+        place = offsets[chunk.first_frame : chunk.end_frame]
+        found[: chunk.overlap] = (1 - fade) * place[: chunk.overlap] + fade * found[: chunk.overlap]
+        place[:] = found
+    return offsets

@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from portraitgen.metrics.motion import (
+    UPPER_FACE,
+    MeanFlicker,
+    MeanMotion,
+    frame_differences,
+    motion_smoothness,
+    motion_variance,
+    temporal_flicker,
+)
+
+
+@pytest.mark.parametrize("case", ["talk", "rigid", "static"])
+def test_glo_and_exp_are_the_golden_definition(shared, case):
+    expected = json.loads((shared / "golden/metrics_glo_exp.json").read_text())[case]
+    landmarks = np.load(shared / "golden/metrics_glo_exp.npz", allow_pickle=False)[case]
+    glo, exp = motion_variance(landmarks, frame_size=512)
+    assert glo == pytest.approx(expected["glo_mean"], rel=1e-9, abs=1e-12)
+    assert exp == pytest.approx(expected["exp_mean"], rel=1e-9, abs=1e-12)
+    assert len(UPPER_FACE) == 37
+
+
+def test_motion_is_that_of_a_frame_of_512_over_frames_with_a_face(shared):
+    landmarks = np.load(shared / "golden/metrics_glo_exp.npz", allow_pickle=False)["talk"]
+    expected = motion_variance(landmarks, frame_size=512)
+    assert motion_variance(landmarks / 4, frame_size=128) == pytest.approx(expected)
+    missing = np.full((3, 68, 2), np.nan)
+    assert motion_variance(np.concatenate([landmarks, missing]), frame_size=512) == pytest.approx(expected)
+    assert np.isnan(motion_variance(np.concatenate([landmarks[:1], missing]), frame_size=512)).all()
+    with pytest.raises(ValueError, match=r"\[T, 68, 2\] and the frame size .* got \[12, 5, 2\] and 512"):
+        motion_variance(landmarks[:, :5], frame_size=512)
+
+
+def grid(frames, factor, modulus):
+    values = (np.arange(frames * 12 * 16 * 3) * factor % modulus).astype(np.uint8)
+    return torch.from_numpy(values.reshape(frames, 12, 16, 3)).permute(0, 3, 1, 2)
+
+
+def test_flicker_and_smoothness_are_the_reference(shared):
+    golden = json.loads((shared / "golden/metrics_vbench.json").read_text())
+    frames, between = grid(9, 37, 251), grid(4, 53, 241)
+    np.testing.assert_allclose(frame_differences(frames).numpy(), golden["mae"], rtol=1e-6)
+    assert temporal_flicker(frames) == pytest.approx(golden["temporal_flickering"], rel=1e-6)
+    assert motion_smoothness(frames, between) == pytest.approx(golden["motion_smoothness"], rel=1e-6)
+    assert temporal_flicker(frames / 127.5 - 1) == temporal_flicker(frames)
+
+
+def test_perfect_interpolation_is_smooth_and_a_still_picture_steady():
+    frames = grid(8, 37, 251)
+    assert motion_smoothness(frames, frames[1:7:2]) == 1
+    assert temporal_flicker(frames[:1].expand(5, -1, -1, -1)) == 1
+    with pytest.raises(ValueError, match=r"after it, \[3, 3, 12, 16\], got \[4, 3, 12, 16\]"):
+        motion_smoothness(frames, frames[1::2])
+    with pytest.raises(ValueError, match=r"of 2 frames, got \[1, 3, 12, 16\]"):
+        temporal_flicker(frames[:1])
+
+
+def test_means_over_videos_depend_on_no_order_and_count_what_is_missing():
+    random = np.random.default_rng(0)
+    videos = [random.normal(size=(length, 68, 2)) for length in (4, 9, 6)]
+    expected = np.mean([motion_variance(video, frame_size=256) for video in videos], axis=0)
+    for order in (videos, videos[::-1]):
+        metric = MeanMotion()
+        for video in order:
+            metric.update(video, frame_size=256)
+        metric.update(np.full((5, 68, 2), np.nan), frame_size=256)
+        means = metric.compute()
+        assert [means["glo"].item(), means["exp"].item()] == pytest.approx(list(expected), rel=1e-12)
+        assert (means["glo_missing"], means["exp_missing"]) == (1, 1)
+    faceless = MeanMotion()
+    faceless.update(np.full((5, 68, 2), np.nan), frame_size=256)
+    assert faceless.compute()["glo"].isnan(), "never 0"
+
+
+def test_mean_flicker():
+    metric = MeanFlicker()
+    clips = [grid(9, 37, 251), grid(4, 53, 241)]
+    for clip in clips:
+        metric.update(clip)
+    expected = np.mean([temporal_flicker(clip) for clip in clips])
+    assert metric.compute()["temporal_flicker"].item() == pytest.approx(expected, rel=1e-12)
