@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := deepspeed,slurm,dev
+# More words for pip, such as --extra-index-url and the address of pytorch.org's index of CPU builds.
+PIP_FLAGS ?=
 
 # make quickstart SEED=1 keeps its runs apart from those of the other seeds.
 SEED ?= 0
@@ -17,7 +19,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("portraitgen needs Python 3.11 or newer: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 # One thread: the layers are so small that a second gains a quarter on an idle machine, and on a busy one loses far

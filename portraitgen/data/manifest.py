@@ -26,6 +26,12 @@ def read_manifest(shard: Path) -> dict[str, Any] | None:
     )
 
 
+def shard_digest(shard: Path) -> str | None:
+    """SHA-256 of a shard as its manifest states it; None without a manifest."""
+    manifest = read_manifest(shard)
+    return None if manifest is None else manifest["sha256"]
+
+
 def is_done(shard: Path) -> bool:
     """Whether a shard was finished and is still whole: index, manifest, and the size that this states."""
     manifest = read_manifest(shard)

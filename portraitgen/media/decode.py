@@ -108,6 +108,15 @@ def _decode(packet: "Packet[VideoStream]") -> list[VideoFrame] | None:
         return None
 
 
+def is_zeroed(packet: "bytes | memoryview | Packet[VideoStream]", codec: str) -> bool:
+    """Whether bytes of a packet were overwritten with zeros, which CABAC decodes without an error.
+
+    NAL units never hold three zero bytes in a row (emulation prevention, H.264 7.4.1), and a length prefix
+    adds at most three.
+    """
+    return codec in ("h264", "hevc") and bytes(8) in bytes(packet)
+
+
 def probe_video(source: VideoSource, *, name: str | None = None) -> VideoInfo:
     """Size, rate, length and streams of a video, after decoding its first frame to see that it can be.
 
@@ -157,8 +166,9 @@ def iter_frames(source: VideoSource, *, name: str | None = None) -> Iterator[Fra
     with open_media(source, name) as container:
         stream = _video_stream(container, name)
         index = packets = 0
-        damaged = failed = False
+        damaged = failed = reaches_on = False
         awaited: list[int] = []
+        zeroed: set[int | None] = set()
         # VP8 alone stores frames that are never shown; otherwise every packet owes one frame.
         owes_frames = stream.codec_context.name != "vp8"
         for packet in container.demux(stream):
@@ -167,12 +177,19 @@ def iter_frames(source: VideoSource, *, name: str | None = None) -> Iterator[Fra
                 awaited.append(packet.pts)
             frames = _decode(packet)
             failed = failed or frames is None
+            here = is_zeroed(packet, stream.codec_context.name)
+            if here or reaches_on:  # the zeros may end within the next packet
+                failed = True
+                zeroed.add(packet.pts)
+            reaches_on = here
             for frame in frames or ():
                 skipped = frame.pts is not None and any(pts < frame.pts for pts in awaited)
                 awaited = [pts for pts in awaited if frame.pts is not None and pts > frame.pts]
                 lost = index > 0 and (failed or skipped)
                 failed = False
-                damaged = bool(frame.is_corrupt) or ((damaged or lost) and not frame.key_frame)
+                damaged = (
+                    frame.is_corrupt or frame.pts in zeroed or ((damaged or lost) and not frame.key_frame)
+                )
                 upright = np.rot90(np.asarray(frame.to_ndarray(format="rgb24")), _quarter_turns(frame))
                 yield Frame(index, float(frame.time or 0.0), np.ascontiguousarray(upright), damaged or lost)
                 index += 1

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from portraitgen.media.decode import VideoError
+from portraitgen.media.decode import VideoError, is_zeroed
 
 Buffer = bytes | memoryview
 
@@ -187,6 +187,10 @@ class GopDecoder:
         try:
             # PyAV takes any buffer, its stub names bytes only; a memoryview spares one copy.
             packets = [av.Packet(data[begin : begin + size]) for begin, size in spans]  # type: ignore[arg-type]
+            if any(is_zeroed(bytes(packet), "h264") for packet in packets):
+                raise VideoError(
+                    f"{name}: bytes between frames {first} and {last} were overwritten with zeros"
+                )
             for packet in (*packets, None):
                 for picture in context.decode(packet):
                     if picture.is_corrupt:

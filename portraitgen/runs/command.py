@@ -77,7 +77,7 @@ def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except Exception as error:
             _report(error, folder)
             if process_rank() == 0:
-                _remove_empty(folder, depth=len(Path(config.get("name", "-")).parts))
+                _remove_empty(folder, depth=len(Path(config.get("name", "out/report")).parts))
             if HydraConfig.get().mode is RunMode.RUN:
                 sys.exit(1)
             raise TaskFailed(str(error)) from error

@@ -1,5 +1,6 @@
 """What drives a generated clip: a reference and landmarks, from shards, or from a photo and a video."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,8 @@ from portraitgen.faces.types import Face
 from portraitgen.media.decode import iter_frames, probe_video
 from portraitgen.media.geometry import apply_affine, similarity_transform
 from portraitgen.media.yuv import yuv420_to_rgb
+
+log = logging.getLogger(__name__)
 
 MARGIN = 0.4
 """Space around a face in a photo or video, in face sizes: that of conf/prepare.yaml."""
@@ -96,7 +99,10 @@ class ShardClips:
             fps=Fraction(*index.fps[row].tolist()),
             frames=frames,
             truth=self._pictures(shard, row, frames),
-            source={"shard": str(self._catalog.shards[shard].resolve())},
+            source={
+                "shard": str(self._catalog.shards[shard].resolve()),
+                "num_frames": int(index.num_frames[row]),
+            },
         )
 
     def _runs(self, key: str) -> list[list[int]]:
@@ -131,11 +137,17 @@ def driven_by_video(reference: Path, driving: Path, *, backend: FaceBackend, siz
     picture = torch.from_numpy(crop.cut(photo)).movedim(-1, 0) / 127.5 - 1
 
     missing = np.full((backend.num_landmarks, 2), np.nan, np.float32)
-    found = [_surest(backend, frame.image) for frame in iter_frames(driving)]
+    # What the decoder made up in a damaged frame is no face to follow.
+    found = [None if frame.corrupt else _surest(backend, frame.image) for frame in iter_frames(driving)]
     landmarks = np.stack([missing if each is None else each.landmarks for each in found])
     seen = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
     if not len(seen):
         raise ValueError(f"driving={driving}: no face found in any of its {len(landmarks)} frames")
+    if len(seen) < len(landmarks):
+        without = len(landmarks) - len(seen)
+        log.warning(
+            "driving=%s: %d of %d frames show no face and drive nothing", driving, without, len(found)
+        )
     to_reference = similarity_transform(landmarks[seen[0]], crop.to_crop(face.landmarks))
     return DrivenClip(
         key=f"{reference.stem}-{driving.stem}",

@@ -65,6 +65,20 @@ def evaluate(config: DictConfig) -> None:
         console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
     for path in paths.values():
         console.print(str(path), highlight=False, soft_wrap=True)
+    seen = results.protocol.settings["graded frames seen in training"]
+    if seen != "none":
+        log.warning("graded frames that were seen in training: %s. These are no figures of unseen data", seen)
+    if results.passed is False:
+        raise ValueError("a required check failed, see above (metrics.checks)")
+
+
+def _seen_in_training(samples: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the graded frames the weights were trained on, in words."""
+    if any(sample["train_span"] is None for sample in samples):
+        return "unknown"
+    total = sum(len(sample["frames"]) for sample in samples)
+    seen = sum(sample["frames_trained_on"] for sample in samples)
+    return f"{seen} of {total}" if seen else "none"
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -99,7 +113,7 @@ def _grade(folder: Path, sample: Mapping[str, Any], backend: FaceBackend) -> lis
             f"{list(clip.truth.shape)}: generate it again"
         )
     trained = None
-    if sample["train_span"] is not None:
+    if sample["train_span"] is not None and sample["train_span"][1] > 0:
         others = np.setdiff1d(clips.valid_frames(key, sample["train_span"]), frames)
         trained = clips.read(key, others) if len(others) else None
     return grade(
@@ -132,6 +146,7 @@ def _protocol(folder: Path, samples: Sequence[Mapping[str, Any]], backend: FaceB
             "step": first["step"],
             "trained at commit": first["commit"],
             "seed": first["seed"],
+            "graded frames seen in training": _seen_in_training(samples),
             **first["sampling"],
         },
     )

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from portraitgen.data.catalog import find_shards
+from portraitgen.data.manifest import shard_digest
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.encode import write_video
@@ -49,6 +50,7 @@ def generate(config: DictConfig) -> None:
         raise ValueError("say what drives: either shards=…, or reference=<photo> and driving=<video>")
     if len(config.span) != 2 or not 0 <= config.span[0] < config.span[1] <= 1:
         raise ValueError(f"span={list(config.span)}: give a share of each clip, such as [0.75,1.0]")
+    _check_sources(config)
     out = writable_folder(Path(config.out))
     system, facts = load_system(
         Path(config.weights),
@@ -69,6 +71,16 @@ def generate(config: DictConfig) -> None:
     if not rows:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
     log.info("%d clip(s) listed in %s", len(rows), out / SAMPLES)
+
+
+def _check_sources(config: DictConfig) -> None:
+    """What drives must be there: known before the weights are loaded."""
+    if config.shards is not None:
+        find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
+        return
+    for key in ("reference", "driving"):
+        if not Path(config[key]).is_file():
+            raise ValueError(f"{key}={config[key]}: no such file")
 
 
 def _changes(config: DictConfig) -> dict[str, Any]:
@@ -130,11 +142,14 @@ def _write(out: Path, clip: DrivenClip, generated: Tensor, pose: Tensor) -> dict
 
 def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What samples.jsonl says of a clip beside its files."""
+    span = _train_span(clip, facts)
+    low, high = (round(share * clip.source.get("num_frames", 0)) for share in span or (0, 0))
     return {
         "fps": str(clip.fps),
         "frames": clip.frames.tolist(),
         **clip.source,
-        "train_span": _train_span(clip, facts["data"]),
+        "train_span": span,
+        "frames_trained_on": int(((clip.frames >= low) & (clip.frames < high)).sum()),
         "system": facts["system"],
         "weights": str(config.weights),
         "step": facts["step"],
@@ -144,10 +159,15 @@ def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict
     }
 
 
-def _train_span(clip: DrivenClip, data: Mapping[str, Any]) -> list[float] | None:
-    """The share of this clip that the weights were trained on; None if they never saw it."""
-    try:
-        trained_on = {str(path.resolve()) for path in find_shards(data["shards"])}
-    except ValueError:
-        return None  # the training data is not on this machine
-    return list(data["train_span"]) if clip.source.get("shard") in trained_on else None
+def _train_span(clip: DrivenClip, facts: Mapping[str, Any]) -> list[float] | None:
+    """The share of this clip that the weights were trained on, [0, 0] if none; None if that is not known.
+
+    Shards are told apart by the digest in their manifests, so that moved or copied data are recognised.
+    """
+    if "shard" not in clip.source:
+        return [0.0, 0.0]
+    digest = shard_digest(Path(clip.source["shard"]))
+    trained_on = facts.get("shards", [None])
+    if digest is None or None in trained_on:
+        return None
+    return list(facts["data"]["train_span"]) if digest in trained_on else [0.0, 0.0]

@@ -72,6 +72,10 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
         yield f"stage.init_from: {start} does not exist; {advice}"
     tasks = int(os.environ.get("SLURM_NTASKS", 0))
     devices = config.trainer.devices
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    there = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    if isinstance(devices, int) and devices > there:
+        yield f"trainer.devices: {devices}, but this machine has {there} {'CPU cores' if on_cpu else 'GPUs'}"
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if in_sweep and not tasks and (devices if isinstance(devices, int) else torch.cuda.device_count()) > 1:
         yield (
@@ -139,7 +143,11 @@ def _uses_deepspeed(config: DictConfig) -> bool:
 
 def _deepspeed_problems(config: DictConfig) -> Iterator[str]:
     """What DeepSpeed would say about its configuration once all processes are up."""
-    from deepspeed.runtime.config import DeepSpeedConfig
+    try:
+        from deepspeed.runtime.config import DeepSpeedConfig
+    except ModuleNotFoundError:
+        yield "strategy: DeepSpeed is not installed: pip install 'portraitgen[deepspeed]'"
+        return
     from hydra.utils import instantiate
     from pydantic import ValidationError
 

@@ -25,8 +25,6 @@ class PathsConfig:
 
     runs: str = MISSING
     """Parent of every run directory."""
-    shards: str = MISSING
-    """Prepared data."""
     models: str = MISSING
     """Pretrained weights that the user fetched."""
 

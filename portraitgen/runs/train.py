@@ -8,6 +8,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from portraitgen.data.catalog import find_shards
+from portraitgen.data.manifest import shard_digest
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.check import check_config
 from portraitgen.runs.rules import check_training
@@ -57,7 +59,12 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
         callbacks["weights"] = callbacks["weights"](
             config=settings["model"],
             system=_system(config.model),
-            provenance={"run": config.name, "data": settings["data"], **describe_commit()},
+            provenance={
+                "run": config.name,
+                "data": settings["data"],
+                "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
+                **describe_commit(),
+            },
         )
     loggers = [instantiate(node, _convert_="all") for node in config.logger.values() if node]
     trainer = instantiate(

@@ -1,5 +1,6 @@
 """Pictures of what the model draws by now, from the same clips and the same noise every time."""
 
+import logging
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import isolated_rng, stream_seed
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import is_due, positive
+
+log = logging.getLogger(__name__)
 
 
 class SampleLogger(Callback):
@@ -52,15 +55,23 @@ class SampleLogger(Callback):
         self.frames_per_clip = positive("callbacks.samples.frames_per_clip", frames_per_clip)
         self.fps = fps
         self._batch: dict[str, Any] = {}
+        self._has_clips = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
+        if stage != "fit":
+            return
+        # Looked at now: an empty loader's StopIteration would end Lightning's epoch without a word, and with
+        # it the step's other callbacks, checkpoints among them.
+        self._has_clips = len(trainer.datamodule.val_dataloader()) > 0  # type: ignore[attr-defined]
+        if not self._has_clips:
+            log.warning("no pictures are drawn while training: set data.val_span or data.val_shards")
+        elif trainer.is_global_zero:
             writable_folder(self.folder)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if not is_due(trainer, self.every_steps):
+        if not self._has_clips or not is_due(trainer, self.every_steps):
             return
         assert isinstance(pl_module, Generator)
         with apart_from_training(trainer):

@@ -37,8 +37,17 @@ def save_weights(
         step: optimizer steps they were trained for.
         system: name of the system, e.g. "aniportrait".
         provenance: more facts for the reader, e.g. the commit; plain JSON values.
+
+    Raises:
+        ValueError: a tensor is not finite; the file that is there stays.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    broken = [name for name, tensor in stored.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} tensors are not finite at step {step}, {broken[0]} among them: {path} is not "
+            "written. Go on from an earlier file with a lower optimizer.lr"
+        )
     facts = {"system": system, "step": step, "config": config, **(provenance or {})}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -175,3 +175,12 @@ def test_real_clips_are_read_whole(shared: Path) -> None:
         frames = list(iter_frames(shared / "testdata" / "clips" / name))
         assert len(frames) == count
         assert not any(frame.corrupt for frame in frames)
+
+
+def test_zeros_that_the_decoder_conceals_are_damage(original: bytes) -> None:
+    """CABAC decodes zeroed bytes without an error: pictures are destroyed, and FFmpeg flags none."""
+    whole = [frame.image for frame in iter_frames(original)]
+    broken = list(iter_frames(broken_in_the_middle(original, 3000)))
+    changed = [bool((frame.image != image).any()) for frame, image in zip(broken, whole, strict=True)]
+    assert any(changed)
+    assert all(frame.corrupt for frame, differs in zip(broken, changed, strict=True) if differs)

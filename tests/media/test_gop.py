@@ -113,3 +113,14 @@ def test_wrong_requests_are_refused(clip: bytes, table: PacketTable) -> None:
         decoder.decode_yuv420(clip, start=0, count=2, table=table, out=np.empty((2, 144, 176), np.uint8))
     with pytest.raises(VideoError):
         decoder.decode_yuv420(clip, start=0, count=2, table=replace(table, offsets=table.offsets + 3))
+
+
+def test_zeroed_bytes_are_damage(carphone: Path) -> None:
+    clip = encode_clip(read_video(carphone)[:24], fps=25)
+    table = packet_table(clip)
+    begin = int(table.offsets[14]) + 60
+    broken = clip[:begin] + bytes(40) + clip[begin + 40 :]
+    decoder = GopDecoder()
+    decoder.decode_yuv420(broken, start=0, count=12, table=table)
+    with pytest.raises(VideoError, match="overwritten with zeros"):
+        decoder.decode_yuv420(broken, start=12, count=12, table=table)

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from portraitgen.data.catalog import find_shards
+from portraitgen.data.manifest import shard_digest
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.decode import read_video
@@ -53,6 +55,7 @@ def weights(shards, tmp_path_factory):
             "commit": "abc",
             "dirty": False,
             "data": {"shards": shards, "train_span": [0.0, 0.75], "pose_size": 128},
+            "shards": [shard_digest(shard) for shard in find_shards(shards)],
         },
     )
     return path
@@ -80,6 +83,7 @@ def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
     assert sample["key"].startswith("seen-"), "a clip without a face in the span is left out"
     assert sample["frames"] == [12, 13, 14, 15]
     assert sample["train_span"] == [0.0, 0.75]
+    assert sample["frames_trained_on"] == 0
     assert (sample["seed"], sample["step"], sample["commit"]) == (3, 0, "abc")
     assert read_video(tmp_path / "out" / sample["video"]).shape == (4, 64, 64, 3)
     assert (tmp_path / "out" / sample["sheet"]).read_bytes().startswith(b"\x89PNG")
@@ -100,8 +104,10 @@ def test_a_seed_means_one_clip(config, shards, tmp_path):
 
 def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, capsys):
     generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
-    evaluate(config("evaluate"))
+    with pytest.raises(ValueError, match="a required check failed"):
+        evaluate(config("evaluate"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["protocol"]["settings"]["graded frames seen in training"] == "none"
     for key in ("psnr", "psnr_copy_reference", "psnr_copy_nearest", "detection_rate"):
         assert np.isfinite(results[key]), key
     assert results["psnr"] < results["psnr_copy_reference"], "an untrained network draws noise"
@@ -119,10 +125,20 @@ def test_a_perfect_clip_passes_as_such(config, shards, tmp_path):
     clip = ShardClips(shards).read(sample["key"], np.array(sample["frames"]))
     truth = ((clip.truth + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
     write_video(tmp_path / "out" / sample["video"], truth, fps=25, crf=10)
-    evaluate(config("evaluate"))
+    evaluate(config("evaluate", "metrics.checks=[]"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["psnr"] > 35
     assert results["psnr"] > results["psnr_copy_nearest"] + 8
+
+
+def test_grading_on_trained_frames_is_said(config, shards, tmp_path, caplog, monkeypatch):
+    """Also from another folder, where a relative path to the shards would lead nowhere."""
+    generate(config("generate", f"shards={shards}", "span=[0.5,1.0]", "limit=1"))
+    monkeypatch.chdir(tmp_path)
+    evaluate(config("evaluate", "metrics.checks=[]"))
+    assert "graded frames that were seen in training: 4 of 8" in caplog.text
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["protocol"]["settings"]["graded frames seen in training"] == "4 of 8"
 
 
 def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
@@ -143,7 +159,7 @@ def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
         (["reference=a.jpg"], "say what drives"),
         (["shards=nowhere/*.tar"], "no shard matches"),
         (["shards=a.tar", "span=[0.5,0.2]"], "give a share of each clip"),
-        (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such picture"),
+        (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such file"),
     ],
 )
 def test_what_drives_must_be_there(config, overrides, message):

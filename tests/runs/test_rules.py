@@ -89,6 +89,12 @@ def test_pretrained_models_and_weights_must_be_here():
 
 def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     (problem,) = machine_problems(config("trainer.devices=2"))
     assert "SLURM started 8 tasks" in problem
     assert list(machine_problems(config("trainer.devices=4", "trainer.num_nodes=2"))) == []
+
+
+def test_more_devices_than_there_are_is_refused():
+    problems = list(machine_problems(config("trainer.devices=99")))
+    assert any(line.startswith("trainer.devices: 99, but this machine has") for line in problems)

@@ -152,3 +152,17 @@ def test_a_folder_that_cannot_be_written(config, tmp_path):
 def test_a_misspelt_argument_in_a_nested_setting_is_refused(config):
     with pytest.raises(ValueError, match=r"block_out_chanels.*did you mean 'block_out_channels'"):
         train(config("+model.network.denoising_unet.block_out_chanels=[8]"))
+
+
+def test_a_run_without_validation_data_still_writes_its_checkpoints(config, tmp_path):
+    """An empty validation loader once ended the step's callbacks, the checkpoint's too, without a word."""
+    every = [f"callbacks.{name}.every_steps=1" for name in ("samples", "weights", "last_checkpoint")]
+    train(config("data.val_span=null", "name=blind", *every))
+    run = tmp_path / "blind"
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert len([*(run / "weights").glob("step_*.safetensors")]) == 2
+
+
+def test_drawings_that_do_not_fit_name_the_setting(config):
+    with pytest.raises(ValueError, match=r"data\.pose_size=128, 8 times the latents"):
+        train(config("data.pose_size=64", "name=unfit"))

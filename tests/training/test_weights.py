@@ -103,3 +103,11 @@ def test_long_lists_are_cut() -> None:
         load_into(wide, {}, source="w")
     assert "and 22 more" in str(caught.value)
     assert len(str(caught.value).splitlines()) < 15
+
+
+def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path):
+    path = tmp_path / "last.safetensors"
+    save_weights(path, {"a": torch.ones(2)}, config={}, step=1, system="toy")
+    with pytest.raises(ValueError, match=r"not finite at step 2, b among them"):
+        save_weights(path, {"b": torch.tensor([1.0, float("nan")])}, config={}, step=2, system="toy")
+    assert [*load_weights(path)[0]] == ["a"]

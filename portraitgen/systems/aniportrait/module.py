@@ -58,6 +58,7 @@ class AniPortrait(Generator):
         self.pipeline = sampling(network, codec, image_encoder=image_encoder)
 
     def encode(self, batch: Batch) -> Encoded:
+        self._check_pose(batch)
         reference = batch["reference"]
         return Encoded(
             clean=self.codec.encode(batch["frames"], sample=True),
@@ -80,6 +81,17 @@ class AniPortrait(Generator):
             image_embeds=image,
             keep=keep.get("reference"),
         )
+
+    def _check_pose(self, batch: Batch) -> None:
+        """ValueError that says which `data.pose_size` goes with the frames and the codec."""
+        sides = [8 * side // self.codec.factor for side in batch["reference"].shape[-2:]]
+        found = list(batch["pose"].shape[-2:]) if "pose" in batch else None
+        if found != sides:
+            wanted = sides[0] if sides[0] == sides[1] else sides
+            raise ValueError(
+                f"data.pose_size: landmark drawings of {found} do not fit; these frames and this codec need "
+                f"data.pose_size={wanted}, 8 times the latents"
+            )
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         return self.pipeline(batch["reference"], batch["pose"], generator=generator)
