@@ -1,5 +1,6 @@
 """PSNR and SSIM between generated and true frames: one value a frame, and its mean as a Metric."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -91,8 +92,9 @@ class _FrameMean(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def score(self, generated: Tensor, truth: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The figure of each frame, [N], of frames [N, 3, H, W]."""
 
     def update(self, generated: Tensor, truth: Tensor) -> None:
         """Add images [B, 3, H, W] or clips [B, T, 3, H, W], uint8 or float in [-1, 1]."""
