@@ -117,7 +117,10 @@ class Catalog:
                 f" {int(passing.sum())} sample(s) the longest run has {longest[passing].max()}; lower"
                 f" data.clip_frames or data.stride, widen the span, or prepare longer clips"
             )
-        log.info(f"{int(usable.sum())} of {len(usable)} samples in {len(self.shards)} shard(s) can be used")
+        log.info(
+            f"{int(usable.sum())} of {len(usable)} samples in {len(self.shards)} shard(s) can be used,"
+            f" from {low:.0%} to {high:.0%} of each"
+        )
         shards = np.repeat(np.arange(len(self.indexes)), [len(index) for index in self.indexes])[usable]
         rows = np.concatenate([np.arange(len(index)) for index in self.indexes])[usable]
         sizes = Counter(map(tuple, np.concatenate([index.size for index in self.indexes])[usable].tolist()))
