@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.generator import Generator
+from portraitgen.training.loss_log import LossLog
 from portraitgen.training.throughput import apart_from_training
-from portraitgen.training.trainer_state import is_due, positive
+from portraitgen.training.trainer_state import find_callback, is_due, positive
 from portraitgen.training.weights import save_weights
 
 
@@ -66,7 +67,15 @@ class WeightsExport(Callback):
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Generator)
         path = self.folder / f"step_{trainer.global_step:08d}.safetensors"
-        if not trainer.is_global_zero or self._exported == path:
+        if self._exported == path:
+            return
+        self._exported = path
+        loss_log = find_callback(trainer, LossLog)
+        if loss_log is not None:
+            loss_log.check(
+                trainer
+            )  # on every rank; names the step and the samples of a loss that is no number
+        if not trainer.is_global_zero:
             return
         with apart_from_training(trainer):
             with averaged_weights(trainer):
@@ -85,4 +94,3 @@ class WeightsExport(Callback):
                     shutil.copyfile(path, temporary)
             for old in sorted(self.folder.glob("step_*.safetensors"))[: -self.keep_last]:
                 old.unlink()
-        self._exported = path

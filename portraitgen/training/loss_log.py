@@ -55,6 +55,10 @@ class LossLog(Callback):
             log_metrics(trainer, self.latest)
             self._window, self._restored = [], {}
 
+    def check(self, trainer: Trainer) -> None:
+        """Raise NonFiniteLossError if a loss since the last log is no number; every rank must call it."""
+        self._collect(trainer)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
