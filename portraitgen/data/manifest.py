@@ -27,9 +27,8 @@ def read_manifest(shard: Path) -> dict[str, Any] | None:
 
 
 def shard_digest(shard: Path) -> str | None:
-    """SHA-256 of a shard as its manifest states it; None without a manifest."""
-    manifest = read_manifest(shard)
-    return None if manifest is None else manifest["sha256"]
+    """SHA-256 of a shard as its manifest states it; None where none does."""
+    return (read_manifest(shard) or {}).get("sha256")
 
 
 def is_done(shard: Path) -> bool:

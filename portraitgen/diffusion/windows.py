@@ -1,5 +1,6 @@
 """Long clips in parts: overlapping windows blended at each denoising step, or clips chained in time."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -148,15 +149,21 @@ def windowed(
     weights = blend_weights(windows, num_frames, blend=blend)
     frames = torch.tensor(windows)
 
+    @functools.cache
+    def tables(device: torch.device) -> tuple[Tensor, Tensor]:
+        """Frames and weights of the windows, copied to a device once and not at every step."""
+        return frames.to(device), weights.to(device)
+
     def predict_clip(noisy: Tensor, time: Tensor) -> Tensor:
         if noisy.shape[1] != num_frames:
             raise ValueError(f"the windows are for {num_frames} frames, the clip has {noisy.shape[1]}")
         num_samples = len(noisy)
         sample = torch.arange(num_samples, device=noisy.device)
-        weights_here = weights.to(noisy.device).view(*weights.shape, *[1] * (noisy.ndim - 2))
+        frames_here, weights_here = tables(noisy.device)
+        weights_here = weights_here.view(*weights.shape, *[1] * (noisy.ndim - 2))
         blended = torch.zeros_like(noisy)
         for part, part_weights in zip(
-            frames.to(noisy.device).split(batch_size), weights_here.split(batch_size), strict=True
+            frames_here.split(batch_size), weights_here.split(batch_size), strict=True
         ):
             # Rows: all samples of the first window, then all of the second, …
             batch = WindowBatch(sample.repeat(len(part)), part.repeat_interleave(num_samples, 0))

@@ -4,6 +4,8 @@ Shards and loaders carry 1.5 bytes a pixel; the only conversion happens here, on
 is.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -41,11 +43,16 @@ def yuv420_to_rgb(planes: Tensor, *, dtype: torch.dtype = torch.float32) -> Tens
     half = (height // 2, width // 2)
     luma = planes[..., :height, :].float().sub_(16).mul_(_LUMA_GAIN).sub_(1)
     chroma = planes[..., height:, :].reshape(*lead, 2, *half).float().sub_(128).mul_(_CHROMA_GAIN)
-    mix = torch.tensor(_CHROMA_TO_RGB, device=planes.device)
-    colour = torch.einsum("kc,...chw->...khw", mix, chroma)
+    colour = torch.einsum("kc,...chw->...khw", _chroma_to_rgb(planes.device), chroma)
     # The 2x2 luma samples of a block share one chroma sample: broadcasting is the nearest upsampling.
     blocks = luma.reshape(*lead, 1, half[0], 2, half[1], 2) + colour[..., :, None, :, None]
     return blocks.clamp_(-1, 1).to(dtype).reshape(*lead, 3, height, width)
+
+
+@functools.cache
+def _chroma_to_rgb(device: torch.device) -> Tensor:
+    """The mixing matrix [3, 2], copied to a device once."""
+    return torch.tensor(_CHROMA_TO_RGB, device=device)
 
 
 def rgb_to_uint8(images: Tensor) -> Tensor:

@@ -13,6 +13,10 @@ from portraitgen.nn.checkpointing import run
 PoseNorm = Literal["batch", "group"]
 
 
+DRAWING_FACTOR = 8
+"""A drawing has this many times the sides of the latent grid: three convolutions of stride 2."""
+
+
 class PoseGuider(nn.Module):
     """Convolutions down to the latent grid (1/8), then convolutions and self-attention for each U-Net level.
 

@@ -20,6 +20,7 @@ from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
+from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.check import check_config
 from portraitgen.runs.driving import DrivenClip, ShardClips, driven_by_video
 from portraitgen.runs.system import choose_device, load_system
@@ -32,9 +33,6 @@ SAMPLES = "samples.jsonl"
 
 CRF = 10
 """H.264 quality of the generated clips. They are graded as they are written, so the codec must not show."""
-
-POSE_FACTOR = 8
-"""Landmarks are drawn at this many times the size of the latents."""
 
 
 def generate(config: DictConfig) -> None:
@@ -94,7 +92,7 @@ def _changes(config: DictConfig) -> dict[str, Any]:
 def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> Iterator[DrivenClip]:
     if config.shards is None:
         backend = instantiate(config.faces, _convert_="all")
-        size = facts["data"]["pose_size"] * system.codec.factor // POSE_FACTOR
+        size = facts["data"]["pose_size"] * system.codec.factor // DRAWING_FACTOR
         yield driven_by_video(Path(config.reference), Path(config.driving), backend=backend, size=size)
         return
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
@@ -107,7 +105,7 @@ def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> I
 def _draw(system: Generator, clip: DrivenClip, *, seed: int) -> tuple[Tensor, Tensor]:
     """The generated frames [T, 3, H, W] and the landmark drawings [T, 3, Hp, Wp], in [-1, 1] on the CPU."""
     height, width = clip.reference.shape[-2:]
-    canvas = (POSE_FACTOR * height // system.codec.factor, POSE_FACTOR * width // system.codec.factor)
+    canvas = (DRAWING_FACTOR * height // system.codec.factor, DRAWING_FACTOR * width // system.codec.factor)
     drawn = draw_landmarks(clip.landmarks, image_size=(height, width), canvas_size=canvas, scheme=clip.scheme)
     pose = torch.from_numpy(drawn) / 127.5 - 1
     batch = {

@@ -52,7 +52,7 @@ SHAPES_THE_RESULT = (
 
 FREE_TO_CHANGE = (
     "data.num_workers",  # batches are the same for any number
-    "stage.init_from",  # frozen weights are compared, the others are not read again
+    "stage.init_from",  # what trains comes from the checkpoint, the frozen weights are compared
     "model.sampling",
     "model.optimizer",  # the group is compared
     "model.lr_scheduler",

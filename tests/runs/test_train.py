@@ -163,6 +163,7 @@ def test_a_run_without_validation_data_still_writes_its_checkpoints(config, tmp_
     assert len([*(run / "weights").glob("step_*.safetensors")]) == 2
 
 
-def test_drawings_that_do_not_fit_name_the_setting(config):
+@pytest.mark.parametrize("pose_size", ["64", "null"])
+def test_drawings_that_do_not_fit_name_the_setting(config, pose_size):
     with pytest.raises(ValueError, match=r"data\.pose_size=128, 8 times the latents"):
-        train(config("data.pose_size=64", "name=unfit"))
+        train(config(f"data.pose_size={pose_size}", "name=unfit"))

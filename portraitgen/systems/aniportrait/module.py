@@ -10,7 +10,7 @@ from portraitgen.diffusion.conditions import ConditionDropout
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.objective import Objective
-from portraitgen.systems.aniportrait.network import AniPortraitNetwork
+from portraitgen.systems.aniportrait.network import AniPortraitNetwork, check_drawings
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.generator import Batch, Encoded, Generator
 from portraitgen.training.optim import MakeOptimizer
@@ -58,13 +58,13 @@ class AniPortrait(Generator):
         self.pipeline = sampling(network, codec, image_encoder=image_encoder)
 
     def encode(self, batch: Batch) -> Encoded:
-        self._check_pose(batch)
-        reference = batch["reference"]
+        reference = self.codec.encode(batch["reference"])
+        check_drawings(batch.get("pose"), reference)
         return Encoded(
             clean=self.codec.encode(batch["frames"], sample=True),
             conditions={
-                "reference": self.codec.encode(reference),
-                "image": self.pipeline.embed_image(reference),
+                "reference": reference,
+                "image": self.pipeline.embed_image(batch["reference"]),
                 "pose": batch["pose"],
             },
         )
@@ -81,17 +81,6 @@ class AniPortrait(Generator):
             image_embeds=image,
             keep=keep.get("reference"),
         )
-
-    def _check_pose(self, batch: Batch) -> None:
-        """ValueError that says which `data.pose_size` goes with the frames and the codec."""
-        sides = [8 * side // self.codec.factor for side in batch["reference"].shape[-2:]]
-        found = list(batch["pose"].shape[-2:]) if "pose" in batch else None
-        if found != sides:
-            wanted = sides[0] if sides[0] == sides[1] else sides
-            raise ValueError(
-                f"data.pose_size: landmark drawings of {found} do not fit; these frames and this codec need "
-                f"data.pose_size={wanted}, 8 times the latents"
-            )
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         return self.pipeline(batch["reference"], batch["pose"], generator=generator)

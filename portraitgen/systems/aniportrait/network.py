@@ -9,8 +9,23 @@ from torch import Tensor, nn
 
 from portraitgen.nn.dual_unet import DenoisingUNet, ReferenceUNet
 from portraitgen.nn.options import reject_unknown
-from portraitgen.nn.pose_guider import PoseGuider
+from portraitgen.nn.pose_guider import DRAWING_FACTOR, PoseGuider
 from portraitgen.nn.reference_attention import ReferenceFeatures, ReferenceKeyValues
+
+
+def check_drawings(drawings: Tensor | None, latents: Tensor) -> None:
+    """ValueError that names the right `data.pose_size` where landmark drawings do not fit the latents."""
+    height, width = (DRAWING_FACTOR * side for side in latents.shape[-2:])
+    found = None if drawings is None else tuple(drawings.shape[-2:])
+    if found != (height, width):
+        given = (
+            "no landmark drawings" if found is None else f"landmark drawings of {found[0]}x{found[1]} pixels"
+        )
+        size = f"{height}" if height == width else f"[{height},{width}]"
+        raise ValueError(
+            f"{given}: latents of {latents.shape[-2]}x{latents.shape[-1]} need {height}x{width} "
+            f"(data.pose_size): set data.pose_size={size}, {DRAWING_FACTOR} times the latents"
+        )
 
 
 class AniPortraitNetwork(nn.Module):

@@ -11,7 +11,7 @@ from portraitgen.diffusion.noise import Generators, draw_noise
 from portraitgen.diffusion.sampling import Scheduler, sample
 from portraitgen.diffusion.windows import Blend, WindowBatch, context_windows, windowed
 from portraitgen.nn.reference_attention import ReferenceKeyValues
-from portraitgen.systems.aniportrait.network import AniPortraitNetwork
+from portraitgen.systems.aniportrait.network import AniPortraitNetwork, check_drawings
 
 
 class AniPortraitPipeline:
@@ -89,12 +89,7 @@ class AniPortraitPipeline:
             ValueError: the drawings do not fit the latents of the reference.
         """
         latents = self.codec.encode(reference)
-        height, width = latents.shape[-2:]
-        if pose.shape[-2:] != (8 * height, 8 * width):
-            raise ValueError(
-                f"landmark drawings of {pose.shape[-2]}x{pose.shape[-1]} pixels: "
-                f"latents of {height}x{width} need {8 * height}x{8 * width} (data.pose_size)"
-            )
+        check_drawings(pose, latents)
         image = self.embed_image(reference)
         features = self.network.encode_reference(latents, image)
         keys_values = self.network.project_reference(features)
