@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from portraitgen.faces.types import Face
+from portraitgen.faces.types import Face, FaceMesh
 from portraitgen.media.geometry import box_iou
 
 _MODEL_URL = (
@@ -40,7 +40,7 @@ _KEYPOINTS = (
 
 # Kept per process, not per backend: a backend is only settings and travels to worker processes as such.
 @cache
-def _load_models(model_file: Path, weak_score: float) -> tuple[Any, Any]:
+def _load_models(model_file: Path, weak_score: float, mesh: bool) -> tuple[Any, Any]:
     """The landmarker, and its own detector once more by itself: the landmarker keeps the scores to itself."""
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -52,6 +52,8 @@ def _load_models(model_file: Path, weak_score: float) -> tuple[Any, Any]:
                 base_options=BaseOptions(model_asset_buffer=model_file.read_bytes()),
                 num_faces=_MAX_FACES,
                 min_face_detection_confidence=weak_score,
+                output_face_blendshapes=mesh,
+                output_facial_transformation_matrixes=mesh,
             )
         )
     except (zipfile.BadZipFile, KeyError, RuntimeError, ValueError) as error:
@@ -78,6 +80,8 @@ class MediaPipeBackend:
         min_score: a face in a photo, or a new track, needs this.
         weak_score: detections are returned down to this score, for tracks to continue on. A mesh that does
             not look like a face is never returned.
+        mesh: also give each face's `mesh`: the uncorrected points with their depth, 52 blendshapes and the
+            head's pose (see `FaceMesh`).
 
     Raises:
         ValueError: the package or the model file is missing.
@@ -86,6 +90,7 @@ class MediaPipeBackend:
     model_file: str
     min_score: float = 0.5
     weak_score: float = 0.3
+    mesh: bool = False
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("mediapipe") is None:
@@ -129,20 +134,26 @@ class MediaPipeBackend:
             raise ValueError(f"picture must be uint8 [H, W, 3] RGB, got {image.dtype} {image.shape}")
         import mediapipe
 
-        landmarker, detector = _load_models(Path(self.model_file).expanduser(), self.weak_score)
+        landmarker, detector = _load_models(Path(self.model_file).expanduser(), self.weak_score, self.mesh)
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
-        meshes = landmarker.detect(picture).face_landmarks
+        found = landmarker.detect(picture)
         detections = [
             (_detection_box(detection), detection.categories[0].score)
-            for detection in (detector.detect(picture).detections if meshes else ())
+            for detection in (detector.detect(picture).detections if found.face_landmarks else ())
         ]
         size = np.array(image.shape[1::-1])
         faces = []
-        for mesh in meshes:
-            landmarks = _continuous(np.array([(point.x, point.y) for point in mesh]) * size)
+        for number, mesh in enumerate(found.face_landmarks):
+            points = np.array([(point.x, point.y, point.z) for point in mesh], np.float32)
+            landmarks = _continuous(points[:, :2] * size)
             box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
-            keypoints = np.stack([landmarks[list(points)].mean(axis=0) for points in _KEYPOINTS])
-            faces.append(Face(box, _score(box, detections), landmarks, keypoints))
+            keypoints = np.stack([landmarks[list(indices)].mean(axis=0) for indices in _KEYPOINTS])
+            extra = None
+            if self.mesh:
+                shapes = [shape.score for shape in found.face_blendshapes[number]]
+                pose = np.asarray(found.facial_transformation_matrixes[number], np.float32)
+                extra = FaceMesh(points, np.array(shapes, np.float32), pose)
+            faces.append(Face(box, _score(box, detections), landmarks, keypoints, mesh=extra))
         return sorted(faces, key=lambda face: -face.score)
 
 

@@ -18,6 +18,29 @@ def _check(owner: str, name: str, array: np.ndarray, shape: tuple[int | None, ..
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FaceMesh:
+    """MediaPipe's own answer for one face, as it gives it: nothing is shifted or scaled.
+
+    `face_geometry` takes the points, and what upstream AniPortrait draws and retargets is made of them.
+
+    Attributes:
+        points: float32 [478, 3], x and y as shares of the picture's width and height (0 to 1 inside it), z on
+            the scale of x, less than 0 in front of the face's middle.
+        blendshapes: float32 [52], 0 to 1, in MediaPipe's order, the neutral face first.
+        pose: float32 [4, 4], from the canonical face to the camera's space, in cm.
+    """
+
+    points: np.ndarray
+    blendshapes: np.ndarray
+    pose: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check("FaceMesh", "points", self.points, (478, 3), np.float32)
+        _check("FaceMesh", "blendshapes", self.blendshapes, (52,), np.float32)
+        _check("FaceMesh", "pose", self.pose, (4, 4), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """One face found in one picture. Positions are continuous pixels: pixel i covers i to i + 1.
 
@@ -28,6 +51,7 @@ class Face:
         keypoints: float32 [5, 2] in pixels: left eye, right eye, nose tip, left and right mouth corner, as
             they appear in the picture (ArcFace's order).
         embedding: float32 [D], unit length, or None when it was not asked for.
+        mesh: what MediaPipe says beyond that, or None when it was not asked for.
     """
 
     box: np.ndarray
@@ -35,6 +59,7 @@ class Face:
     landmarks: np.ndarray
     keypoints: np.ndarray
     embedding: np.ndarray | None = None
+    mesh: FaceMesh | None = None
 
     def __post_init__(self) -> None:
         _check("Face", "box", self.box, (4,), np.float32)

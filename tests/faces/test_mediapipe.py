@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.face_geometry import face_geometry
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.media.decode import read_video
 from portraitgen.runs.check import find_problems
@@ -120,6 +121,26 @@ def test_two_people_are_two_faces(backend: FaceBackend, shared: Path) -> None:
     faces = sure_faces(backend, image)
     assert len(faces) == 2
     assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
+
+
+@needs_mediapipe
+def test_the_mesh_has_expression_and_pose(backend: FaceBackend, shared: Path, model_file: Path) -> None:
+    """One talking man: the points are MediaPipe's own, the pose is the one that our geometry finds."""
+    with_mesh = MediaPipeBackend(str(model_file), mesh=True)
+    mouth, jaw = [], []
+    for frame in read_video(shared / "testdata" / "clips" / "pose_ref_video.mp4")[::12]:
+        (face,), (plain,) = sure_faces(with_mesh, frame), sure_faces(backend, frame)
+        assert plain.mesh is None
+        np.testing.assert_array_equal(face.landmarks, plain.landmarks)
+        height, width = frame.shape[:2]
+        raw = face.mesh.points[:, :2] * (width, height)
+        assert 0 < np.abs(raw - face.landmarks).max() < 2, "the landmarks are corrected, the mesh is not"
+        _, pose = face_geometry(face.mesh.points, image_size=(height, width))
+        np.testing.assert_allclose(face.mesh.pose, pose, atol=1e-3)
+        assert face.mesh.points[4, 2] < face.mesh.points[234, 2], "the nose tip is in front of the ear"
+        mouth.append(np.linalg.norm(face.landmarks[14] - face.landmarks[13]))
+        jaw.append(face.mesh.blendshapes[25])
+    assert np.corrcoef(mouth, jaw)[0, 1] > 0.8, "blend shape 25 is jawOpen"
 
 
 @needs_mediapipe

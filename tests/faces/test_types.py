@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from portraitgen.faces.types import Face, Track
+from portraitgen.faces.types import Face, FaceMesh, Track
 
 FACE = Face(np.zeros(4, np.float32), 0.5, np.zeros((68, 2), np.float32), np.zeros((5, 2), np.float32))
 TRACK = Track(
@@ -55,3 +55,17 @@ def test_an_empty_track_is_none() -> None:
     }
     with pytest.raises(ValueError, match="at least one"):
         Track(**empty)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("points", np.zeros((468, 3), np.float32)),
+        ("blendshapes", np.zeros(52)),
+        ("pose", np.zeros((3, 4), np.float32)),
+    ],
+)
+def test_wrong_meshes_name_the_field(field: str, value: np.ndarray) -> None:
+    mesh = FaceMesh(np.zeros((478, 3), np.float32), np.zeros(52, np.float32), np.eye(4, dtype=np.float32))
+    with pytest.raises(ValueError, match=rf"FaceMesh\.{field}"):
+        replace(mesh, **{field: value})
