@@ -23,7 +23,7 @@ from portraitgen.metrics.results import Protocol, aggregate
 from portraitgen.metrics.scores import Row
 from portraitgen.metrics.tables import mark, terminal_table
 from portraitgen.runs.check import check_config
-from portraitgen.runs.driving import ShardClips
+from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.generate import SAMPLES
 from portraitgen.runs.rundir import describe_commit, package_versions
 

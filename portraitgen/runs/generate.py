@@ -22,7 +22,9 @@ from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.check import check_config
-from portraitgen.runs.driving import DrivenClip, ShardClips, driven_by_video
+from portraitgen.runs.driving.clip import DrivenClip
+from portraitgen.runs.driving.shards import ShardClips
+from portraitgen.runs.driving.video import driven_by_video
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import stream_seed

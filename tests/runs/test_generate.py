@@ -16,7 +16,8 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
-from portraitgen.runs.driving import ShardClips, driven_by_video
+from portraitgen.runs.driving.shards import ShardClips
+from portraitgen.runs.driving.video import driven_by_video
 from portraitgen.runs.evaluate import evaluate, read_samples
 from portraitgen.runs.generate import generate
 from portraitgen.runs.schema import CONF, register_configs
