@@ -1,7 +1,9 @@
-"""Turn videos or photos into shards: python prepare.py source=videos/ out=shards/mine (conf/prepare.yaml)."""
+"""Turn videos or photos into shards: python prepare.py source=videos/ out=shards/mine (conf/prepare.yaml).
 
-from portraitgen.runs.command import command
-from portraitgen.runs.prepare import prepare
+`python prepare.py --help` lists what else it does, such as `python prepare.py verify out=shards/mine`.
+"""
+
+from portraitgen.runs.subcommands import PREPARE, run_subcommand
 
 if __name__ == "__main__":
-    command(prepare, config_name="prepare")
+    run_subcommand("prepare.py", PREPARE)

@@ -10,6 +10,7 @@ from hydra.errors import ConfigCompositionException
 
 from portraitgen.runs.check import find_problems
 from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.subcommands import PREPARE
 
 ROOT = CONF.parent
 DOCUMENTS = [
@@ -33,6 +34,7 @@ REQUIRED = {
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
     "prepare": {"source": "s", "out": "o"},
+    "prepare_verify": {"out": "o"},
 }
 
 
@@ -59,8 +61,10 @@ def overrides_of(arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(("document", "name", "arguments"), commands())
 def test_the_command_composes(document, name, arguments):
-    import portraitgen.runs.prepare  # noqa: F401 (registers its schema)
-
+    if name == "prepare":
+        subcommand = PREPARE[arguments.split()[0] if re.match(r"[a-z_]+(\s|$)", arguments) else ""]
+        subcommand.load()  # registers its schema
+        name = subcommand.config_name
     if "optuna" in arguments:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     register_configs()

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from portraitgen.runs.check import find_problems
 from portraitgen.runs.rules import setting_problems
 from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.subcommands import PREPARE
 
 EXPERIMENTS = [
     f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"
@@ -39,8 +40,8 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: list[str]):
     register_configs()
-    import portraitgen.runs.prepare  # noqa: F401 (registers its schema)
-
+    for subcommand in PREPARE.values():
+        subcommand.load()  # registers its schema
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides)
 
@@ -85,6 +86,7 @@ def test_every_other_command(name):
         "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "evaluate": ["generated=out"],
         "prepare": ["source=videos", "out=shards"],
+        "prepare_verify": ["out=shards"],
     }
     assert find_problems(compose_config(name, needed[name])) == []
 

@@ -48,7 +48,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def update_dataset(root: Path) -> None:
-    """Write `root/dataset.json`: what all shards together hold, summed up from their manifests."""
+    """Write `root/dataset.json`, see `summarize_dataset`."""
+    write_json(root / "dataset.json", summarize_dataset(root))
+
+
+def summarize_dataset(root: Path) -> dict[str, Any]:
+    """What all finished shards of `root` together hold, summed up from their manifests."""
     splits: dict[str, dict[str, int]] = defaultdict(
         lambda: {"shards": 0, "samples": 0, "frames": 0, "bytes": 0}
     )
@@ -66,6 +71,4 @@ def update_dataset(root: Path) -> None:
             content[name] |= set(manifest[name])
         version = manifest["version"]
     summary = {name: sorted(values) for name, values in content.items()}
-    write_json(
-        root / "dataset.json", {"schema": "portraitgen clip", "version": version, "splits": splits, **summary}
-    )
+    return {"schema": "portraitgen clip", "version": version, "splits": dict(splits), **summary}

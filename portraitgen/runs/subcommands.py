@@ -1,0 +1,87 @@
+"""Commands that can do several things: `prepare.py source=… out=…`, `prepare.py verify out=…`, and so on.
+
+The first word of the command line, when it is neither an override (`key=value`) nor an option (`--help`),
+chooses what is done and which configuration the overrides change.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from portraitgen.runs.command import command
+from portraitgen.runs.targets import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class SubCommand:
+    """One thing that a command does.
+
+    task         dotted name of a function that takes the configuration; its module registers the schema, and
+                 is imported only when this is chosen
+    config_name  of conf/<config_name>.yaml
+    example      the overrides that a user gives at least
+    summary      for --help
+    """
+
+    task: str
+    config_name: str
+    example: str
+    summary: str
+
+    def load(self) -> Callable[[DictConfig], Any]:
+        module, _, name = self.task.rpartition(".")
+        task: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), name)
+        return task
+
+
+PREPARE: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.prepare.prepare",
+        "prepare",
+        "source=videos/ out=shards/mine",
+        "turn videos and photos into shards",
+    ),
+    "verify": SubCommand(
+        "portraitgen.runs.verify_shards.verify",
+        "prepare_verify",
+        "out=shards/mine",
+        "read every shard to its last byte and say what is wrong",
+    ),
+}
+"""What prepare.py does, by its first word; without one it prepares."""
+
+
+def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
+    """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`."""
+    words = sys.argv[1:]
+    word = words[0] if words and re.fullmatch(r"[^-+~=][^=]*", words[0]) else ""
+    if word not in subcommands:
+        print(f"error: {_unknown(script, word, subcommands)}", file=sys.stderr)
+        sys.exit(1)
+    if {"--help", "-h"} & set(words) and not word:
+        print(_overview(script, subcommands))
+    if word:
+        del sys.argv[1]
+    command(subcommands[word].load(), config_name=subcommands[word].config_name)
+
+
+def _unknown(script: str, word: str, subcommands: Mapping[str, SubCommand]) -> str:
+    known = [each for each in subcommands if each]
+    if Path(word).exists():
+        return f"{word!r} is a path: write what it is, as in source={word}"
+    guess = did_you_mean(word, known)
+    return f"{script} has no {word!r}{guess}; it takes {', '.join(known)}, or settings alone: key=value …"
+
+
+def _overview(script: str, subcommands: Mapping[str, SubCommand]) -> str:
+    lines = [f"python {script} [what] key=value …\n"]
+    for word, each in subcommands.items():
+        call = f"python {script} {word} {each.example}".replace("  ", " ")
+        lines.append(f"  {call}\n      {each.summary}; settings: conf/{each.config_name}.yaml")
+    return "\n".join([*lines, f"\nThe settings of a word are shown by: python {script} <word> --help\n"])

@@ -1,0 +1,60 @@
+"""`prepare.py verify`: read a data set to its last byte; exit code 1 and one line for each problem."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig
+
+from portraitgen.data.manifest import manifest_path
+from portraitgen.data.prepare.outcome import count
+from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
+from portraitgen.runs.check import check_config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class VerifyConfig:
+    """What `prepare.py verify` reads."""
+
+    out: str = MISSING
+    redo: bool = MISSING
+
+
+ConfigStore.instance().store(name="prepare_verify_schema", node=VerifyConfig)
+
+
+def verify(config: DictConfig) -> None:
+    """Check all shards of `config.out`, with their manifests and indexes, and dataset.json.
+
+    With `config.redo` a shard that is not sound loses its manifest: it no longer counts as done, and
+    preparing again makes it anew, with the same bytes as before.
+
+    Raises:
+        ValueError: there are no shards.
+        SystemExit: there is a problem (code 1).
+    """
+    check_config(config)
+    root = Path(config.out)
+    shards = find_all_shards(root)
+    num_problems = 0
+    for shard in shards:
+        problems = shard_problems(shard)
+        num_problems += len(problems)
+        for problem in problems:
+            log.error(f"{shard.stem}: {problem}")
+        if problems and config.redo:
+            manifest_path(shard).unlink(missing_ok=True)
+    for problem in dataset_problems(root):
+        num_problems += 1
+        log.error(f"{problem}")
+    if not num_problems:
+        log.info(f"{root}: {count(len(shards), 'shard')}, all sound")
+        return
+    again = "prepare again with the same settings: damaged shards are made anew, the others kept"
+    advice = again if config.redo else f"run: python prepare.py verify out={root} redo=true; then {again}"
+    log.error(f"{root}: {count(num_problems, 'problem')} in {count(len(shards), 'shard')}. To mend: {advice}")
+    sys.exit(1)
