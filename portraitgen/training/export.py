@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.training.ema import averaged_weights
-from portraitgen.training.generator import Generator
+from portraitgen.training.learner import Learner
 from portraitgen.training.loss_log import LossLog
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import find_callback, is_due, positive
@@ -65,7 +65,7 @@ class WeightsExport(Callback):
         self._export(trainer, pl_module)
 
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Generator)
+        assert isinstance(pl_module, Learner)
         path = self.folder / f"step_{trainer.global_step:08d}.safetensors"
         if self._exported == path:
             return

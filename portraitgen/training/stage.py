@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from portraitgen.training.generator import Generator
+from portraitgen.training.learner import Learner
 from portraitgen.training.weights import load_into, load_weights, matches
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class TrainingStage(Callback):
     its own that starts from this one's weights file.
 
     On a resume the checkpoint is loaded after this and overrides `init_from` in all that trains. The file
-    is still read, for the frozen weights, which are in no checkpoint; Generator refuses to resume if they
+    is still read, for the frozen weights, which are in no checkpoint; Learner refuses to resume if they
     have changed.
 
     Patterns are shell-style (`*` also spans dots) and name parameters of the network, as weights files do.
@@ -66,7 +66,7 @@ class TrainingStage(Callback):
         """
         if stage != "fit":
             return
-        assert isinstance(pl_module, Generator)
+        assert isinstance(pl_module, Learner)
         network = pl_module.network
         if self.init_from is not None:
             self._load(network, self.init_from)
@@ -85,7 +85,7 @@ class TrainingStage(Callback):
         Raises:
             RuntimeError: a parameter that should train is in no optimizer.
         """
-        assert isinstance(pl_module, Generator)
+        assert isinstance(pl_module, Learner)
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         forgotten = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in optimized]
         if trainer.is_global_zero:

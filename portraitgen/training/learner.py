@@ -1,0 +1,168 @@
+"""The LightningModule under all that is trained: what of it trains, and what a checkpoint holds."""
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from portraitgen.training.optim import MakeOptimizer, build_optimizer
+from portraitgen.training.step_seed import isolated_rng, stream_seed
+
+Batch = dict[str, Any]
+
+# Frozen parts are in eval mode on purpose, see Learner.train.
+warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
+
+
+class Learner(LightningModule, ABC):
+    """Trains `network`; what is learned from a batch is for subclasses to say, in `losses`.
+
+    Only parameters of `network` can train; a TrainingStage says which. Whatever holds no parameter that
+    trains is in eval mode. A checkpoint holds what trains, no more, and fits only the run that wrote it:
+    same stage, same trained parameters, same frozen weights.
+
+    Args:
+        network: the one object that training, generation and evaluation build, and that weights files
+            describe.
+        optimizer: optimizer class with its settings bound, called with the parameter groups.
+        lr_scheduler: scheduler class with its settings bound, called with the optimizer, stepped every
+            optimizer step; None keeps the rate.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optimizer: MakeOptimizer,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = ""
+        self.lr_scale: Mapping[str, float] = {}
+        # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
+        self.strict_loading = False
+        self._frozen_digest = ""
+        self._make_optimizer = optimizer
+        self._make_lr_scheduler = lr_scheduler
+
+    @abstractmethod
+    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
+        """`loss` to minimise and, where it is a sum, its terms as `loss_<name>`; the same names every time.
+
+        Args:
+            step: batches since the run's start; in validation the number of the batch.
+            training: False in validation: nothing is dropped or augmented.
+        """
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """`loss` to minimise; in `losses` the same without gradient and, if a sum, each `loss_<name>`."""
+        losses = self.losses(batch, step=self.trainer.fit_loop.total_batch_idx, training=True)
+        return {"loss": losses["loss"], "losses": {name: value.detach() for name, value in losses.items()}}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `val/loss…` with the same random numbers in every validation."""
+        with isolated_rng(stream_seed("validation", self.global_rank, batch_idx), self.device):
+            losses = self.losses(batch, step=batch_idx, training=False)
+        metrics: dict[str, Any] = {f"val/{name}": value for name, value in losses.items()}
+        # Lightning files the metrics under the value of "step"; its own count is one behind during a fit.
+        metrics["step"] = float(self.global_step)
+        self.log_dict(metrics, batch_size=len(batch["key"]), sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(
+            self._make_optimizer, self.network.named_parameters(), lr_scale=self.lr_scale
+        )
+        if self._make_lr_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = self._make_lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        # After the callbacks' setup, so a TrainingStage has loaded and frozen the network already.
+        for name, parameter in self.named_parameters():
+            if not name.startswith("network."):
+                parameter.requires_grad_(False)
+        if stage == "fit":
+            self._frozen_digest = self._digest_frozen()
+
+    def on_fit_start(self) -> None:
+        # Lightning keeps the mode it finds, and pretrained parts arrive in eval mode.
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; in train mode, submodules in which no parameter trains are still in eval mode."""
+        super().train(mode)
+        if mode:
+            for module in self.frozen_modules().values():
+                module.eval()
+        return self
+
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """The largest submodules that have parameters of which none trains, by name."""
+        partly_trained = {""}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parts = name.split(".")
+                partly_trained.update(".".join(parts[:end]) for end in range(1, len(parts)))
+        return {
+            name: module
+            for name, module in self.named_modules()
+            if name not in partly_trained
+            and name.rpartition(".")[0] in partly_trained
+            and next(module.parameters(), None) is not None
+        }
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What of `state_dict()` training changes: trained parameters, and buffers of what is not frozen."""
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        prefixes = tuple(f"{name}." for name in self.frozen_modules())
+        state = self.state_dict()
+        return {k: v for k, v in state.items() if k not in frozen and not k.startswith(prefixes)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = {"name": self.stage, "frozen": self._frozen_digest}
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = self.trained_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another stage, with other trained parameters or on other frozen weights.
+
+        Raises:
+            ValueError: says which of these, and what to do.
+        """
+        stage = checkpoint["stage"]
+        if stage["name"] != self.stage:
+            raise ValueError(
+                f"the checkpoint is of stage {stage['name']!r}, this run trains stage {self.stage!r}: "
+                "give the run another name, and start it from the weights of the other (stage.init_from)"
+            )
+        if "state_dict" in checkpoint:
+            expected, found = set(self.trained_state()), set(checkpoint["state_dict"])
+            if expected != found:
+                lines = [f"  only in the checkpoint: {name}" for name in sorted(found - expected)]
+                lines += [f"  only trained now: {name}" for name in sorted(expected - found)]
+                raise ValueError("\n".join(["the checkpoint does not hold what this run trains:", *lines]))
+        if stage["frozen"] != self._frozen_digest:
+            raise ValueError(
+                "the frozen weights are not those this run was started with, so it cannot go on: restore the "
+                "files they come from (stage.init_from, pretrained models), or start a run of another name"
+            )
+
+    def _digest_frozen(self) -> str:
+        """Hash of all weights that no checkpoint holds; takes about a second a gigabyte."""
+        trained = set(self.trained_state())
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            if name not in trained:
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
