@@ -12,7 +12,7 @@ import numpy as np
 
 from portraitgen.data.archive import Member
 from portraitgen.data.members import SCHEMA_VERSION
-from portraitgen.data.sample import DataError
+from portraitgen.data.sample import REGIONS, DataError
 from portraitgen.media.files import replace_file
 from portraitgen.media.gop import PacketTable
 
@@ -28,7 +28,11 @@ class ShardIndex:
     num_tracks        i32    [S]
     landmarks_offset  i64    [S]       of the raw float32 [T, N, K, 2] in the tar
     scores            f32    [S, C]    NaN where a sample has no such score; names in score_names str [C]
-    runs              i32    [R, 3]    track, start, end of each run of valid frames
+    runs              i32    [R, 3]    track, start, end of each run of valid frames of the face
+    num_masks         i32    [S]       M of the sample, 0 without masks
+    mask_cuts_offset  i64    [S]       in the tar, of the raw int64 [T * M + 1] that cut the runs into masks
+    mask_runs_offset  i64    [S]       in the tar, of the raw uint32 runs
+    mask_columns      i32    [N, 3]    of all tracks of all samples, the masks of face, head, person; -1: none
     packet_offsets    u32    [P]       in the mp4; P = frames of all clips, photos have none
     packet_sizes      u32    [P]
     keyframes         bool   [P]
@@ -53,6 +57,10 @@ class ShardIndex:
     score_names: np.ndarray
     runs: np.ndarray
     run_splits: np.ndarray
+    num_masks: np.ndarray
+    mask_cuts_offset: np.ndarray
+    mask_runs_offset: np.ndarray
+    mask_columns: np.ndarray
     packet_offsets: np.ndarray
     packet_sizes: np.ndarray
     keyframes: np.ndarray
@@ -86,6 +94,11 @@ class ShardIndex:
     def clip_runs(self, row: int) -> np.ndarray:
         """Runs of valid frames of a sample: i32 [R, 3] track, start, end."""
         return self.runs[self.run_splits[row] : self.run_splits[row + 1]]
+
+    def mask_column(self, row: int, track: int, region: str) -> int:
+        """Which of a sample's masks is the one of a person's region; -1 if there is none."""
+        first = int(self.num_tracks[:row].sum())
+        return int(self.mask_columns[first + track, REGIONS.index(region)])
 
     def packets(self, row: int) -> PacketTable | None:
         """The packets of a clip's mp4; None for a photo."""

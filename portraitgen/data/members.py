@@ -3,9 +3,11 @@
     mp4 | jpg        the clip (closed GOP, no audio) or the photo
     wav              16 kHz mono s16
     tracks.npz       box f32[T,N,R,4], conf f32[T,N,R], kps f32[T,N,5,2], valid bool[T,N,R],
-                     affine f32[T,2,3], embedding f32[N,D] when there is one; R regions, named in the json
+                     affine f32[T,2,3], embedding f32[N,D] when there is one; R regions, named in the json:
+                     the face alone, or face, head and person (NaN for those that a track has not)
     lmk.npz          lmk f32[T,N,K,2]; uncompressed, so that single frames can be read in place
-    masks.npz        runs u32[], off i64[T*M+1], size i32[2] (height, width)
+    masks.npz        runs u32[], off i64[T*M+1], size i32[2] (height, width); M masks a frame, ids in the
+                     json; uncompressed, so that single masks can be read in place
     face.{id}_{k}.jpg  k-th best crop of person id (from 1)
     txt              caption
     json             all the rest. Always the last member: a sample whose json is there is complete.
@@ -21,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from portraitgen.data.sample import ClipMasks, ClipSample, ClipTrack, DataError
+from portraitgen.data.sample import REGIONS, ClipMasks, ClipRegion, ClipSample, ClipTrack, DataError
 
 SCHEMA_VERSION = 1
-_REGIONS = ("face",)
 
 
 def valid_runs(valid: np.ndarray) -> list[list[int]]:
@@ -64,11 +65,22 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
     masks = None
     if "masks.npz" in members:
         stored = _load_npz(members["masks.npz"])
-        count = (len(stored["off"]) - 1) // max(len(landmarks), 1)
-        masks = ClipMasks(stored["runs"], stored["off"], count, about["mask_source"])
+        masks = ClipMasks(stored["runs"], stored["off"], tuple(about["mask_ids"]), about["mask_source"])
 
     def optional(name: str) -> bytes | None:
         return bytes(members[name]) if name in members else None
+
+    def region(person: int, name: str) -> ClipRegion | None:
+        if name not in about["tracks"][str(person)]:
+            return None
+        place = np.s_[:, person - 1, about["regions"].index(name)]
+        return ClipRegion(
+            boxes=arrays["box"][place], scores=arrays["conf"][place], valid=arrays["valid"][place]
+        )
+
+    def per_region(person: int, entry: str) -> dict[str, int]:
+        regions = about["tracks"][str(person)].items()
+        return {name: facts[entry] for name, facts in regions if entry in facts}
 
     def crops(person: int) -> tuple[bytes, ...]:
         count = sum(name.startswith(f"face.{person}_") for name in members)
@@ -89,6 +101,10 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
                 valid=arrays["valid"][:, i, 0],
                 embedding=arrays["embedding"][i] if "embedding" in arrays else None,
                 faces=crops(i + 1),
+                head=region(i + 1, "head"),
+                person=region(i + 1, "person"),
+                mask_ids=per_region(i + 1, "mask_id"),
+                control_frames=per_region(i + 1, "control_frame"),
             )
             for i in range(landmarks.shape[1])
         ),
@@ -105,12 +121,20 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
 
 
 def _track_arrays(sample: ClipSample) -> dict[str, np.ndarray]:
-    tracks = sample.tracks
+    tracks, names = sample.tracks, _region_names(sample)
+    shape = (sample.num_frames, len(tracks), len(names))
+    boxes = np.full((*shape, 4), np.nan, np.float32)
+    scores = np.full(shape, np.nan, np.float32)
+    valid = np.zeros(shape, bool)
+    for person, track in enumerate(tracks):
+        for name, region in track.regions().items():
+            place = np.s_[:, person, names.index(name)]
+            boxes[place], scores[place], valid[place] = region.boxes, region.scores, region.valid
     arrays = {
-        "box": np.stack([track.boxes for track in tracks], axis=1)[:, :, None],
-        "conf": np.stack([track.scores for track in tracks], axis=1)[:, :, None],
+        "box": boxes,
+        "conf": scores,
         "kps": np.stack([track.keypoints for track in tracks], axis=1),
-        "valid": np.stack([track.valid for track in tracks], axis=1)[:, :, None],
+        "valid": valid,
         "affine": np.broadcast_to(sample.affine, (sample.num_frames, 2, 3)).astype(np.float32),
     }
     embeddings = [track.embedding for track in tracks if track.embedding is not None]
@@ -121,6 +145,23 @@ def _track_arrays(sample: ClipSample) -> dict[str, np.ndarray]:
     if embeddings:
         arrays["embedding"] = np.stack(embeddings).astype(np.float32)
     return arrays
+
+
+def _region_names(sample: ClipSample) -> list[str]:
+    found = {name for track in sample.tracks for name in track.regions()}
+    return list(REGIONS) if len(found) > 1 else ["face"]
+
+
+def _region_facts(track: ClipTrack) -> dict[str, Any]:
+    """What the json says of each region of a track: mask, frame it was followed from, valid frames."""
+    facts: dict[str, Any] = {}
+    for name, region in track.regions().items():
+        facts[name] = {"valid": valid_runs(region.valid)}
+        if name in track.mask_ids:
+            facts[name]["mask_id"] = track.mask_ids[name]
+        if name in track.control_frames:
+            facts[name]["control_frame"] = track.control_frames[name]
+    return facts
 
 
 def _description(sample: ClipSample, codec: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,11 +177,9 @@ def _description(sample: ClipSample, codec: Mapping[str, Any]) -> dict[str, Any]
             **codec,
         },
         "landmarks": {"scheme": sample.landmark_scheme, "num": sample.tracks[0].landmarks.shape[1]},
-        "regions": _REGIONS,
-        "tracks": {
-            str(person): {"face": {"valid": valid_runs(track.valid)}}
-            for person, track in enumerate(sample.tracks, start=1)
-        },
+        "regions": _region_names(sample),
+        "tracks": {str(person): _region_facts(track) for person, track in enumerate(sample.tracks, start=1)},
+        "mask_ids": None if sample.masks is None else sample.masks.ids,
         "mask_source": None if sample.masks is None else sample.masks.source,
         "scores": {name: float(value) for name, value in sample.scores.items()},
     }

@@ -8,6 +8,7 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.members import sample_from_members
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.media.gop import GopDecoder
+from portraitgen.media.masks import decode_rle_batch
 
 # More than the order mixes, fewer than a process may hold files open.
 _MAX_ARCHIVES = 64
@@ -49,6 +50,27 @@ class ClipReader:
         shape = (int(index.num_frames[row]), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
         place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
         return np.frombuffer(self._archive(shard).read(place), "<f4").reshape(shape)[frames, track]
+
+    def masks(
+        self, shard: int, row: int, track: int, frames: np.ndarray, *, region: str = "face"
+    ) -> np.ndarray:
+        """Masks of person `track` in these frames: bool [n, H, W], False all over where it was not found.
+
+        Raises:
+            ValueError: the person has no mask of this region, or a mask is damaged.
+        """
+        index = self._catalog.indexes[shard]
+        column = index.mask_column(row, track, region)
+        if column < 0:
+            raise DataError(f"has no mask of the {region} of person {track + 1}")
+        height, width = index.size[row].tolist()
+        number, archive = int(index.num_masks[row]), self._archive(shard)
+        num_cuts = int(index.num_frames[row]) * number + 1
+        cuts = archive.read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
+        offsets = np.frombuffer(cuts, "<i8")
+        runs = archive.read(Member("runs", int(index.mask_runs_offset[row]), 4 * int(offsets[-1])))
+        places = frames * number + column
+        return decode_rle_batch(np.frombuffer(runs, "<u4"), offsets, (height, width), places)
 
     def sample(self, shard: int, row: int) -> ClipSample:
         """The whole sample, video and audio as bytes."""

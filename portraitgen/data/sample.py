@@ -37,6 +37,24 @@ def check_key(key: str) -> str:
     return key
 
 
+REGIONS = ("face", "head", "person")
+"""Parts of a person that are followed, in the order in which shards hold them; every track has a face."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClipRegion:
+    """The head of a person, or all of it, dense over the T frames of the clip, as `ClipTrack` has the face.
+
+    boxes      float32 [T, 4]      xyxy, NaN where it was not found
+    scores     float32 [T]         detection score, NaN where not found
+    valid      bool    [T]         the frame may be trained on
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    valid: np.ndarray
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClipTrack:
     """One person in one clip, dense over its T frames; coordinates in pixels of the clip.
@@ -48,6 +66,9 @@ class ClipTrack:
     valid      bool    [T]         the frame may be trained on (found, not corrupt)
     embedding  float32 [D] or None
     faces      JPEG crops of the best frames (square, upright)
+    head, person    further regions, None where they were not looked for
+    mask_ids        region -> id of its mask in the clip's `ClipMasks`
+    control_frames  region -> frame in which it was surest, from which its masks were followed
     """
 
     boxes: np.ndarray
@@ -57,25 +78,36 @@ class ClipTrack:
     valid: np.ndarray
     embedding: np.ndarray | None = None
     faces: tuple[bytes, ...] = ()
+    head: ClipRegion | None = None
+    person: ClipRegion | None = None
+    mask_ids: Mapping[str, int] = field(default_factory=dict)
+    control_frames: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         length = len(self.boxes)
         if self.landmarks.ndim != 3:
             raise DataError(f"landmarks must be [T, K, 2], found shape {self.landmarks.shape}")
-        expected = {
-            "boxes": (length, 4),
-            "scores": (length,),
-            "keypoints": (length, 5, 2),
-            "landmarks": (length, self.landmarks.shape[1], 2),
-            "valid": (length,),
-        }
-        for name, shape in expected.items():
-            array = getattr(self, name)
-            dtype = np.dtype(bool) if name == "valid" else np.dtype(np.float32)
-            if array.shape != shape or array.dtype != dtype:
-                raise DataError(f"{name} must be {dtype} {shape}, found {array.dtype} {array.shape}")
+        points = {"keypoints": (length, 5, 2), "landmarks": (length, self.landmarks.shape[1], 2)}
+        for name, shape in points.items():
+            _check_array(name, getattr(self, name), shape)
+        for region, boxes in self.regions().items():
+            _check_array(f"boxes of the {region}", boxes.boxes, (length, 4))
+            _check_array(f"scores of the {region}", boxes.scores, (length,))
+            _check_array(f"valid of the {region}", boxes.valid, (length,), dtype=bool)
+        for name in ("mask_ids", "control_frames"):
+            unknown = getattr(self, name).keys() - self.regions().keys()
+            if unknown:
+                raise DataError(f"{name} names {min(unknown)!r}, of which the track has no boxes")
+        if any(not 0 <= frame < length for frame in self.control_frames.values()):
+            raise DataError(f"control_frames {dict(self.control_frames)} are not all of the {length} frames")
         if not np.isfinite(self.landmarks[self.valid]).all():
             raise DataError("a frame is marked valid, but its landmarks are not finite")
+
+    def regions(self) -> dict[str, ClipRegion]:
+        """The regions that are there, by name; the face always, and first."""
+        face = ClipRegion(boxes=self.boxes, scores=self.scores, valid=self.valid)
+        known = {"face": face, "head": self.head, "person": self.person}
+        return {name: region for name, region in known.items() if region is not None}
 
     @classmethod
     def from_track(
@@ -104,16 +136,22 @@ class ClipTrack:
         )
 
 
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], *, dtype: type = np.float32) -> None:
+    if array.shape != shape or array.dtype != np.dtype(dtype):
+        raise DataError(f"{name} must be {np.dtype(dtype)} {shape}, found {array.dtype} {array.shape}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipMasks:
     """Run-length coded masks [T, M, height, width] of a clip: the `runs`, `offsets` of media/masks.
 
+    `ids` are the M numbers by which tracks name their masks (`ClipTrack.mask_ids`), in the masks' order;
     `source` says where they come from: "sam2", "parsing", "hull" or "ellipse".
     """
 
     runs: np.ndarray
     offsets: np.ndarray
-    num_masks: int
+    ids: tuple[int, ...]
     source: str
 
 
@@ -166,6 +204,16 @@ class ClipSample:
                 raise DataError(
                     f"sample {self.key}: a track has {len(track.boxes)} frames, the clip {self.num_frames}"
                 )
+            ids = () if self.masks is None else self.masks.ids
+            if not set(track.mask_ids.values()) <= set(ids):
+                raise DataError(
+                    f"sample {self.key}: a track names the masks {dict(track.mask_ids)}, there are {ids}"
+                )
+        if self.masks is not None and len(self.masks.offsets) != self.num_frames * len(self.masks.ids) + 1:
+            raise DataError(
+                f"sample {self.key}: there are {len(self.masks.offsets) - 1} masks, not {len(self.masks.ids)} in"
+                f" each of {self.num_frames} frames"
+            )
         if len({track.landmarks.shape[1] for track in self.tracks}) > 1:
             raise DataError(f"sample {self.key}: all tracks must have the same number of landmarks")
         if self.affine.shape not in ((2, 3), (self.num_frames, 2, 3)):

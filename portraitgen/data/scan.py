@@ -18,7 +18,7 @@ from portraitgen.data.archive import Archive, Member
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import read_manifest
 from portraitgen.data.members import SCHEMA_VERSION
-from portraitgen.data.sample import DataError, check_key
+from portraitgen.data.sample import REGIONS, DataError, check_key
 from portraitgen.media.gop import PacketTable, packet_table
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,18 @@ class _Entry:
     landmarks_offset: int
     scores: Mapping[str, float]
     runs: list[tuple[int, int, int]]
+    masks: "_Masks | None"
+    mask_columns: list[list[int]]
     packets: PacketTable | None
     members: dict[str, Member] = field(repr=False)
+
+
+class _Masks(NamedTuple):
+    """How many masks a sample has in each frame, and where their cuts and their runs lie in the tar."""
+
+    number: int
+    cuts_offset: int
+    runs_offset: int
 
 
 def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
@@ -129,7 +139,15 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
             )
     elif "jpg" not in members:
         raise DataError("neither mp4 nor jpg is there")
-    shape = (num_frames, num_tracks, num_landmarks, 2)
+    tracks = [about["tracks"][str(track + 1)] for track in range(num_tracks)]
+    mask_ids, masks = list(about.get("mask_ids") or ()), None
+    if "masks.npz" in members:
+        cuts = _array_offset(archive, members["masks.npz"], "off", "<i8", (num_frames * len(mask_ids) + 1,))
+        runs = _array_offset(archive, members["masks.npz"], "runs", "<u4", (None,))
+        masks = _Masks(len(mask_ids), cuts, runs)
+    landmarks = _array_offset(
+        archive, members["lmk.npz"], "lmk", "<f4", (num_frames, num_tracks, num_landmarks, 2)
+    )
     return _Entry(
         key=key,
         num_frames=num_frames,
@@ -137,20 +155,34 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
         size=(int(video["h"]), int(video["w"])),
         num_tracks=num_tracks,
         landmarks=(str(about["landmarks"]["scheme"]), num_landmarks),
-        landmarks_offset=_array_offset(archive, members["lmk.npz"], "lmk", shape),
+        landmarks_offset=landmarks,
         scores={name: float(value) for name, value in about["scores"].items()},
         runs=[
             (track, int(start), int(end))
-            for track in range(num_tracks)
-            for start, end in about["tracks"][str(track + 1)]["face"]["valid"]
+            for track, regions in enumerate(tracks)
+            for start, end in regions["face"]["valid"]
+        ],
+        masks=masks,
+        mask_columns=[
+            [
+                mask_ids.index(regions[name]["mask_id"]) if "mask_id" in regions.get(name, {}) else -1
+                for name in REGIONS
+            ]
+            for regions in tracks
         ],
         packets=packets,
         members=members,
     )
 
 
-def _array_offset(archive: Archive, member: Member, name: str, shape: tuple[int, ...]) -> int:
-    """Where in the tar the raw values of float32 array `name` of an uncompressed npz begin."""
+def _array_offset(
+    archive: Archive, member: Member, name: str, dtype: str, shape: tuple[int | None, ...]
+) -> int:
+    """Where in the tar the raw values of an array of an uncompressed npz begin.
+
+    Raises:
+        DataError: it is compressed or of another type or shape (None in `shape` is any length).
+    """
     data = archive.read(member)
     with zipfile.ZipFile(io.BytesIO(data)) as container:
         info = container.getinfo(f"{name}.npy")
@@ -161,9 +193,10 @@ def _array_offset(archive: Archive, member: Member, name: str, shape: tuple[int,
     start = info.header_offset + 30 + int(lengths.sum())
     stream = io.BytesIO(data[start : start + info.file_size])
     np.lib.format.read_magic(stream)
-    found, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if found != shape or fortran or dtype != np.dtype("<f4"):
-        raise DataError(f"{member.name} holds {dtype} {found}, expected float32 {shape}")
+    found, fortran, stored = np.lib.format.read_array_header_1_0(stream)
+    fits = len(found) == len(shape) and all(s in (None, f) for f, s in zip(found, shape, strict=True))
+    if not fits or fortran or stored != np.dtype(dtype):
+        raise DataError(f"{member.name} holds {stored} {found}, expected {np.dtype(dtype)} {shape}")
     return member.offset + start + stream.tell()
 
 
@@ -191,6 +224,16 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
         score_names=np.array(score_names, np.str_),
         runs=np.array(list(chain.from_iterable(entry.runs for entry in entries)), np.int32).reshape(-1, 3),
         run_splits=_splits(len(entry.runs) for entry in entries),
+        num_masks=np.array([entry.masks.number if entry.masks else 0 for entry in entries], np.int32),
+        mask_cuts_offset=np.array(
+            [entry.masks.cuts_offset if entry.masks else 0 for entry in entries], np.int64
+        ),
+        mask_runs_offset=np.array(
+            [entry.masks.runs_offset if entry.masks else 0 for entry in entries], np.int64
+        ),
+        mask_columns=np.array(
+            list(chain.from_iterable(entry.mask_columns for entry in entries)), np.int32
+        ).reshape(-1, len(REGIONS)),
         packet_offsets=packet_column("offsets", np.uint32),
         packet_sizes=packet_column("sizes", np.uint32),
         keyframes=packet_column("keyframes", np.bool_),

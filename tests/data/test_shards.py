@@ -15,10 +15,11 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import is_done, manifest_path
 from portraitgen.data.reader import ClipReader
-from portraitgen.data.sample import ClipMasks, ClipSample, DataError, make_key
+from portraitgen.data.sample import ClipMasks, ClipRegion, ClipSample, DataError, make_key
 from portraitgen.data.scan import scan_shard
 from portraitgen.data.shards import ShardWriter, shard_path
 from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.media.masks import decode_rle_batch, encode_rle_batch
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,26 @@ def clips() -> list[ClipSample]:
 
 def full_sample(clip: ClipSample) -> ClipSample:
     """A sample that uses every member of the schema."""
-    track = replace(clip.tracks[0], embedding=np.arange(128, dtype=np.float32), faces=(b"one", b"two"))
-    masks = ClipMasks(np.arange(7, dtype=np.uint32), np.arange(clip.num_frames + 1), 1, "hull")
-    second = replace(track, valid=np.arange(clip.num_frames) % 5 > 0, faces=())
+    length = clip.num_frames
+    pictures = np.random.default_rng(0).random((length, 2, clip.height, clip.width)) < 0.1
+    masks = ClipMasks(*encode_rle_batch(pictures), (4, 9), "sam2")
+    boxes = np.arange(4 * length, dtype=np.float32).reshape(length, 4)
+    head = ClipRegion(boxes=boxes, scores=boxes[:, 0] / length, valid=np.arange(length) % 3 > 0)
+    track = replace(
+        clip.tracks[0],
+        embedding=np.arange(128, dtype=np.float32),
+        faces=(b"one", b"two"),
+        head=head,
+        person=replace(head, boxes=boxes + 1),
+        mask_ids={"face": 9, "person": 4},
+        control_frames={"face": 3, "person": 7},
+    )
+    second = replace(
+        clip.tracks[0],
+        embedding=np.zeros(128, np.float32),
+        valid=np.arange(length) % 5 > 0,
+        person=head,
+    )
     return replace(
         clip, tracks=(track, second), audio=b"RIFF", masks=masks, caption="a face", key="full-000000040"
     )
@@ -77,6 +95,50 @@ def test_samples_come_back_as_they_went_in(tmp_path, clips):
         assert_samples_equal(sample, reader.sample(0, row))
 
 
+def test_masks_are_read_frame_by_frame_by_region(tmp_path, clips):
+    sample = full_sample(clips[0])
+    (shard,) = write(tmp_path, [clips[1], sample, photo_sample()])
+    reader = ClipReader(Catalog(str(shard)))
+    stored = decode_rle_batch(sample.masks.runs, sample.masks.offsets, (64, 64), np.arange(48).reshape(24, 2))
+    frames = np.array([0, 5, 23])
+    np.testing.assert_array_equal(reader.masks(0, 1, 0, frames), stored[frames, 1])
+    np.testing.assert_array_equal(reader.masks(0, 1, 0, frames, region="person"), stored[frames, 0])
+    for row, track, region, person in ((1, 1, "face", 2), (1, 0, "head", 1), (0, 0, "face", 1)):
+        with pytest.raises(DataError, match=f"no mask of the {region} of person {person}"):
+            reader.masks(0, row, track, frames, region=region)
+
+
+def test_a_plain_clip_holds_the_face_alone(tmp_path, clips):
+    (shard,) = write(tmp_path, [clips[0]])
+    (sample,) = webdataset.WebDataset(str(shard), shardshuffle=False)
+    assert json.loads(sample["json"])["regions"] == ["face"]
+    assert np.load(io.BytesIO(sample["tracks.npz"]))["box"].shape == (24, 1, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_ids": {"head": 4}}, "mask_ids names 'head', of which the track has no boxes"),
+        ({"control_frames": {"face": 24}}, r"control_frames {'face': 24} are not all of the 24 frames"),
+        (
+            {"head": ClipRegion(boxes=np.zeros((3, 4)), scores=np.zeros(3), valid=np.zeros(3, bool))},
+            r"boxes of the head must be float32 \(24, 4\), found float64 \(3, 4\)",
+        ),
+    ],
+)
+def test_a_track_refuses_what_cannot_be(clips, changes, message):
+    with pytest.raises(DataError, match=message):
+        replace(clips[0].tracks[0], **changes)
+
+
+def test_masks_must_fit_the_clip_and_its_tracks(clips):
+    masks = ClipMasks(np.zeros(0, np.uint32), np.zeros(25, np.int64), (1,), "hull")
+    with pytest.raises(DataError, match=r"names the masks {'face': 2}, there are \(1,\)"):
+        replace(clips[0], masks=masks, tracks=(replace(clips[0].tracks[0], mask_ids={"face": 2}),))
+    with pytest.raises(DataError, match=r"there are 24 masks, not 2 in each of 24 frames"):
+        replace(clips[0], masks=replace(masks, ids=(1, 2)))
+
+
 def test_equal_samples_give_equal_bytes(tmp_path, clips):
     samples = [*clips, full_sample(clips[0])]
     first, second = (write(tmp_path / name, samples)[0] for name in ("a", "b"))
@@ -101,7 +163,13 @@ def test_shards_are_plain_webdataset_tars(tmp_path, clips):
     assert about["video"] == {"n": 24, "fps": "25", "w": 64, "h": 64, "codec": "h264", "gop": 12}
     assert about["tracks"]["2"]["face"]["valid"] == [[1, 5], [6, 10], [11, 15], [16, 20], [21, 24]]
     stored = np.load(io.BytesIO(sample["tracks.npz"]), allow_pickle=False)
-    assert stored["box"].shape == (24, 2, 1, 4)
+    assert about["regions"] == ["face", "head", "person"]
+    assert about["tracks"]["1"]["person"]["mask_id"] == 4
+    assert about["tracks"]["1"]["face"]["control_frame"] == 3
+    assert "head" not in about["tracks"]["2"]
+    assert stored["box"].shape == (24, 2, 3, 4)
+    assert np.isnan(stored["box"][:, 1, 1]).all()
+    assert not stored["valid"][:, 1, 1].any()
     assert stored["affine"].shape == (24, 2, 3)
 
 

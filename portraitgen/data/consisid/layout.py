@@ -64,7 +64,7 @@ class Annotations:
         check_name(self.name)
         if not all(type(number) is int and 0 < number < 1 << 16 for number in self.mask_ids):
             raise DataError(f"{self.name}: mask ids {self.mask_ids} are not numbers from 1 to 65535")
-        if (0 if self.masks is None else self.masks.num_masks) != len(self.mask_ids):
+        if (() if self.masks is None else self.masks.ids) != self.mask_ids:
             raise DataError(f"{self.name}: the masks are not those of the {len(self.mask_ids)} mask ids")
 
     def mask(self, mask_id: int, frame: int) -> np.ndarray:
@@ -83,10 +83,10 @@ def check_name(name: str) -> str:
     return name
 
 
-def join_masks(runs: list[np.ndarray], num_masks: int, source: str) -> ClipMasks:
+def join_masks(runs: list[np.ndarray], ids: tuple[int, ...], source: str) -> ClipMasks:
     """Masks of a clip from the run lengths of each, all masks of a frame one after the other."""
     offsets = np.cumsum([0, *map(len, runs)], dtype=np.int64)
-    return ClipMasks(np.concatenate([np.zeros(0, np.uint32), *runs]), offsets, num_masks, source)
+    return ClipMasks(np.concatenate([np.zeros(0, np.uint32), *runs]), offsets, ids, source)
 
 
 def clip_names(folder: Path | str) -> list[str]:
@@ -237,7 +237,7 @@ def _read_masks(folders: Path, ids: tuple[int, ...], num_frames: int) -> tuple[C
                     f"the masks before it {size}"
                 )
             runs.append(encode_rle(mask))
-    return join_masks(runs, len(ids), _MASK_SOURCE), size or (0, 0)
+    return join_masks(runs, ids, _MASK_SOURCE), size or (0, 0)
 
 
 def _read_mask(file: Path, number: int) -> np.ndarray:

@@ -212,4 +212,4 @@ def _resized(masks: ClipMasks | None, size: tuple[int, int], new: tuple[int, int
         resized = np.zeros(new, dtype=bool)
         resized[:height, :width] = decode_rle(masks.runs[first:end], size)[:height, :width]
         runs.append(encode_rle(resized))
-    return join_masks(runs, masks.num_masks, masks.source)
+    return join_masks(runs, masks.ids, masks.source)

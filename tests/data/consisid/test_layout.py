@@ -143,7 +143,7 @@ def test_a_sample_shows_the_people_of_the_clip(layout, tmp_path):
     assert np.flatnonzero(longer.valid).tolist() == [frame for frame in found if frame < T - 2]
     assert np.flatnonzero(other.valid).tolist() == [4, 5, 7, 8, 9, 10]
     assert longer.boxes[2].tolist() == [3.0, 2.0, 23.0, 20.25]
-    assert sample.masks.num_masks == 4
+    assert len(sample.masks.ids) == 4
     annotations = annotations_of(sample)
     assert np.array_equal(annotations.mask(7, 5), mask_of(7, 5) > 0)
     with pytest.raises(DataError, match="no mask of object 5 in frame 0"):
