@@ -1,6 +1,7 @@
 """Whether a data set on the disk is what was written: every byte, every index, all members of all samples."""
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
