@@ -82,7 +82,7 @@ def test_a_single_flipped_bit_outside_all_samples(shard):
     [
         (".mp4", 3000, bytes(200), "overwritten with zeros"),
         (".wav", 0, b"RIFX", "not a WAV file"),
-        (".tracks.npz", 0, b"xxxx", "tracks.npz is damaged: Bad magic number"),
+        (".tracks.npz", 0, b"xxxx", "tracks.npz is damaged: the checksum of box.npy is wrong"),
         (".tracks.npz", 400, b"\xff" * 64, "the checksum of box.npy is wrong"),
         (".json", 0, b"}", "Expecting value"),
     ],
