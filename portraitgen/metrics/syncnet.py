@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.mfcc import STEP, mfcc
-from portraitgen.metrics.public_weights import load_public_weights
 
 SIZE = 224
 """Height and width of the face crop."""
@@ -21,9 +21,10 @@ NUM_FEATURES = 1024
 CHUNK = 16
 """Windows taken through the networks at a time, so that memory does not grow with the clip."""
 
-PUBLISHED_AS = (
-    "syncnet_v2.model of joonson/syncnet_python (code MIT) from the VGG group of Oxford, "
-    "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model"
+WEIGHTS = PublicFile(
+    "syncnet_v2.model",
+    "the VGG group of Oxford, https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
+    "code MIT (joonson/syncnet_python); the weights state none",
 )
 
 
@@ -82,7 +83,7 @@ def load_syncnet(path: Path | str) -> SyncNet:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return load_public_weights(SyncNet(), path, published_as=PUBLISHED_AS)
+    return load_public_weights(SyncNet(), path, WEIGHTS)
 
 
 def num_windows(num_frames: int, num_samples: int) -> int:

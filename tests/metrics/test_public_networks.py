@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.i3d import I3D, load_i3d, preprocess_clips
-from portraitgen.metrics.public_weights import load_public_weights
 from portraitgen.metrics.syncnet import SyncNet, embed_clip, load_syncnet
 
 
@@ -137,8 +137,10 @@ def test_wrong_weights_are_refused_with_what_to_fetch(tmp_path, syncnet):
         load_syncnet(tmp_path / "page.pt")
     torch.save({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, tmp_path / "other.pt")
     linear = torch.nn.Linear(4, 2)
-    with pytest.raises(ValueError, match=r"does not fit Linear: .* at bias, extra, weight; fetch it"):
-        load_public_weights(linear, tmp_path / "other.pt", published_as="it")
+    with pytest.raises(
+        ValueError, match=r"does not fit Linear: .* at bias, extra, weight; fetch it from there"
+    ):
+        load_public_weights(linear, tmp_path / "other.pt", PublicFile("it", "there", "MIT"))
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="other than named tensors"):
-        load_public_weights(linear, tmp_path / "list.pt", published_as="it")
+        load_public_weights(linear, tmp_path / "list.pt", PublicFile("it", "there", "MIT"))

@@ -1,0 +1,1 @@
+"""Recognition networks as differentiable modules: who a face is, for grading and for identity losses."""

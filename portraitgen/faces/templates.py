@@ -1,0 +1,53 @@
+"""Where the five key points of a face lie in the upright crops that recognition networks look at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceTemplate:
+    """An upright crop of a face, given by where its key points lie.
+
+    Attributes:
+        side: height and width of the crop in pixels.
+        keypoints: float64 [5, 2], where `Face.keypoints` come to lie, in pixels of the crop.
+        whole_is_centre: whether the networks were trained on crops in which a whole number was taken for the
+            centre of a pixel, of the crop and of the picture alike. Otherwise pixel i covers i to i + 1, as
+            everywhere here.
+    """
+
+    side: int
+    keypoints: np.ndarray
+    whole_is_centre: bool
+
+    def scaled(self, side: int) -> "FaceTemplate":
+        """The template as insightface's `face_align` scales it: multiples of 112, or of 128 with margins.
+
+        Raises:
+            ValueError: another size.
+        """
+        if side % 112 == 0:
+            return FaceTemplate(side, self.keypoints * (side / 112), self.whole_is_centre)
+        if side % 128 == 0:
+            return FaceTemplate(
+                side, (self.keypoints + np.array([8.0, 0.0])) * (side / 128), self.whole_is_centre
+            )
+        raise ValueError(f"an ArcFace crop has a side that is a multiple of 112 or of 128, got {side}")
+
+
+ARCFACE = FaceTemplate(
+    112,
+    np.array(
+        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+    ),
+    whole_is_centre=True,
+)
+"""The 112x112 picture that ArcFace networks look at (insightface, `face_align`)."""
+
+DLIB = FaceTemplate(
+    150,
+    np.array([[47.8, 46.4], [100.0, 46.4], [71.2, 77.1], [51.9, 103.0], [99.6, 103.0]]),
+    whole_is_centre=False,
+)
+"""The 150x150 picture of dlib's network: medians of dlib's own alignment over 38 photos."""
