@@ -31,6 +31,7 @@ class DlibResNet(nn.Module):
     """29 layers, 5.6 million parameters; equal to dlib.face_recognition_model_v1 but for rounding."""
 
     template: FaceTemplate = DLIB
+    mean: Tensor
     embedding_dim = EMBEDDING_DIM
 
     def __init__(self) -> None:
