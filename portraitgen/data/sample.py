@@ -211,8 +211,8 @@ class ClipSample:
                 )
         if self.masks is not None and len(self.masks.offsets) != self.num_frames * len(self.masks.ids) + 1:
             raise DataError(
-                f"sample {self.key}: there are {len(self.masks.offsets) - 1} masks, not {len(self.masks.ids)} in"
-                f" each of {self.num_frames} frames"
+                f"sample {self.key}: there are {len(self.masks.offsets) - 1} masks, not"
+                f" {len(self.masks.ids)} in each of {self.num_frames} frames"
             )
         if len({track.landmarks.shape[1] for track in self.tracks}) > 1:
             raise DataError(f"sample {self.key}: all tracks must have the same number of landmarks")
