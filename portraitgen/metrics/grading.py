@@ -1,66 +1,145 @@
 """One generated clip, graded beside the controls that it has to beat."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.baselines import copy_nearest, copy_reference
-from portraitgen.metrics.frames import Clip, as_uint8
-from portraitgen.metrics.landmarks import find_landmarks, score_landmarks
-from portraitgen.metrics.quality import frame_psnr, frame_ssim
-from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, TRUTH, Row
+from portraitgen.metrics.frames import Clip
+from portraitgen.metrics.grader import ClipGrader, GradedClip, Grader, SetGrader
+from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, METHODS, TRUTH, Row
 
 
-def grade(
-    generated: Clip,
-    *,
-    video: str,
-    truth: Clip,
-    reference: Clip,
-    driving_landmarks: np.ndarray,
-    backend: FaceBackend,
-    frame_index: np.ndarray | None = None,
-    train_frames: Clip | None = None,
-    train_landmarks: np.ndarray | None = None,
-) -> list[Row]:
-    """Rows of a generated clip, of its controls, and of the true frames.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """All that there is of one video. Frames have one size, and all landmarks are in its pixels.
 
-    All frames have one size, and all landmarks are in its pixels. The row of the true frames tells the error
-    of the landmark finder itself: nothing can be expected to fall below it.
+    Attributes:
+        video: key of the clip.
+        generated: [T, 3, H, W] uint8, or float in [-1, 1].
+        fps: frames a second.
+        truth: [T, 3, H, W], the frames that the generated ones should have been, or None.
+        reference: [3, H', W'], the picture that the generator was given, or None. Where it has the size of
+            the frames, its copy is a control.
+        driving: [T, K, 2] landmarks of the true frames, found by the same backend; NaN without a face. None:
+            they are looked for in the truth.
+        frame_index: int64 [T], place of the frames in the video (None: 0..T-1), shown on plots.
+        train_frames: [N, 3, H, W] of the same person; without them there is no `copy_nearest`.
+        train_landmarks: [N, K, 2] of the training frames.
+        audio: float32 [S] mono at 16 kHz, from the first frame on, or None.
+        prompt: the text that the generator was given, or None.
+
+    Raises:
+        ValueError: training frames without landmarks, or the other way round.
+    """
+
+    video: str
+    generated: Clip
+    fps: float
+    truth: Clip | None = None
+    reference: Clip | None = None
+    driving: np.ndarray | None = None
+    frame_index: np.ndarray | None = None
+    train_frames: Clip | None = None
+    train_landmarks: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.train_frames is None) != (self.train_landmarks is None):
+            raise ValueError(
+                f"{self.video}: the nearest training frame needs both train_frames and train_landmarks"
+            )
+
+
+def grade(material: Material, *, graders: Mapping[str, Grader], backend: FaceBackend) -> list[Row]:
+    """Rows of a generated clip, of its controls, and of the true frames; graders of sets take the clips in.
+
+    The row of the true frames tells the error of the measure itself: nothing can be expected to fall below
+    it. A control that the material does not allow is a row with its failure.
 
     Args:
-        generated: [T, 3, H, W] uint8, or float in [-1, 1].
-        video: key of the clip.
-        truth: [T, 3, H, W], the frames that the generated ones should have been.
-        reference: [3, H, W], the frame that the generator was given.
-        driving_landmarks: [T, K, 2] of the true frames, found by the same backend; NaN without a face.
-        backend: finds the landmarks again.
-        frame_index: int64 [T], place of the frames in the video (0..T-1 without it), shown on plots.
-        train_frames: [N, 3, H, W] of the same person; without them there is no `copy_nearest` row.
-        train_landmarks: [N, K, 2] of the training frames.
+        material: what there is of the video.
+        graders: by their names in the configuration.
+        backend: finds the faces.
 
     Raises:
         ValueError: shapes that do not go together, or values that are not finite.
     """
-    if (train_frames is None) != (train_landmarks is None):
-        raise ValueError(f"{video}: the nearest training frame needs both train_frames and train_landmarks")
-    frames = np.arange(len(generated)) if frame_index is None else np.asarray(frame_index, dtype=np.int64)
-    driving = np.asarray(driving_landmarks)
-    methods: dict[str, Clip] = {GENERATED: generated, COPY_REFERENCE: copy_reference(reference, len(frames))}
-    if train_frames is not None and train_landmarks is not None:
-        methods[COPY_NEAREST] = copy_nearest(train_frames, np.asarray(train_landmarks), driving)
-    methods[TRUTH] = truth
-    true = as_uint8(truth, name=f"{video}: true frames")
+    video, shown = material.video, _methods(material, backend)
+    generated, truth = shown[GENERATED], shown[TRUTH]
+    assert isinstance(generated, Pictures)
+    count = len(generated.frames)
+    frames = np.arange(count) if material.frame_index is None else np.asarray(material.frame_index, np.int64)
+    true = truth if isinstance(truth, Pictures) else None
+    driving = material.driving
+    if driving is None and true is not None:
+        driving = true.landmarks
+    reference = None
+    if material.reference is not None:
+        reference = Pictures(material.reference, backend, name=f"{video}: reference")
     rows = []
-    for method, clip in methods.items():
-        shown = as_uint8(clip, name=f"{video}: {method} frames")
-        if shown.shape != true.shape:
-            raise ValueError(
-                f"{video}: {method} frames are {list(shown.shape)}, the true ones {list(true.shape)}; "
-                "bring all frames to one number and size before grading"
-            )
-        scores, reasons = score_landmarks(find_landmarks(shown, backend), driving)
-        if method != TRUTH:
-            scores["psnr"] = frame_psnr(shown, true).cpu().numpy()
-            scores["ssim"] = frame_ssim(shown, true).cpu().numpy()
-        rows.append(Row(video=video, method=method, frames=frames, scores=scores, reasons=reasons))
+    for method, pictures in shown.items():
+        if isinstance(pictures, str):
+            rows.append(Row(video, method, frames, {}, failure=pictures))
+            continue
+        clip = GradedClip(
+            video=video,
+            method=method,
+            pictures=pictures,
+            truth=true,
+            reference=reference,
+            driving=driving,
+            fps=material.fps,
+            audio=material.audio,
+            prompt=material.prompt,
+        )
+        scores: dict[str, np.ndarray] = {}
+        reasons: dict[str, str] = {}
+        for grader in graders.values():
+            if isinstance(grader, ClipGrader):
+                figures = grader.grade(clip)
+                scores |= figures.scores
+                reasons |= figures.reasons
+            elif isinstance(grader, SetGrader):
+                grader.add(clip)
+        rows.append(Row(video, method, frames, scores, reasons))
     return rows
+
+
+def _methods(material: Material, backend: FaceBackend) -> dict[str, Pictures | str]:
+    """Frames by each method, in the order of `METHODS`, or why there are none."""
+    video = material.video
+    frames: dict[str, Clip | str] = {
+        GENERATED: material.generated,
+        TRUTH: "no true frames are given" if material.truth is None else material.truth,
+    }
+    count, _, *size = material.generated.shape
+    if material.reference is None:
+        frames[COPY_REFERENCE] = "no reference picture is given"
+    elif list(material.reference.shape[-2:]) != size:
+        frames[COPY_REFERENCE] = "the reference picture has another size"
+    else:
+        frames[COPY_REFERENCE] = copy_reference(material.reference, count)
+    if material.train_frames is None or material.train_landmarks is None or material.driving is None:
+        frames[COPY_NEAREST] = "no training frames of this video are known"
+    else:
+        frames[COPY_NEAREST] = copy_nearest(
+            material.train_frames, np.asarray(material.train_landmarks), np.asarray(material.driving)
+        )
+    shown: dict[str, Pictures | str] = {}
+    for method in METHODS:
+        clip = frames[method]
+        if isinstance(clip, str):
+            shown[method] = clip
+            continue
+        shown[method] = Pictures(clip, backend, name=f"{video}: {method} frames")
+        if clip.shape != material.generated.shape:
+            raise ValueError(
+                f"{video}: generated frames are {list(material.generated.shape)}, those of "
+                f"{METHODS[method].label!r} {list(clip.shape)}; bring all to one number and size first"
+            )
+    return shown

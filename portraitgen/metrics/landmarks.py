@@ -1,36 +1,50 @@
 """Does the generated face do what it was told: its landmarks, found again, against the driving ones."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.measure import landmark_error
+from portraitgen.faces.types import Face
 from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.scores import Grades
 
 
-def find_landmarks(frames: Clip, backend: FaceBackend) -> np.ndarray:
-    """Landmarks of the surest face of every frame: float32 [T, K, 2] in pixels, NaN where there is no face.
+def find_faces(frames: Clip, backend: FaceBackend) -> list[Face | None]:
+    """The surest face of every frame, None where none has the backend's minimum score.
 
     The backend enlarges small frames by itself and gives its points in the pixels of the frame. A frame that
     comes again, as in a control that copies, is searched once.
+
+    Args:
+        frames: [T, 3, H, W] uint8, or float in [-1, 1].
     """
-    images = (
-        as_uint8(frames, name="frames to find landmarks on").permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    )
-    missing = np.full((backend.num_landmarks, 2), np.nan, dtype=np.float32)
-    searched: dict[bytes, np.ndarray] = {}
+    images = as_uint8(frames, name="frames to find faces in").permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    searched: dict[bytes, Face | None] = {}
     found = []
     for image in images:
         key = hashlib.sha256(image.tobytes()).digest()
         if key not in searched:
             sure = [face for face in backend.detect(image) if face.score >= backend.min_score]
-            searched[key] = sure[0].landmarks if sure else missing
+            searched[key] = sure[0] if sure else None
         found.append(searched[key])
-    return np.stack(found)
+    return found
 
 
-def score_landmarks(found: np.ndarray, driving: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def landmarks_of(faces: Sequence[Face | None], *, num_landmarks: int) -> np.ndarray:
+    """Landmarks of the faces, float32 [T, num_landmarks, 2] in pixels, NaN where there is none."""
+    missing = np.full((num_landmarks, 2), np.nan, dtype=np.float32)
+    return np.stack([missing if face is None else face.landmarks for face in faces])
+
+
+def find_landmarks(frames: Clip, backend: FaceBackend) -> np.ndarray:
+    """Landmarks of the surest face of every frame: float32 [T, K, 2] in pixels, NaN without a face."""
+    return landmarks_of(find_faces(frames, backend), num_landmarks=backend.num_landmarks)
+
+
+def score_landmarks(found: np.ndarray, driving: np.ndarray) -> Grades:
     """Compare found landmarks with the driving ones; a frame without a face is missing and counted, never 0.
 
     Args:
@@ -38,7 +52,7 @@ def score_landmarks(found: np.ndarray, driving: np.ndarray) -> tuple[dict[str, n
         driving: [T, K, 2] in the same pixels and the same order; NaN where the driving video has no face.
 
     Returns:
-        Scores and reasons as a `Row` holds them. `landmark_error` float64 [T]: mean distance over the points
+        Scores and reasons. `landmark_error` float64 [T]: mean distance over the points
         divided by the inter-ocular distance, NaN without a face or without driving landmarks.
         `detection_rate` float64 [T]: 1 with a face, 0 without, NaN where nothing drives a face.
 
@@ -62,4 +76,4 @@ def score_landmarks(found: np.ndarray, driving: np.ndarray) -> tuple[dict[str, n
         faceless = f"no face found in {(driven & ~has_face).sum()} of {driven.sum()} frames"
         reasons["landmark_error"] = "; ".join([*reasons.values()][:1] + [faceless])
     rate = np.where(driven, has_face.astype(np.float64), np.nan)
-    return {"landmark_error": error, "detection_rate": rate}, reasons
+    return Grades({"landmark_error": error, "detection_rate": rate}, reasons)

@@ -9,7 +9,7 @@ from pathlib import Path
 from portraitgen.metrics.page_style import STYLE
 from portraitgen.metrics.plot import Line, line_plot
 from portraitgen.metrics.results import Results
-from portraitgen.metrics.scores import GENERATED, METHODS, METRICS, Row
+from portraitgen.metrics.scores import GENERATED, METHODS, Row
 from portraitgen.metrics.tables import figure_table, graded, mark, missing_notes, protocol_json, shown_metrics
 
 PLOTTED = ("psnr", "landmark_error")
@@ -98,13 +98,13 @@ def _figures(results: Results) -> str:
 
 
 def _videos(results: Results) -> str:
-    metrics = shown_metrics(results)
+    names = [name for name in shown_metrics(results) if results.metrics[name].level != "set"]
     rows = [
-        _table_row("", [escape(row.video), *[METRICS[name].show(row.mean(name)) for name in metrics]])
+        _table_row("", [escape(row.video), *[results.metrics[name].show(row.mean(name)) for name in names]])
         for row in results.rows
         if row.method == GENERATED
     ]
-    return _table(["Generated video", *[METRICS[name].heading for name in metrics]], rows)
+    return _table(["Generated video", *[results.metrics[name].heading for name in names]], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[str]) -> str:
@@ -150,7 +150,7 @@ def _plots(results: Results) -> str:
             ]
             if not lines:
                 continue
-            metric = METRICS[name]
+            metric = results.metrics[name]
             heading = f"{metric.heading}, {video}"
             plot = line_plot(
                 rows[0].frames.tolist(),
@@ -176,9 +176,13 @@ def _legend(methods: Iterable[str]) -> str:
 def _protocol(results: Results) -> str:
     facts = protocol_json(results)
     versions, settings, metrics = facts.pop("versions"), facts.pop("settings"), facts.pop("metrics")
+    graders = facts.pop("graders")
     width, height = facts.pop("resolution")
-    stated = {"resolution": f"{width}×{height}", **facts, **settings}
-    named = {METRICS[name].label: definition for name, definition in metrics.items()}
+    taken = {
+        f"{name}: {fact}": value for name, of_grader in graders.items() for fact, value in of_grader.items()
+    }
+    stated = {"resolution": f"{width}×{height}", **facts, **taken, **settings}
+    named = {results.metrics[name].label: definition for name, definition in metrics.items()}
     return (
         _facts({name.replace("_", " "): value for name, value in stated.items()})
         + f"<details open><summary>How each figure is taken</summary>{_facts(named)}</details>"

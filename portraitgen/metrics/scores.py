@@ -1,11 +1,10 @@
-"""The figures of one clip made by one method, frame by frame, and what each figure means."""
+"""The figures of one clip made by one method, frame by frame or of the whole, and what each figure means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
-
-from portraitgen.metrics.quality import MAX_PSNR
 
 GENERATED = "generated"
 COPY_REFERENCE = "copy_reference"
@@ -32,7 +31,7 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
-    """A figure taken of every frame.
+    """What a figure is.
 
     Attributes:
         label: heading of its column.
@@ -40,6 +39,7 @@ class MetricInfo:
         digits: decimals shown.
         higher_is_better: direction.
         definition: how it is measured, exactly enough to repeat it.
+        level: what has one value: each "frame", each "clip" (Sync-C), or only the whole "set" (FID).
     """
 
     label: str
@@ -47,6 +47,7 @@ class MetricInfo:
     digits: int
     higher_is_better: bool
     definition: str
+    level: Literal["frame", "clip", "set"] = "frame"
 
     @property
     def heading(self) -> str:
@@ -61,55 +62,42 @@ class MetricInfo:
         return f"{value:.{self.digits}f}{self.unit if unit else ''}"
 
 
-METRICS = {
-    "psnr": MetricInfo(
-        "PSNR",
-        " dB",
-        2,
-        True,
-        "peak signal-to-noise ratio of each 8-bit RGB frame against the true frame (peak 255, all pixels and "
-        f"channels, at most {MAX_PSNR:.0f} dB), mean over frames",
-    ),
-    "ssim": MetricInfo(
-        "SSIM",
-        "",
-        3,
-        True,
-        "structural similarity of each 8-bit RGB frame (Gaussian window of 11 pixels, sigma 1.5, mean of the "
-        "three channels), mean over frames",
-    ),
-    "landmark_error": MetricInfo(
-        "Landmark error",
-        "",
-        3,
-        False,
-        "landmarks found again on the frame against the driving ones: mean distance over the points divided "
-        "by the distance of the driving outer eye corners, mean over the frames in which a face is found",
-    ),
-    "detection_rate": MetricInfo(
-        "Faces found",
-        "",
-        2,
-        True,
-        "share of the frames driven by a face in which the backend finds one of at least its minimum score",
-    ),
-}
-"""Figures in the order of every table."""
+class Grades(NamedTuple):
+    """What a grader says of one clip, in the form in which a `Row` holds it.
+
+    Attributes:
+        scores: name of the figure -> float64 [T] for a figure of every frame, or [] for one of the clip; NaN
+            where it could not be taken, which is never 0. A figure that means nothing for the method (PSNR of
+            the truth) is left out.
+        reasons: name of the figure -> why some or all of its values are missing.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    reasons: Mapping[str, str]
+
+
+def missing_grades(metrics: Mapping[str, MetricInfo], num_frames: int, reason: str) -> Grades:
+    """Grades of a clip of which none of these figures can be taken."""
+    shapes = {name: (num_frames,) if metric.level == "frame" else () for name, metric in metrics.items()}
+    return Grades(
+        {name: np.full(shape, np.nan) for name, shape in shapes.items()}, dict.fromkeys(metrics, reason)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One clip made by one method: a figure for each of its frames.
+    """One clip made by one method, with its figures.
 
     Attributes:
         video: key of the clip.
         method: a key of `METHODS`.
-        frames: int64 [T], the place of each frame in its video.
-        scores: key of `METRICS` -> float64 [T]; NaN where the figure could not be taken, which is never 0.
-        reasons: key of `METRICS` -> why some or all of its values are missing.
+        frames: int64 [T], the place of each frame in its video; empty only where the clip failed.
+        scores: name -> float64 [T] or [], as in `Grades`.
+        reasons: name -> why some or all of its values are missing.
+        failure: why there is no clip to grade at all; then all its figures are missing.
 
     Raises:
-        ValueError: an unknown method or figure, a figure of another length, a missing value without a reason.
+        ValueError: an unknown method, a figure of another length, a missing value without a reason.
     """
 
     video: str
@@ -117,23 +105,33 @@ class Row:
     frames: np.ndarray
     scores: Mapping[str, np.ndarray]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    failure: str | None = None
 
     def __post_init__(self) -> None:
         place = f"row {self.video}/{self.method}"
         if self.method not in METHODS:
             raise ValueError(f"{place}: unknown method; known are {', '.join(METHODS)}")
-        if not len(self.frames):
+        if self.failure is None and not len(self.frames):
             raise ValueError(f"{place}: no frames")
+        if self.failure is not None and self.scores:
+            raise ValueError(f"{place}: it failed ({self.failure}) and yet has figures")
         for name, values in self.scores.items():
-            if name not in METRICS:
-                raise ValueError(f"{place}: unknown figure {name!r}; known are {', '.join(METRICS)}")
-            if values.shape != self.frames.shape:
+            if values.shape not in ((), self.frames.shape):
                 raise ValueError(f"{place}: {len(values)} values of {name} for {len(self.frames)} frames")
             if np.isnan(values).any() and name not in self.reasons:
                 raise ValueError(f"{place}: {name} is missing in some frames, and no reason is given")
 
-    def mean(self, metric: str) -> float:
-        """Mean over the frames that have this figure; NaN when none has."""
-        values = self.scores.get(metric, np.empty(0))
+    def values(self, metric: MetricInfo, name: str) -> np.ndarray:
+        """Values of a figure of the frames or the clip, float64 [T] or [1]; NaN where they are missing."""
+        count = len(self.frames) if metric.level == "frame" else 1
+        return np.atleast_1d(self.scores.get(name, np.full(count, np.nan)))
+
+    def mean(self, name: str) -> float:
+        """Mean over the frames that have this figure, or the clip's value; NaN when there is none."""
+        values = np.atleast_1d(self.scores.get(name, np.empty(0)))
         values = values[np.isfinite(values)]
         return float(values.mean()) if len(values) else float("nan")
+
+    def why_missing(self, name: str) -> str | None:
+        """Why values of a figure are missing, or None."""
+        return self.failure or self.reasons.get(name)

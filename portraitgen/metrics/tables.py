@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from portraitgen.metrics.results import Results
-from portraitgen.metrics.scores import GENERATED, METHODS, METRICS
+from portraitgen.metrics.scores import GENERATED, METHODS
 
 MAX_REASONS = 3
 """Videos named in a sentence about missing figures; results.json names all."""
@@ -29,10 +29,15 @@ def results_json(results: Results) -> dict[str, Any]:
         **{key: _finite(figure.mean) for key, figure in figures.items()},
         "intervals": {key: [_finite(bound) for bound in figure.interval] for key, figure in figures.items()},
         "missing": {
-            key: {"frames": figure.num_missing, "of": results.num_frames, "reasons": list(figure.reasons)}
+            key: {
+                figure.units: figure.num_missing,
+                "of": figure.num_present + figure.num_missing,
+                "reasons": list(figure.reasons),
+            }
             for key, figure in figures.items()
-            if figure.num_missing
+            if figure.num_missing or figure.reasons
         },
+        "skipped": dict(results.skipped),
         "passed": results.passed,
         "checks": [
             {"passed": verdict.passed, "required": verdict.check.required, "text": verdict.text}
@@ -44,7 +49,8 @@ def results_json(results: Results) -> dict[str, Any]:
                 "video": row.video,
                 "method": row.method,
                 "num_frames": len(row.frames),
-                **{metric: _finite(row.mean(metric)) for metric in METRICS if metric in row.scores},
+                **{name: _finite(row.mean(name)) for name in results.metrics if name in row.scores},
+                **({"failure": row.failure} if row.failure is not None else {}),
                 **({"reasons": dict(row.reasons)} if row.reasons else {}),
             }
             for row in results.rows
@@ -63,7 +69,8 @@ def protocol_json(results: Results) -> dict[str, Any]:
         "face_backend": protocol.backend,
         "min_face_score": protocol.min_face_score,
         "intervals": results.interval_statement,
-        "metrics": {name: metric.definition for name, metric in METRICS.items()},
+        "metrics": {name: metric.definition for name, metric in results.metrics.items()},
+        "graders": {name: dict(facts) for name, facts in protocol.graders.items()},
         "commit": protocol.commit,
         "versions": dict(protocol.versions),
         "settings": dict(protocol.settings),
@@ -72,20 +79,22 @@ def protocol_json(results: Results) -> dict[str, Any]:
 
 def rows_csv(results: Results) -> str:
     """One line for each video and method; a missing figure is an empty cell, its reason the last column."""
-    table = [["video", "method", "num_frames", *METRICS, "missing"]]
+    names = [name for name, metric in results.metrics.items() if metric.level != "set"]
+    table = [["video", "method", "num_frames", *names, "missing"]]
     for row in results.rows:
-        reasons = "; ".join(dict.fromkeys(row.reasons.values()))
-        means = [_cell(row.mean(metric)) for metric in METRICS]
+        reasons = row.failure or "; ".join(dict.fromkeys(row.reasons.values()))
+        means = [_cell(row.mean(name)) for name in names]
         table.append([row.video, row.method, str(len(row.frames)), *means, reasons])
     return _csv(table)
 
 
 def frames_csv(results: Results) -> str:
     """One line for each frame of each video and method: what the plots show."""
-    table = [["video", "method", "frame", *METRICS]]
+    names = [name for name, metric in results.metrics.items() if metric.level == "frame"]
+    table = [["video", "method", "frame", *names]]
     for row in results.rows:
         for place, frame in enumerate(row.frames):
-            values = [_cell(row.scores[metric][place]) if metric in row.scores else "" for metric in METRICS]
+            values = [_cell(row.scores[name][place]) if name in row.scores else "" for name in names]
             table.append([row.video, row.method, str(frame), *values])
     return _csv(table)
 
@@ -119,13 +128,13 @@ def terminal_table(results: Results, *, title: str) -> Table:
 
 def figure_table(results: Results) -> tuple[list[str], list[list[tuple[str, str]]]]:
     """Header, then one line for each method: name and figures, each as (mean, bounds), a dash for none."""
-    metrics = shown_metrics(results)
-    header = ["Method", *[METRICS[name].heading for name in metrics]]
+    names = shown_metrics(results)
+    header = ["Method", *[results.metrics[name].heading for name in names]]
     body = []
     for method, figures in results.estimates.items():
         cells = [(METHODS[method].label, "")]
-        for name in metrics:
-            figure, metric = figures.get(name), METRICS[name]
+        for name in names:
+            figure, metric = figures.get(name), results.metrics[name]
             if figure is None:
                 cells.append(("–", ""))
                 continue
@@ -138,20 +147,26 @@ def figure_table(results: Results) -> tuple[list[str], list[list[tuple[str, str]
 
 def shown_metrics(results: Results) -> list[str]:
     """The figures that at least one method has, in the order of every table."""
-    return [name for name in METRICS if any(name in figures for figures in results.estimates.values())]
+    return [
+        name for name in results.metrics if any(name in figures for figures in results.estimates.values())
+    ]
 
 
 def missing_notes(results: Results) -> list[str]:
-    """One sentence for each reason why figures could not be taken of every frame."""
-    notes: dict[tuple[int, int, tuple[str, ...]], list[str]] = {}
+    """One sentence for each reason why figures are missing, and for each skipped grader."""
+    notes: dict[tuple[int, int, str, tuple[str, ...]], list[str]] = {}
     for method, figures in results.estimates.items():
         for name, figure in figures.items():
-            if figure.num_missing:
-                key = (figure.num_frames, figure.num_frames + figure.num_missing, figure.reasons)
-                notes.setdefault(key, []).append(f"{METRICS[name].label} ({METHODS[method].label})")
+            if figure.num_missing or figure.reasons:
+                total = figure.num_present + figure.num_missing
+                key = (figure.num_present, total, figure.units, figure.reasons)
+                notes.setdefault(key, []).append(f"{results.metrics[name].label} ({METHODS[method].label})")
     return [
-        f"Mean over {present} of {total} frames: {', '.join(names)}. {_first_reasons(reasons)}."
-        for (present, total, reasons), names in notes.items()
+        *(
+            f"Mean over {present} of {total} {units}: {', '.join(names)}. {_first_reasons(reasons)}."
+            for (present, total, units, reasons), names in notes.items()
+        ),
+        *(f"Skipped: {name}. {why}." for name, why in results.skipped.items()),
     ]
 
 

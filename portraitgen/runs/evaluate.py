@@ -14,17 +14,19 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.media.decode import read_video
+from portraitgen.media.decode import VideoError, read_video
 from portraitgen.media.files import writable_folder
-from portraitgen.metrics.grading import grade
+from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
+from portraitgen.metrics.grading import Material, grade
 from portraitgen.metrics.page import Media
 from portraitgen.metrics.report import write_report
 from portraitgen.metrics.results import Protocol, aggregate
-from portraitgen.metrics.scores import Row
+from portraitgen.metrics.scores import GENERATED, METHODS, Row
 from portraitgen.metrics.tables import mark, terminal_table
 from portraitgen.runs.check import check_config
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.generate import SAMPLES
+from portraitgen.runs.graders import build_graders, check_names, figures_of
 from portraitgen.runs.rundir import describe_commit, package_versions
 
 log = logging.getLogger(__name__)
@@ -43,15 +45,22 @@ def evaluate(config: DictConfig) -> None:
     folder = Path(config.generated)
     samples = read_samples(folder)
     out = writable_folder(Path(config.out))
+    checks = [instantiate(check) for check in config.metrics.checks]
+    graders, skipped = build_graders(config.metrics.graders, strict=config.strict)
+    metrics = figures_of(graders)
+    check_names(checks, metrics, skipped)
     backend: FaceBackend = instantiate(config.faces, _convert_="all")
     rows: list[Row] = []
     for sample in samples:
-        rows += _grade(folder, sample, backend)
+        rows += _grade(folder, sample, graders, backend)
         log.info("graded %s", sample["key"])
     results = aggregate(
         rows,
-        protocol=_protocol(folder, samples, backend),
-        checks=[instantiate(check) for check in config.metrics.checks],
+        metrics=metrics,
+        protocol=_protocol(folder, samples, graders, backend),
+        sets=_set_figures(graders, rows),
+        skipped=skipped,
+        checks=checks,
     )
     media = [
         Media(folder / sample[kind], f"{sample['key']}: reference, driving landmarks, generated, truth")
@@ -99,14 +108,19 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def _grade(folder: Path, sample: Mapping[str, Any], backend: FaceBackend) -> list[Row]:
+def _grade(
+    folder: Path, sample: Mapping[str, Any], graders: Mapping[str, Grader], backend: FaceBackend
+) -> list[Row]:
     key, frames = sample["key"], np.array(sample["frames"])
     if "shard" not in sample:
         raise ValueError(f"{key} was driven by another face, so there is no truth to grade it against")
+    try:
+        generated = torch.from_numpy(read_video(folder / sample["video"])).movedim(-1, 1)
+    except VideoError as error:
+        return [Row(key, GENERATED, frames, {}, failure=str(error))]
     clips = ShardClips(sample["shard"])
     clip = clips.read(key, frames)
     assert clip.truth is not None
-    generated = torch.from_numpy(read_video(folder / sample["video"])).movedim(-1, 1)
     if generated.shape != clip.truth.shape:
         raise ValueError(
             f"{folder / sample['video']} has {list(generated.shape)}, the frames that it was driven by have "
@@ -116,20 +130,37 @@ def _grade(folder: Path, sample: Mapping[str, Any], backend: FaceBackend) -> lis
     if sample["train_span"] is not None and sample["train_span"][1] > 0:
         others = np.setdiff1d(clips.valid_frames(key, sample["train_span"]), frames)
         trained = clips.read(key, others) if len(others) else None
-    return grade(
-        generated,
+    material = Material(
         video=key,
+        generated=generated,
+        fps=float(clip.fps),
         truth=clip.truth,
         reference=clip.reference,
-        driving_landmarks=clip.landmarks,
-        backend=backend,
+        driving=clip.landmarks,
         frame_index=frames,
         train_frames=None if trained is None else trained.truth,
         train_landmarks=None if trained is None else trained.landmarks,
     )
+    return grade(material, graders=graders, backend=backend)
 
 
-def _protocol(folder: Path, samples: Sequence[Mapping[str, Any]], backend: FaceBackend) -> Protocol:
+def _set_figures(graders: Mapping[str, Grader], rows: Sequence[Row]) -> dict[str, dict[str, SetFigure]]:
+    """Method -> figures of its set; all processes compute them in one order."""
+    methods = [name for name in METHODS if any(row.method == name and row.failure is None for row in rows)]
+    sets: dict[str, dict[str, SetFigure]] = {method: {} for method in methods}
+    for grader in graders.values():
+        if isinstance(grader, SetGrader):
+            for method in methods:
+                sets[method] |= grader.compute(method)
+    return sets
+
+
+def _protocol(
+    folder: Path,
+    samples: Sequence[Mapping[str, Any]],
+    graders: Mapping[str, Grader],
+    backend: FaceBackend,
+) -> Protocol:
     first = samples[0]
     commit = describe_commit()
     height, width = read_video(folder / first["video"]).shape[1:3]
@@ -149,4 +180,5 @@ def _protocol(folder: Path, samples: Sequence[Mapping[str, Any]], backend: FaceB
             "graded frames seen in training": _seen_in_training(samples),
             **first["sampling"],
         },
+        graders={name: dict(grader.facts) for name, grader in graders.items() if grader.facts},
     )

@@ -106,7 +106,9 @@ class EvaluateConfig:
     title: str = MISSING
     """Heading of the report."""
     metrics: Any = MISSING
-    """`checks`: what the generated clips have to beat, and by how much."""
+    """`graders`: name → what takes figures; `checks`: what the generated clips have to beat."""
+    strict: bool = False
+    """Missing weights of a grader are an error; otherwise its figures are reported as skipped."""
     faces: Any = MISSING
     """Face backend that looks for faces in the generated frames."""
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from portraitgen.faces.dlib import DlibBackend
-from portraitgen.metrics.grading import grade
+from portraitgen.metrics.graders.landmarks import LandmarkGrader
+from portraitgen.metrics.graders.pixels import PixelGrader
+from portraitgen.metrics.grading import Material, grade
 from portraitgen.metrics.landmarks import find_landmarks, score_landmarks
+
+GRADERS = {"pixels": PixelGrader(), "landmarks": LandmarkGrader()}
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +100,19 @@ def test_a_good_clip_beats_the_controls_and_a_broken_one_does_not(man, landmarks
     noise = torch.randn((3, 3, 128, 128), generator=torch.Generator().manual_seed(0))
     arguments = {
         "video": "man",
+        "fps": 3.0,
         "truth": man[odd],
         "reference": man[0],
-        "driving_landmarks": landmarks[odd],
-        "backend": backend,
+        "driving": landmarks[odd],
         "frame_index": odd * 10,
         "train_frames": man[even],
         "train_landmarks": landmarks[even],
     }
-    good = {row.method: row for row in grade(man[odd] / 127.5 - 1 + 0.02 * noise, **arguments)}
+
+    def graded(generated, **given):
+        return grade(Material(generated=generated, **given), graders=GRADERS, backend=backend)
+
+    good = {row.method: row for row in graded(man[odd] / 127.5 - 1 + 0.02 * noise, **arguments)}
     assert list(good) == ["generated", "copy_reference", "copy_nearest", "truth"]
     assert good["generated"].frames.tolist() == [10, 30, 50]
     for control in ("copy_reference", "copy_nearest"):
@@ -113,15 +121,37 @@ def test_a_good_clip_beats_the_controls_and_a_broken_one_does_not(man, landmarks
     assert good["truth"].mean("landmark_error") == 0, "found twice on the same pixels"
     assert "psnr" not in good["truth"].scores, "the truth against itself says nothing"
 
-    broken = grade(torch.zeros(3, 3, 128, 128), **arguments)[0]
+    broken = graded(torch.zeros(3, 3, 128, 128), **arguments)[0]
     assert broken.mean("detection_rate") == 0
     assert np.isnan(broken.mean("landmark_error"))
     assert broken.reasons["landmark_error"] == "no face found in 3 of 3 frames"
 
 
 def test_clips_that_do_not_go_together_are_an_error(man, landmarks, backend):
-    arguments = {"video": "man", "reference": man[0], "driving_landmarks": landmarks[:2], "backend": backend}
-    with pytest.raises(ValueError, match=r"man: generated frames are \[2, 3, 128, 128\], the true ones \[3,"):
-        grade(man[:2], truth=man[:3], **arguments)
+    given = {"video": "man", "fps": 3.0, "generated": man[:2], "driving": landmarks[:2]}
+    with pytest.raises(ValueError, match=r"generated frames are \[2, 3, 128, 128\], those of 'Truth' \[3,"):
+        grade(Material(truth=man[:3], **given), graders=GRADERS, backend=backend)
     with pytest.raises(ValueError, match="man: the nearest training frame needs both"):
-        grade(man[:2], truth=man[:2], train_frames=man, **arguments)
+        Material(truth=man[:2], train_frames=man, **given)
+
+
+def test_what_the_material_does_not_allow_is_missing_with_its_reason(man, backend):
+    """A clip alone: no truth, no reference, nothing that drives."""
+    rows = {
+        row.method: row
+        for row in grade(Material(video="man", fps=3.0, generated=man[:2]), graders=GRADERS, backend=backend)
+    }
+    assert rows["truth"].failure == "no true frames are given"
+    assert rows["copy_reference"].failure == "no reference picture is given"
+    assert np.isnan(rows["generated"].mean("psnr"))
+    assert rows["generated"].reasons["psnr"] == "no true frames are given"
+    assert rows["generated"].reasons["landmark_error"] == "no landmarks drive this clip"
+
+
+def test_landmarks_of_the_truth_drive_where_none_are_given(man, landmarks, backend):
+    material = Material(video="man", fps=3.0, generated=man[1:3], truth=man[:2], reference=man[0, :, :64])
+    generated, copied, _, truth = grade(material, graders=GRADERS, backend=backend)
+    expected = score_landmarks(landmarks[1:3], landmarks[:2]).scores
+    np.testing.assert_array_equal(generated.scores["landmark_error"], expected["landmark_error"])
+    assert truth.mean("landmark_error") == 0
+    assert copied.failure == "the reference picture has another size"

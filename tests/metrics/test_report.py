@@ -13,6 +13,8 @@ from rich.console import Console
 
 from portraitgen.media.encode import write_video
 from portraitgen.metrics.checks import Check
+from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
+from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.page import Media
 from portraitgen.metrics.panels import encode_png
 from portraitgen.metrics.plot import Line, line_plot
@@ -21,6 +23,7 @@ from portraitgen.metrics.results import Protocol, Results, aggregate
 from portraitgen.metrics.scores import Row
 from portraitgen.metrics.tables import terminal_table
 
+METRICS = {**PIXEL_METRICS, **LANDMARK_METRICS}
 VIDEO = "<b>clip</b> & co"
 
 
@@ -48,7 +51,13 @@ def results() -> Results:
         versions={"torch": "2.13"},
         settings={"steps": 20},
     )
-    return aggregate(rows, protocol=protocol, checks=[Check("psnr", "copy_reference", 8.0)])
+    return aggregate(
+        rows,
+        metrics=METRICS,
+        protocol=protocol,
+        skipped={"sync": "metrics.graders.sync.weights is not set"},
+        checks=[Check("psnr", "copy_reference", 8.0), Check("sync_c", "copy_reference", required=False)],
+    )
 
 
 class Page(HTMLParser):
@@ -95,6 +104,8 @@ def test_json_has_the_named_figures_and_the_protocol(results, tmp_path):
         "landmark_error": {"frames": 1, "of": 4, "reasons": [f"{VIDEO}: no face found in 1 of 4 frames"]}
     }
     assert written["passed"] is True
+    assert written["skipped"] == {"sync": "metrics.graders.sync.weights is not set"}
+    assert written["checks"][1]["text"] == "sync_c: skipped, no grader took it"
     assert written["checks"][0]["text"].startswith("PSNR beats copying the reference frame by 10.50 dB")
     protocol = written["protocol"]
     assert (protocol["num_videos"], protocol["num_frames"], protocol["fps"]) == (1, 4, 29.97)
@@ -113,7 +124,9 @@ def test_a_missing_figure_is_null_with_its_reason(tmp_path):
     protocol = Protocol(
         fps=25, resolution=(8, 8), backend="dlib", min_face_score=0, commit="none", versions={}
     )
-    paths = write_report(aggregate([row], protocol=protocol), tmp_path, title="Nothing found")
+    paths = write_report(
+        aggregate([row], metrics=METRICS, protocol=protocol), tmp_path, title="Nothing found"
+    )
     written = json.loads(paths["json"].read_text())
     assert written["landmark_error"] is None
     assert written["intervals"]["landmark_error"] == [None, None]
@@ -143,6 +156,7 @@ def test_tables_for_people_show_the_same_figures(results, tmp_path):
             assert shown in text
     assert "- passed: PSNR beats copying the reference frame by 10.50 dB" in markdown
     assert "Mean over 3 of 4 frames: Landmark error (Generated)" in markdown
+    assert "Skipped: sync. metrics.graders.sync.weights is not set." in markdown
     assert "…" not in terminal, "cut off at 80 columns"
 
 

@@ -7,9 +7,18 @@ import pytest
 
 from portraitgen.metrics.bootstrap import percentile_interval, resample_frames, resample_videos
 from portraitgen.metrics.checks import Check
+from portraitgen.metrics.grader import SetFigure
+from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
+from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.results import Protocol, Results, aggregate
-from portraitgen.metrics.scores import Row
+from portraitgen.metrics.scores import MetricInfo, Row
 
+METRICS = {
+    **PIXEL_METRICS,
+    **LANDMARK_METRICS,
+    "sync_c": MetricInfo("Sync-C", "", 2, True, "how surely the lips follow the sound", "clip"),
+    "fid": MetricInfo("FID", "", 1, False, "distance of all frames from the true ones", "set"),
+}
 PROTOCOL = Protocol(
     fps=25.0,
     resolution=(64, 64),
@@ -27,7 +36,7 @@ def make_row(video: str, method: str, psnr: list[float], **scores: list[float]) 
 
 
 def gather(*rows: Row, checks: tuple[Check, ...] = ()) -> Results:
-    return aggregate(rows, protocol=PROTOCOL, checks=checks)
+    return aggregate(rows, metrics=METRICS, protocol=PROTOCOL, checks=checks)
 
 
 def test_mean_is_over_videos_not_over_frames():
@@ -55,7 +64,7 @@ def test_missing_frames_leave_the_mean_and_are_counted():
     row = make_row("a", "generated", [10.0, 20.0, 30.0], landmark_error=[0.1, np.nan, 0.3])
     figure = gather(row).estimates["generated"]["landmark_error"]
     assert figure.mean == pytest.approx(0.2)
-    assert (figure.num_frames, figure.num_missing) == (2, 1)
+    assert (figure.num_present, figure.num_missing) == (2, 1)
     assert figure.reasons == ("a: no face found",)
 
 
@@ -74,8 +83,8 @@ def test_a_value_may_not_be_missing_without_a_reason():
         Row("a", "generated", np.arange(2), {"psnr": np.ones(3)})
     with pytest.raises(ValueError, match="unknown method; known are generated"):
         Row("a", "guess", np.arange(1), {})
-    with pytest.raises(ValueError, match="unknown figure 'pnsr'"):
-        Row("a", "generated", np.arange(1), {"pnsr": np.ones(1)})
+    with pytest.raises(ValueError, match="row a/generated: unknown figure 'pnsr'; known are psnr, ssim"):
+        gather(Row("a", "generated", np.arange(1), {"pnsr": np.ones(1)}))
 
 
 def test_rows_that_do_not_go_together_are_an_error():
@@ -186,9 +195,52 @@ def test_equal_is_not_better_and_missing_is_not_passed():
 
 
 def test_checks_name_what_they_do_not_know():
-    with pytest.raises(ValueError, match="unknown figure 'psrn'; known are psnr"):
-        Check("psrn", "copy_reference")
     with pytest.raises(ValueError, match="unknown control 'generated'; known are copy_reference"):
         Check("psnr", "generated")
     with pytest.raises(ValueError, match=r"margin -1\.0 is below 0"):
         Check("psnr", "copy_reference", margin=-1.0)
+
+
+def test_a_failed_video_is_missing_with_its_reason_for_every_method():
+    rows = [
+        make_row("a", "generated", [10.0, 20.0]),
+        make_row("a", "copy_reference", [5.0, 5.0]),
+        Row("b", "generated", np.arange(2), {}, failure="no such file"),
+    ]
+    results = gather(*rows)
+    for method, mean in (("generated", 15.0), ("copy_reference", 5.0)):
+        figure = results.estimates[method]["psnr"]
+        assert (figure.mean, figure.num_present, figure.num_missing) == (mean, 2, 2)
+        assert figure.reasons == ("b: no such file",)
+    nothing = gather(rows[2]).estimates["generated"]["psnr"]
+    assert np.isnan(nothing.mean)
+    assert nothing.reasons == ("b: no such file",)
+    with pytest.raises(ValueError, match=r"it failed .* and yet has figures"):
+        Row("b", "generated", np.arange(2), {"psnr": np.ones(2)}, failure="no such file")
+
+
+def test_a_control_that_no_video_has_is_left_out():
+    truth = Row("a", "truth", np.arange(1), {}, failure="no true frames are given")
+    assert list(gather(make_row("a", "generated", [1.0]), truth).estimates) == ["generated"]
+
+
+def test_a_figure_of_the_clip_has_one_value_a_video():
+    values = {"psnr": np.array([1.0, 2.0]), "sync_c": np.array(4.0)}
+    alone = gather(Row("a", "generated", np.arange(2), values)).estimates["generated"]["sync_c"]
+    assert (alone.mean, alone.units, alone.num_present) == (4.0, "videos", 1)
+    assert np.isnan(alone.interval).all(), "frames are no units of a figure of the clip"
+    missing = {"psnr": np.array([1.0, 2.0]), "sync_c": np.array(np.nan)}
+    both = gather(
+        Row("a", "generated", np.arange(2), values),
+        Row("b", "generated", np.arange(2), missing, {"sync_c": "too short"}),
+    ).estimates["generated"]["sync_c"]
+    assert (both.mean, both.num_present, both.num_missing) == (4.0, 1, 1)
+    assert both.reasons == ("b: too short",)
+
+
+def test_a_figure_of_the_set_has_no_interval():
+    sets = {"generated": {"fid": SetFigure(12.5, 2)}}
+    rows = [make_row("a", "generated", [1.0, 2.0])]
+    figure = aggregate(rows, metrics=METRICS, protocol=PROTOCOL, sets=sets).estimates["generated"]["fid"]
+    assert (figure.mean, figure.units, figure.num_present) == (12.5, "samples", 2)
+    assert np.isnan(figure.interval).all()

@@ -1,0 +1,41 @@
+"""Frames to be graded, with the faces in them: looked for once, however many graders ask."""
+
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.types import Face
+from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.landmarks import find_faces, landmarks_of
+
+
+class Pictures:
+    """Frames of one clip, or one picture.
+
+    Args:
+        frames: [T, 3, H, W] or one picture [3, H, W], uint8 or float in [-1, 1].
+        backend: finds the faces.
+        name: what they are, for the message of an error ("clip 7: true frames").
+
+    Raises:
+        ValueError: not RGB frames, or values that are not finite.
+    """
+
+    def __init__(self, frames: Clip, backend: FaceBackend, *, name: str) -> None:
+        shown = as_uint8(frames, name=name)
+        self.frames: Tensor = shown if shown.ndim == 4 else shown[None]
+        """uint8 [T, 3, H, W]."""
+        self.backend = backend
+        self.name = name
+
+    @cached_property
+    def faces(self) -> tuple[Face | None, ...]:
+        """The surest face of each frame that has at least the backend's minimum score."""
+        return tuple(find_faces(self.frames, self.backend))
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:
+        """Landmarks of `faces`: float32 [T, K, 2] in pixels, NaN where there is none."""
+        return landmarks_of(self.faces, num_landmarks=self.backend.num_landmarks)
