@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from portraitgen.diffusion.frames import FrameCondition, add_frames, take_frames
+
 Blend = Literal["mean", "triangular"]
 
 
@@ -104,21 +106,24 @@ def blend_weights(windows: Sequence[Sequence[int]], num_frames: int, *, blend: B
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
-    """Where the rows of a batch of windows come from: row i holds frames `frames[i]` of sample `sample[i]`.
+    """What the rows of a batch of windows are: all samples at the first window, then all at the second, …
 
-    `sample` is int64 `[N]`, `frames` int64 `[N, size]`.
+    Attributes:
+        windows: frame numbers, all windows of one size.
+        num_samples: B, so that there are N = windows · B rows.
     """
 
-    sample: Tensor
-    frames: Tensor
+    windows: Sequence[Sequence[int]]
+    num_samples: int
 
     def of_samples(self, condition: Tensor) -> Tensor:
-        """`[B, …]` (a reference, an embedding) → `[N, …]`."""
-        return condition[self.sample]
+        """`[B, …]` (a reference, an embedding) → `[N, …]`; a view for one sample or one window."""
+        return condition.expand(len(self.windows), *condition.shape).flatten(0, 1)
 
-    def of_frames(self, condition: Tensor) -> Tensor:
-        """`[B, T, …]` (poses, audio features) → `[N, size, …]`."""
-        return condition[self.sample[:, None], self.frames]
+    def of_frames(self, condition: FrameCondition) -> Tensor:
+        """`[B, T, …]` (poses, audio features) → `[N, size, …]`; a view for one window of a tensor."""
+        parts = [take_frames(condition, window) for window in self.windows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def windowed(
@@ -147,31 +152,24 @@ def windowed(
         raise ValueError(f"the batch of windows must hold at least 1, not {batch_size}")
     num_frames = 1 + max(frame for window in windows for frame in window)
     weights = blend_weights(windows, num_frames, blend=blend)
-    frames = torch.tensor(windows)
 
     @functools.cache
-    def tables(device: torch.device) -> tuple[Tensor, Tensor]:
-        """Frames and weights of the windows, copied to a device once and not at every step."""
-        return frames.to(device), weights.to(device)
+    def weights_on(device: torch.device) -> Tensor:
+        """The weights, copied to a device once and not at every step."""
+        return weights.to(device)
 
     def predict_clip(noisy: Tensor, time: Tensor) -> Tensor:
         if noisy.shape[1] != num_frames:
             raise ValueError(f"the windows are for {num_frames} frames, the clip has {noisy.shape[1]}")
         num_samples = len(noisy)
-        sample = torch.arange(num_samples, device=noisy.device)
-        frames_here, weights_here = tables(noisy.device)
-        weights_here = weights_here.view(*weights.shape, *[1] * (noisy.ndim - 2))
+        weight_of = weights_on(noisy.device).view(*weights.shape, *[1] * (noisy.ndim - 2))
         blended = torch.zeros_like(noisy)
-        for part, part_weights in zip(
-            frames_here.split(batch_size), weights_here.split(batch_size), strict=True
-        ):
-            # Rows: all samples of the first window, then all of the second, …
-            batch = WindowBatch(sample.repeat(len(part)), part.repeat_interleave(num_samples, 0))
-            predicted = predict(batch.of_frames(noisy), batch.of_samples(time), batch)
+        for first in range(0, len(windows), batch_size):
+            batch = WindowBatch(windows[first : first + batch_size], num_samples)
+            predicted = predict(batch.of_frames(noisy), batch.of_samples(time), batch).to(blended)
             # One window after the other: the sum has one order, whatever the batch.
-            by_window = predicted.to(blended.dtype).split(num_samples)
-            for window, weight, rows in zip(part, part_weights, by_window, strict=True):
-                blended.index_add_(1, window, rows * weight)
+            for index, rows in enumerate(predicted.split(num_samples), start=first):
+                add_frames(blended, windows[index], rows * weight_of[index])
         return blended
 
     return predict_clip

@@ -41,6 +41,11 @@ class ClipImageEncoder(nn.Module):
         """Stays in eval mode whatever the training loop asks for."""
         return super().train(False)
 
+    def embed_gray(self) -> Tensor:
+        """Embedding [1, 1, D] of an image of CLIP's mean colour, which CLIP's own input has as zeros."""
+        gray = (2 * self._mean - 1).expand(1, -1, self._size, self._size)
+        return self(gray)
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         pixels = F.interpolate(

@@ -95,6 +95,36 @@ class PoseGuider(nn.Module):
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and any(each.requires_grad for each in self.parameters()))
 
+    @torch.no_grad()
+    def measure(self, drawing: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Maps of the drawings, their batch norms' statistics taken of these drawings alone.
+
+        So upstream draws its maps always, since it leaves the guider in training mode. Also returns the
+        statistics, by the names of the buffers, for `torch.func.functional_call`; the running ones stay as
+        they are. Without batch norms there are none. Needs evaluation mode.
+        """
+        assert not self.training
+        measured: dict[str, Tensor] = {}
+        restore: list[tuple[nn.BatchNorm2d, Tensor | None, Tensor | None]] = []
+        hooks = []
+        for name, norm in self.named_modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                restore.append((norm, norm.running_mean, norm.running_var))
+
+                def take(norm: nn.BatchNorm2d, inputs: tuple[Tensor], name: str = name) -> None:
+                    variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+                    norm.running_mean, norm.running_var = mean, variance
+                    measured.update({f"{name}.running_mean": mean, f"{name}.running_var": variance})
+
+                hooks.append(norm.register_forward_pre_hook(take))
+        try:
+            return self(drawing), measured
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for norm, mean, variance in restore:
+                norm.running_mean, norm.running_var = mean, variance
+
     def forward(self, drawing: Tensor) -> tuple[Tensor, ...]:
         """Maps [N, c, h', w'] of drawings [N, 3, H, W] in [-1, 1]; H and W are multiples of 8."""
         # torch's batch norm in training mode loses two digits on a permuted tensor (CPU), hence contiguous.

@@ -1,7 +1,7 @@
 """The LightningModule under every system that denoises: what a training step does."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,6 +87,23 @@ class Generator(Learner):
     @abstractmethod
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         """Pictures for the conditions of `batch`: `[B, T, 3, H, W]` in [-1, 1], as its `frames`."""
+
+    def stream(
+        self,
+        batch: Batch,
+        *,
+        generator: Generators | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """What `sample` gives, in chunks `[B, n, 3, H, W]` of frames, for clips of any length.
+
+        Systems for long clips decode a chunk when it is asked for; here it is all one chunk.
+
+        Args:
+            on_step: called after each denoising step, where there are several, with how many are done and how
+                many there are.
+        """
+        yield self.sample(batch, generator=generator)
 
     def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
         """Scalar losses, weighted, to be added to the objective's; the same names at every step."""

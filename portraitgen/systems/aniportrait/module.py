@@ -1,8 +1,8 @@
 """Training of AniPortrait (arXiv 2403.17694): stage 1 on frames, stage 2 on clips, one module for both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -10,6 +10,7 @@ from portraitgen.diffusion.conditions import ConditionDropout
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.objective import Objective
+from portraitgen.nn.clip_image import ClipImageEncoder
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork, check_drawings
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.generator import Batch, Encoded, Generator
@@ -42,7 +43,7 @@ class AniPortrait(Generator):
         optimizer: MakeOptimizer,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         condition_dropout: ConditionDropout | None = None,
-        image_encoder: nn.Module | None = None,
+        image_encoder: ClipImageEncoder | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -84,3 +85,13 @@ class AniPortrait(Generator):
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         return self.pipeline(batch["reference"], batch["pose"], generator=generator)
+
+    def stream(
+        self,
+        batch: Batch,
+        *,
+        generator: Generators | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """As `Generator.stream`; `pose` may be `FramesOnDemand`."""
+        return self.pipeline.stream(batch["reference"], batch["pose"], generator=generator, on_step=on_step)

@@ -11,6 +11,7 @@ from portraitgen.nn.dual_unet import DenoisingUNet, ReferenceUNet
 from portraitgen.nn.options import reject_unknown
 from portraitgen.nn.pose_guider import DRAWING_FACTOR, PoseGuider
 from portraitgen.nn.reference_attention import ReferenceFeatures, ReferenceKeyValues
+from portraitgen.nn.temporal import TemporalTransformer
 
 
 def check_drawings(drawings: Tensor | None, latents: Tensor) -> None:
@@ -44,6 +45,7 @@ class AniPortraitNetwork(nn.Module):
 
     Attributes:
         context_dim: width D of the image embedding.
+        max_frames: longest clip that the motion modules take; None without them.
 
     Raises:
         ValueError: unknown or unsupported option (named), or networks that do not fit together.
@@ -80,6 +82,9 @@ class AniPortraitNetwork(nn.Module):
                 f"{self.denoising_unet.context_dim} in denoising_unet: both read the same image embedding"
             )
         self.context_dim = self.denoising_unet.context_dim
+        modules = self.denoising_unet.modules()
+        limits = [each.max_frames for each in modules if isinstance(each, TemporalTransformer)]
+        self.max_frames = min(limits, default=None)
         self._without_gradient = frozenset(
             name for name, parameter in self.named_parameters() if not parameter.requires_grad
         )
