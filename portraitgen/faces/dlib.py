@@ -81,6 +81,10 @@ class DlibBackend:
         min_score: a photo's face, or a new track, needs this. 0 is the detector's own decision; on 46 test
             photos it keeps every face and lets no other box through.
         weak_score: detections are returned down to this score, for tracks to continue on.
+        identity_threshold: two embeddings with at least this cosine are of one person. dlib's own rule
+            (distance below 0.6 at vectors of length 1.45) is 0.914. Measured on 18 photos, 10 pairs of LFW
+            and the mean embeddings of 8 tracks in 7 clips, one person has 0.936 and more, two people have
+            0.921 and less.
         smallest_side, largest_side: a picture whose longer side is smaller is enlarged (up to 4 times), one
             whose longer side is larger is shrunk before detection. The detector needs faces of about 80
             pixels.
@@ -89,6 +93,7 @@ class DlibBackend:
 
     min_score: float = 0.0
     weak_score: float = -0.5
+    identity_threshold: float = 0.93
     smallest_side: int = 320
     largest_side: int = 960
     model_dir: str | None = None
@@ -108,11 +113,6 @@ class DlibBackend:
     @property
     def embedding_dim(self) -> int:
         return 128
-
-    @property
-    def identity_threshold(self) -> float:
-        """dlib's own rule, distance below 0.6 at vectors of length 1.45, as a cosine."""
-        return 0.914
 
     def detect(self, image: np.ndarray, *, embed: bool = False) -> list[Face]:
         """Faces in a picture (uint8 [H, W, 3] RGB), surest first, weak ones included.

@@ -113,7 +113,9 @@ class InsightFaceBackend:
     @property
     def embedding_dim(self) -> int:
         """As the pack's recognition model says, 512 in every public pack; loads the pack."""
-        return int(self._model("recognition", "recognition model").output_shape[1])
+        return int(
+            self._model("recognition", "recognition model (embed_every=0 prepares without)").output_shape[1]
+        )
 
     def detect(self, image: np.ndarray, *, embed: bool = False) -> list[Face]:
         """Faces in a picture (uint8 [H, W, 3] RGB), surest first, weak ones included.

@@ -2,7 +2,9 @@
 
 Offline tracking by detection: constant-velocity prediction, one-to-one assignment on box overlap (and
 identity, where embeddings are there), two score thresholds as in ByteTrack (Zhang et al., ECCV 2022): a
-track begins on a sure detection and may continue on a weak one, such as a turned or blurred face.
+track begins on a sure detection and may continue on a weak one, such as a turned or blurred face. Identity
+then corrects what positions got wrong: a track that passes from one person to another is cut there, and
+tracks of one person that was lost for long are joined.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,9 @@ from portraitgen.media.geometry import box_iou
 
 # Share of the newest displacement in the velocity; detector boxes jitter by a few pixels.
 _VELOCITY_GAIN = 0.3
+# Embeddings on each side of a change of person, at most and at least; single ones are led astray by a hand
+# before the face, two in a row are not.
+_SIDE_BY_SIDE = (4, 2)
 
 
 @dataclass(slots=True)
@@ -36,49 +41,72 @@ class _Path:
         self.frames.append(frame)
         self.faces.append(face)
 
-    def embedding(self) -> np.ndarray | None:
+    def embedded(self, min_score: float) -> list[int]:
+        """Positions of the faces whose embedding counts: the sure ones, or else all that have one."""
+        known = [place for place, face in enumerate(self.faces) if face.embedding is not None]
+        return [place for place in known if self.faces[place].score >= min_score] or known
+
+    def embedding(self, min_score: float) -> np.ndarray | None:
         """Mean identity, unit length."""
-        vectors = [face.embedding for face in self.faces if face.embedding is not None]
-        if not vectors:
-            return None
-        mean = np.mean(vectors, axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+        places = self.embedded(min_score)
+        return _mean_direction([self.faces[place].embedding for place in places]) if places else None
+
+    def part(self, begin: int, end: int) -> "_Path":
+        return _Path(self.frames[begin:end], self.faces[begin:end])
 
 
-def _assign(paths: list[_Path], faces: list[Face], frame: int, iou_gate: float) -> list[tuple[int, int]]:
+def _mean_direction(vectors: Sequence[np.ndarray | None]) -> np.ndarray:
+    mean = np.mean([vector for vector in vectors if vector is not None], axis=0)
+    return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """The settings of `track_faces`."""
+
+    min_score: float
+    iou_gate: float
+    max_gap: int
+    identity_threshold: float | None
+
+
+def _assign(paths: list[_Path], faces: list[Face], frame: int, rules: _Rules) -> list[tuple[int, int]]:
     """Pairs (path, face), one to one, of least total cost; a pair must overlap by `iou_gate`."""
     if not paths or not faces:
         return []
     predicted = np.stack([path.predict(frame) for path in paths])
     overlap = box_iou(predicted[:, None], np.stack([face.box for face in faces])[None])
     cost = 1 - overlap
-    for row, path in enumerate(paths):
-        for column, face in enumerate(faces):
-            last = path.faces[-1].embedding
-            if last is not None and face.embedding is not None:
-                cost[row, column] += 1 - float(last @ face.embedding)
+    if rules.identity_threshold is not None and len(paths) + len(faces) > 2:
+        known = [
+            next((f.embedding for f in reversed(p.faces) if f.embedding is not None), None) for p in paths
+        ]
+        for row, last in enumerate(known):
+            for column, face in enumerate(faces):
+                if last is not None and face.embedding is not None:
+                    # 1 at the threshold, whatever the backend's cosines look like: as much as no overlap.
+                    apart = 1 - float(last @ face.embedding)
+                    cost[row, column] += apart / (1 - rules.identity_threshold)
     # An impossible pair costs more than any number of possible ones, so it is chosen only for want of
     # another.
-    cost[overlap < iou_gate] = 1e3
+    cost[overlap < rules.iou_gate] = 1e3
     rows, columns = linear_sum_assignment(cost)
-    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if overlap[r, c] >= iou_gate]
+    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if overlap[r, c] >= rules.iou_gate]
 
 
-def _track_shot(
-    detections: Sequence[list[Face]], begin: int, end: int, *, min_score: float, iou_gate: float, max_gap: int
-) -> list[_Path]:
+def _track_shot(detections: Sequence[list[Face]], begin: int, end: int, rules: _Rules) -> list[_Path]:
     """Paths through the frames begin..end-1 of one shot."""
     closed: list[_Path] = []
     active: list[_Path] = []
     for frame in range(begin, end):
-        closed += [path for path in active if frame - path.frames[-1] > max_gap]
-        active = [path for path in active if frame - path.frames[-1] <= max_gap]
+        closed += [path for path in active if frame - path.frames[-1] > rules.max_gap]
+        active = [path for path in active if frame - path.frames[-1] <= rules.max_gap]
         waiting = active
         for faces in (
-            [face for face in detections[frame] if face.score >= min_score],
-            [face for face in detections[frame] if face.score < min_score],
+            [face for face in detections[frame] if face.score >= rules.min_score],
+            [face for face in detections[frame] if face.score < rules.min_score],
         ):
-            pairs = _assign(waiting, faces, frame, iou_gate)
+            pairs = _assign(waiting, faces, frame, rules)
             for row, column in pairs:
                 waiting[row].extend(frame, faces[column])
             taken_rows, taken_columns = {row for row, _ in pairs}, {column for _, column in pairs}
@@ -86,45 +114,68 @@ def _track_shot(
             active = active + [
                 _Path([frame], [face])
                 for column, face in enumerate(faces)
-                if column not in taken_columns and face.score >= min_score
+                if column not in taken_columns and face.score >= rules.min_score
             ]
     return closed + active
 
 
-def _grow_back(
-    paths: list[_Path], detections: Sequence[list[Face]], begin: int, iou_gate: float, max_gap: int
-) -> None:
+def _grow_back(paths: list[_Path], detections: Sequence[list[Face]], begin: int, rules: _Rules) -> None:
     """Prepend the weak detections that led up to each path's first sure one."""
     used = {id(face) for path in paths for face in path.faces}
     for path in paths:
         for frame in range(path.frames[0] - 1, begin - 1, -1):
-            if path.frames[0] - frame > max_gap:
+            if path.frames[0] - frame > rules.max_gap:
                 break
             free = [face for face in detections[frame] if id(face) not in used]
             overlap = [float(box_iou(path.faces[0].box, face.box)) for face in free]
-            if free and max(overlap) >= iou_gate:
+            if free and max(overlap) >= rules.iou_gate:
                 face = free[int(np.argmax(overlap))]
                 path.frames.insert(0, frame)
                 path.faces.insert(0, face)
                 used.add(id(face))
 
 
-def _merge_by_identity(paths: list[_Path], threshold: float) -> list[_Path]:
+def _split_by_identity(path: _Path, min_score: float, threshold: float) -> list[_Path]:
+    """Cut a path where another person takes the place of the first, as in a dissolve or behind a passer-by.
+
+    What lies between the last embedding of the one and the first of the other is nobody's.
+    """
+    most, least = _SIDE_BY_SIDE
+    places = path.embedded(min_score)
+    likeness = {}
+    for turn in range(least, len(places) - least + 1):
+        before, after = (
+            _mean_direction([path.faces[place].embedding for place in side])
+            for side in (places[max(turn - most, 0) : turn], places[turn : turn + most])
+        )
+        likeness[turn] = float(before @ after)
+    if not likeness or min(likeness.values()) >= threshold:
+        return [path]
+    turn = min(likeness, key=lambda place: likeness[place])
+    first, second = path.part(0, places[turn - 1] + 1), path.part(places[turn], len(path.frames))
+    return [part for half in (first, second) for part in _split_by_identity(half, min_score, threshold)]
+
+
+def _merge_by_identity(paths: list[_Path], min_score: float, threshold: float) -> list[_Path]:
     """Join paths of one person that was lost for long, most alike first; they must not overlap in time."""
-    paths = list(paths)
+    merged = [(path, path.embedding(min_score)) for path in paths]
     while True:
         best, pair = threshold, None
-        for i, first in enumerate(paths):
-            for second in paths[i + 1 :]:
-                one, other = first.embedding(), second.embedding()
-                apart = first.frames[-1] < second.frames[0] or second.frames[-1] < first.frames[0]
-                if apart and one is not None and other is not None and float(one @ other) >= best:
+        for i, (first, one) in enumerate(merged):
+            for second, other in merged[i + 1 :]:
+                if one is None or other is None or float(one @ other) < best:
+                    continue
+                if set(first.frames).isdisjoint(second.frames):
                     best, pair = float(one @ other), (first, second)
         if pair is None:
-            return paths
-        earlier, later = sorted(pair, key=lambda path: path.frames[0])
-        paths = [path for path in paths if path is not earlier and path is not later]
-        paths.append(_Path(earlier.frames + later.frames, earlier.faces + later.faces))
+            return [path for path, _ in merged]
+        rows = sorted(
+            (row for path in pair for row in zip(path.frames, path.faces, strict=True)),
+            key=lambda row: row[0],
+        )
+        joined = _Path([frame for frame, _ in rows], [face for _, face in rows])
+        merged = [item for item in merged if item[0] is not pair[0] and item[0] is not pair[1]]
+        merged.append((joined, joined.embedding(min_score)))
 
 
 def track_faces(
@@ -147,19 +198,24 @@ def track_faces(
         iou_gate: least overlap of a detection with the predicted box.
         max_gap: a face that is missing for more than this many frames has ended its track.
         min_hits: tracks with fewer sure detections are dropped; a false face is sure for a frame or two only.
-        identity_threshold: cosine of two embeddings from which tracks in one shot are one person and are
-            joined, however long the gap; None joins nothing.
+        identity_threshold: cosine of two embeddings from which they are of one person, as the backend states
+            it; decides between overlapping faces, cuts a track at a change of person, and joins tracks in one
+            shot however long the gap. Not every face needs an embedding. None: identity is not looked at.
 
     Returns:
         Tracks, the longest first.
     """
+    rules = _Rules(
+        min_score=min_score, iou_gate=iou_gate, max_gap=max_gap, identity_threshold=identity_threshold
+    )
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(detections)}), len(detections)]
     paths: list[_Path] = []
     for begin, end in pairwise(edges):
-        shot = _track_shot(detections, begin, end, min_score=min_score, iou_gate=iou_gate, max_gap=max_gap)
-        _grow_back(shot, detections, begin, iou_gate, max_gap)
+        shot = _track_shot(detections, begin, end, rules)
+        _grow_back(shot, detections, begin, rules)
         if identity_threshold is not None:
-            shot = _merge_by_identity(shot, identity_threshold)
+            shot = [part for path in shot for part in _split_by_identity(path, min_score, identity_threshold)]
+            shot = _merge_by_identity(shot, min_score, identity_threshold)
         paths += [path for path in shot if sum(face.score >= min_score for face in path.faces) >= min_hits]
     paths.sort(key=lambda path: (-len(path.frames), path.frames[0]))
     return [
@@ -169,7 +225,7 @@ def track_faces(
             scores=np.array([face.score for face in path.faces], np.float32),
             landmarks=np.stack([face.landmarks for face in path.faces]),
             keypoints=np.stack([face.keypoints for face in path.faces]),
-            embedding=path.embedding(),
+            embedding=path.embedding(min_score),
         )
         for path in paths
     ]

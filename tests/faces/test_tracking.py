@@ -77,8 +77,9 @@ def test_identity_decides_where_boxes_do_not() -> None:
     """Two faces that jump into each other's place within one missed frame."""
     detections = [[face(100, person=0), face(112, person=1)] for _ in range(5)]
     detections += [[face(112, person=0), face(100, person=1)] for _ in range(5)]
-    for track in track_faces(detections, min_score=0):
+    for track in track_faces(detections, min_score=0, identity_threshold=0.5):
         assert track.embedding is not None
+        assert len(track.frames) == 10
         assert track.embedding.max() == pytest.approx(1.0), "one person, not a mixture"
 
 
@@ -95,6 +96,67 @@ def test_one_person_lost_for_long_is_joined_by_identity_within_the_shot() -> Non
     assert len(track_faces(detections, min_score=0, cuts=[20], identity_threshold=0.9)) == 2
     other = detections[:36] + [[face(150, person=1)]] * 6
     assert len(track_faces(other, min_score=0, identity_threshold=0.9)) == 2
+
+
+def test_embeddings_of_some_frames_are_enough() -> None:
+    """Also for faces that cross: each has one only in every fourth frame."""
+    detections = [
+        [
+            face(20 + 6 * t, 50, person=0 if t % 4 == 0 else None),
+            face(200 - 6 * t, 56, person=1 if t % 4 == 0 else None),
+        ]
+        for t in range(31)
+    ]
+    tracks = track_faces(detections, min_score=0, identity_threshold=0.5)
+    assert [len(track.frames) for track in tracks] == [31, 31]
+    for track in tracks:
+        assert track.embedding is not None
+        assert track.embedding.max() == pytest.approx(1.0)
+
+
+def test_sure_faces_say_who_it_is() -> None:
+    """A weak one, turned away or half covered, resembles anybody."""
+    detections = [[face(50, score=-0.2 if t % 2 else 1, person=t % 2)] for t in range(12)]
+    (track,) = track_faces(detections, min_score=0, identity_threshold=0.9)
+    assert track.embedding is not None
+    assert track.embedding.tolist() == [1, 0, 0, 0]
+
+
+def test_a_change_of_person_without_a_cut_ends_the_track() -> None:
+    """What lies between the last embedding of the one and the first of the other is left out."""
+    detections = [[face(50, person=int(t >= 16) if t % 3 == 0 else None)] for t in range(30)]
+    first, second = sorted(
+        track_faces(detections, min_score=0, identity_threshold=0.5), key=lambda track: track.frames[0]
+    )
+    assert first.frames.tolist() == list(range(16))
+    assert second.frames.tolist() == list(range(18, 30))
+    assert len(track_faces(detections, min_score=0)) == 1, "positions alone cannot know"
+
+
+def test_one_odd_embedding_does_not_end_a_track() -> None:
+    detections = [[face(50, person=1 if t == 15 else 0)] for t in range(30)]
+    (track,) = track_faces(detections, min_score=0, identity_threshold=0.5)
+    assert len(track.frames) == 30
+
+
+def test_two_people_in_one_frame_are_never_joined() -> None:
+    """Twins: all embeddings agree, and yet they are two. A third stretch joins the one that it can."""
+    detections = [[face(50, person=0), face(200, person=0)] for _ in range(8)]
+    detections += [[]] * 20 + [[face(50, person=0)]] * 8
+    tracks = track_faces(detections, min_score=0, identity_threshold=0.9)
+    assert sorted(len(track.frames) for track in tracks) == [8, 16]
+
+
+def test_interleaved_stretches_of_one_person_are_joined() -> None:
+    """Left, right, left again: the first and the third may be joined before the second."""
+    stretches = [(50, 0), (400, 10), (50, 30), (400, 45)]
+    detections: list[list[Face]] = [[] for _ in range(52)]
+    for x, begin in stretches:
+        for t in range(begin, begin + 6):
+            detections[t] = [face(x, person=3)]
+    (track,) = track_faces(detections, min_score=0, max_gap=3, identity_threshold=0.9)
+    assert len(track.frames) == 24
+    assert (np.diff(track.frames) > 0).all()
 
 
 def test_flickers_are_dropped_and_the_longest_comes_first() -> None:

@@ -29,10 +29,15 @@ class Scan:
     damaged: np.ndarray
 
 
-def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None) -> Scan:
+def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None, embed_every: int = 0) -> Scan:
     """Look for faces in every frame of a video brought to `fps` (None: the source's own mean rate).
 
     Damaged frames are not searched: what the decoder made up there is no face to train on.
+
+    Args:
+        embed_every: compute the identity embedding of every face in every such frame, 0 in none. A person
+            stays who he is: a few embeddings a second tell as much as one a frame, which costs more than
+            detection and landmarks together.
 
     Raises:
         VideoError: the file is no video, is cut short, or is damaged beyond reading.
@@ -58,7 +63,8 @@ def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None) ->
             elif frame.image is previous:  # repeated to reach the rate
                 faces.append([replace(face) for face in faces[-1]])
             else:
-                faces.append(backend.detect(frame.image))
+                embed = embed_every > 0 and frame.index % embed_every == 0
+                faces.append(backend.detect(frame.image, embed=embed))
             damaged.append(frame.corrupt)
             previous = frame.image
             yield frame.image

@@ -18,6 +18,7 @@ class PrepareSettings:
     min_frames: int
     max_frames: int
     crf: int
+    embed_every: int = 6
     photo_size: int
     videos_per_shard: int
     photos_per_shard: int
@@ -34,6 +35,8 @@ class PrepareSettings:
             )
         if self.margin < 0:
             raise ValueError(f"margin={self.margin}: give the space around the face in face sizes, 0 or more")
+        if self.embed_every < 0:
+            raise ValueError(f"embed_every={self.embed_every}: give a number of frames, or 0 for none")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf={self.crf}: H.264 takes 0 (lossless) to 51")
         for key in ("min_frames", "videos_per_shard", "photos_per_shard"):

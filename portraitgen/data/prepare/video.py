@@ -34,13 +34,20 @@ def prepare_video(
         VideoError: no video, or cut short.
         SourceError: no clip can be made of it.
     """
-    scan = scan_video(source, backend, fps=settings.exact_fps)
+    # A pack of models without one is asked only where an embedding is wanted.
+    embed_every = settings.embed_every if settings.embed_every and backend.embedding_dim else 0
+    scan = scan_video(source, backend, fps=settings.exact_fps, embed_every=embed_every)
     num_frames, num_damaged = len(scan.faces), int(scan.damaged.sum())
     if num_damaged:
         note("decode", f"{source.name}: {num_damaged} of {num_frames} frames are damaged and left out")
     # A track must not cross damage: frames on its two sides may be far apart.
     edges = np.flatnonzero(np.diff(scan.damaged)) + 1
-    tracks = track_faces(scan.faces, cuts=sorted({*scan.cuts, *edges.tolist()}), min_score=backend.min_score)
+    tracks = track_faces(
+        scan.faces,
+        cuts=sorted({*scan.cuts, *edges.tolist()}),
+        min_score=backend.min_score,
+        identity_threshold=backend.identity_threshold if embed_every else None,
+    )
     if not tracks:
         raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
     clips, too_short = plan_clips(tracks, image_size=(scan.info.height, scan.info.width), settings=settings)

@@ -28,6 +28,7 @@ SETTINGS = PrepareSettings(
         ({"fps": 0.0}, r"fps=0\.0: give 1 to 240"),
         ({"margin": -0.1}, r"margin=-0\.1"),
         ({"crf": 60}, "crf=60"),
+        ({"embed_every": -1}, "embed_every=-1"),
         ({"min_frames": 0}, "min_frames=0"),
         ({"max_frames": 3}, "max_frames=3 is below min_frames=4"),
         ({"videos_per_shard": 0}, "videos_per_shard=0"),
