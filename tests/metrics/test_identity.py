@@ -57,7 +57,7 @@ def test_pseudo_fid_is_the_references(shared):
     """Where ConsisID repeats one picture of each side; sets are graded in test_frechet."""
     cases = json.loads((shared / "golden/consisid_eval_fid.json").read_text())["cases"]
     case = next(case for case in cases if case["identical_rows"])
-    random = np.random.RandomState(case["seed"])  # noqa: NPY002
+    random = np.random.RandomState(case["seed"])
     generated, reference = (torch.from_numpy(random.randn(1, 16)).float() for _ in range(2))
     found = face_inception_l2(generated.repeat(3, 1), reference[0] + 0.3)
     np.testing.assert_allclose(found.numpy(), [case["official_fid"]] * 3, rtol=1e-6)
