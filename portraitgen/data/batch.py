@@ -29,9 +29,11 @@ class BatchLayout:
         reference_index      int64   [B]
         reference_landmarks  float32 [B, K, 2]
         pose                 uint8   [B, T, 3, Hp, Wp]  landmarks drawn on black; only with `pose_size`
+        masks                uint8   [B, T, H, W]       0/1, of the person's face, head or all; with `masks`
 
     After `ClipDataModule.on_after_batch_transfer`, which is what systems see, the pictures are float
-    in [-1, 1]: frames [B, T, 3, H, W], reference [B, 3, H, W], pose [B, T, 3, Hp, Wp].
+    in [-1, 1]: frames [B, T, 3, H, W], reference [B, 3, H, W], pose [B, T, 3, Hp, Wp]; and masks are float
+    0/1 [B, T, 1, H, W].
 
     All of them lie in one block of memory, so that a batch crosses from a worker as one shared slab.
 
@@ -40,12 +42,14 @@ class BatchLayout:
         size: (H, W) of the clips.
         num_landmarks: K.
         pose_size: (Hp, Wp), or None for no pose.
+        masks: whether there are masks.
     """
 
     clip_frames: int
     size: tuple[int, int]
     num_landmarks: int
     pose_size: tuple[int, int] | None = None
+    masks: bool = False
 
     def fields(self) -> dict[str, Field]:
         height, width = self.size
@@ -62,6 +66,8 @@ class BatchLayout:
         }
         if self.pose_size is not None:
             table["pose"] = Field((self.clip_frames, 3, *self.pose_size), uint8)
+        if self.masks:
+            table["masks"] = Field((self.clip_frames, height, width), uint8)
         return table
 
     def num_bytes(self, batch_size: int) -> int:

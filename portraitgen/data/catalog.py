@@ -96,15 +96,30 @@ class Catalog:
                     f" {self.landmark_scheme}, {shard.name} has {number} of {scheme}; train on one kind"
                 )
 
-    def select(self, windows: ClipWindows, filters: Mapping[str, Range] | None = None) -> Selection:
+    def select(
+        self,
+        windows: ClipWindows,
+        filters: Mapping[str, Range] | None = None,
+        *,
+        masks: str | None = None,
+    ) -> Selection:
         """Samples that have a window and whose scores lie in the ranges of `filters`.
 
-        {"min_face": (64, None)} takes faces from 64 px; a sample without that score is left out.
+        {"min_face": (64, None)} takes faces from 64 px; a sample without that score is left out, as is one in
+        which somebody has no mask of the region `masks`.
 
         Raises:
             DataError: none is left, an unknown score, or frame sizes differ.
         """
         passing = self._passing(filters or {})
+        if masks is not None:
+            masked = np.concatenate([index.has_masks(masks) for index in self.indexes])
+            if not masked.any():
+                raise DataError(
+                    f"data.masks={masks}: none of {len(masked)} samples has masks of the {masks};"
+                    " prepare them with masks=hull, ellipse or sam2, or set data.masks=null"
+                )
+            passing &= masked
         longest = np.concatenate([windows.longest_runs(index) for index in self.indexes])
         if not passing.any():
             raise DataError(f"data.filters {dict(filters or {})} leave none of {len(passing)} samples")

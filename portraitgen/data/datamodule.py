@@ -11,7 +11,7 @@ from portraitgen.data.clips import ClipWindows
 from portraitgen.data.examples import ClipExamples
 from portraitgen.data.loader import FixedLoader, ResumableLoader
 from portraitgen.data.order import EvenSpread, SampleOrder
-from portraitgen.data.sample import DataError
+from portraitgen.data.sample import REGIONS, DataError
 from portraitgen.media.yuv import yuv420_to_rgb
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ class ClipDataModule(LightningDataModule):
         pose_size: draw the landmarks on a canvas of this size, a side or (height, width).
         reference: "random" or "first", see ClipWindows.
         snap_keyframes: see ClipWindows.
+        masks: region of the window's person whose masks are read: "face", "head" or "person"; null for none.
+            Samples in which somebody has none are left out.
         filters: score -> [at least, at most], null for no limit, such as {"min_face": [64, null]}.
 
     Raises:
@@ -60,6 +62,7 @@ class ClipDataModule(LightningDataModule):
         pose_size: int | Sequence[int] | None = None,
         reference: str = "random",
         snap_keyframes: bool = True,
+        masks: str | None = None,
         filters: Mapping[str, Sequence[float | None]] | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +73,9 @@ class ClipDataModule(LightningDataModule):
         self._pose_size: tuple[int, int] | None = None
         if pose_size is not None:
             self._pose_size = _pair("pose_size", [pose_size] * 2 if isinstance(pose_size, int) else pose_size)
+        if masks is not None and masks not in REGIONS:
+            raise DataError(f"data.masks={masks}: give one of {', '.join(REGIONS)}, or null")
+        self._masks = masks
         self._filters: dict[str, Range] = {
             name: _pair(f"filters.{name}", limits) for name, limits in (filters or {}).items()
         }
@@ -90,13 +96,13 @@ class ClipDataModule(LightningDataModule):
         if self._train is not None:
             return
         catalog = Catalog(self._shards)
-        chosen = catalog.select(self._train_windows, self._filters)
+        chosen = catalog.select(self._train_windows, self._filters, masks=self._masks)
         self._num_train = len(chosen)
         order = SampleOrder(chosen.shards, seed=self._seed)
         self._train = self._examples(catalog, chosen, self._train_windows, order)
         if self._val_windows is not None:
             catalog = Catalog(self._val_shards) if self._val_shards else catalog
-            chosen = catalog.select(self._val_windows, self._filters)
+            chosen = catalog.select(self._val_windows, self._filters, masks=self._masks)
             self._num_val = self._val_clips or len(chosen)
             self._val = self._examples(
                 catalog, chosen, self._val_windows, EvenSpread(len(chosen), self._num_val)
@@ -142,6 +148,8 @@ class ClipDataModule(LightningDataModule):
         pictures = {name: yuv420_to_rgb(batch[name], dtype=dtype) for name in ("frames", "reference")}
         if "pose" in batch:
             pictures["pose"] = batch["pose"].to(dtype).div_(127.5).sub_(1)
+        if "masks" in batch:
+            pictures["masks"] = batch["masks"].to(dtype).unsqueeze(2)
         return batch | pictures
 
     def teardown(self, stage: str) -> None:
@@ -160,7 +168,9 @@ class ClipDataModule(LightningDataModule):
     def _examples(
         self, catalog: Catalog, chosen: Selection, windows: ClipWindows, order: Callable[[int], int]
     ) -> ClipExamples:
-        return ClipExamples(catalog, chosen, windows, order, seed=self._seed, pose_size=self._pose_size)
+        return ClipExamples(
+            catalog, chosen, windows, order, seed=self._seed, pose_size=self._pose_size, masks=self._masks
+        )
 
 
 def _pair(name: str, values: Sequence[T]) -> tuple[T, T]:

@@ -45,6 +45,7 @@ class ClipExamples:
         order: position -> sample; SampleOrder for training, a range for grading.
         seed: of the windows; the window at a position depends on the seed and the position only.
         pose_size: (Hp, Wp) of the drawn landmarks, None for none.
+        masks: region whose masks are read, None for none.
     """
 
     def __init__(
@@ -56,11 +57,14 @@ class ClipExamples:
         *,
         seed: int,
         pose_size: tuple[int, int] | None = None,
+        masks: str | None = None,
     ) -> None:
         self._catalog, self._selection, self._windows, self._order = catalog, selection, windows, order
-        self._seed = seed
+        self._seed, self._masks = seed, masks
         self._reader = ClipReader(catalog)
-        self.layout = BatchLayout(windows.clip_frames, selection.size, catalog.num_landmarks, pose_size)
+        self.layout = BatchLayout(
+            windows.clip_frames, selection.size, catalog.num_landmarks, pose_size, masks is not None
+        )
         self.ring: SlabRing | None = None
 
     def __getitems__(self, positions: Sequence[int]) -> Examples | DataError:
@@ -119,6 +123,8 @@ class ClipExamples:
         landmarks = self._reader.landmarks(shard, row, track, np.append(frames, reference))
         targets["frame_index"][:], targets["reference_index"][...] = frames, reference
         targets["landmarks"][:], targets["reference_landmarks"][:] = landmarks[:-1], landmarks[-1]
+        if self._masks is not None:
+            targets["masks"][:] = self._reader.masks(shard, row, track, frames, region=self._masks)
         if self.layout.pose_size is not None:
             targets["pose"][:] = draw_landmarks(
                 landmarks[:-1],

@@ -100,6 +100,12 @@ class ShardIndex:
         first = int(self.num_tracks[:row].sum())
         return int(self.mask_columns[first + track, REGIONS.index(region)])
 
+    def has_masks(self, region: str) -> np.ndarray:
+        """bool [S]: samples in which everybody has a mask of this region."""
+        owner = np.repeat(np.arange(len(self)), self.num_tracks)
+        missing = self.mask_columns[:, REGIONS.index(region)] < 0
+        return np.bincount(owner, weights=missing, minlength=len(self)) == 0
+
     def packets(self, row: int) -> PacketTable | None:
         """The packets of a clip's mp4; None for a photo."""
         configuration = int(self.configuration[row])

@@ -5,6 +5,8 @@ alternate between outside and inside, beginning outside (so the first run is 0 w
 inside).
 """
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -33,8 +35,8 @@ def decode_rle(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.repeat(inside, runs).reshape(height, width)
 
 
-def encode_rle_batch(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Run lengths of masks [T, M, H, W] (M mask ids in each of T frames).
+def encode_rle_batch(masks: Iterable[Iterable[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Run lengths of masks [T, M, H, W] (M mask ids in each of T frames), an array or made frame by frame.
 
     Returns:
         runs: uint32, of all masks one after the other, ids within frames.

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 10.0
 _SHEET_ROWS = 16
+_STEPS = ("masks",)
+"""Groups that name a SampleStep or nothing, in the order in which samples go through them."""
 
 
 @dataclass(kw_only=True)
@@ -54,6 +56,7 @@ class PrepareConfig(PrepareSettings):
     split: str = MISSING
     workers: int = MISSING
     faces: Any = MISSING
+    masks: Any = None
 
 
 ConfigStore.instance().store(name="prepare_schema", node=PrepareConfig)
@@ -82,7 +85,8 @@ def prepare(config: DictConfig) -> None:
             log.info(f"removed {name}: the sources no longer make it")
         missing = [job for job in jobs if not job.is_finished()]
         if missing:
-            maker = ShardMaker(str(out), instantiate(config.faces), settings, described)
+            steps = tuple(instantiate(config[name]) for name in _STEPS if config[name])
+            maker = ShardMaker(str(out), instantiate(config.faces), settings, described, steps)
             _make(maker, missing, workers=config.workers, kept=len(jobs) - len(missing))
         else:
             log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
@@ -110,6 +114,7 @@ def _described(config: DictConfig) -> dict[str, Any]:
     return {
         "source": config.source if packaged else str(Path(config.source).expanduser().resolve()),
         "faces": OmegaConf.to_container(config.faces, resolve=True),
+        **{name: OmegaConf.to_container(config[name], resolve=True) for name in _STEPS if config[name]},
     }
 
 

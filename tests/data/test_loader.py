@@ -12,11 +12,13 @@ from portraitgen.data.archive import Archive
 from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.loader import FixedLoader, ResumableLoader
+from portraitgen.data.prepare.masks import HullMasks
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.gop import GopDecoder
+from portraitgen.media.masks import decode_rle_batch
 
 NUM_CLIPS = 7
 
@@ -93,6 +95,37 @@ def test_a_batch_holds_the_frames_that_it_names(root):
             np.testing.assert_array_equal(batch["reference_landmarks"][i], known[reference])
             drawn = draw_landmarks(known[frames], image_size=(32, 32), canvas_size=(64, 64))
             np.testing.assert_array_equal(batch["pose"][i], drawn)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_holds_the_masks_that_were_written(tmp_path, num_workers):
+    clips = {}
+    with ShardWriter(tmp_path) as writer:
+        for seed in range(3):
+            clip = HullMasks()(synthetic_clip(f"person{seed}", num_frames=20, size=32, seed=seed))
+            clips[clip.key] = clip
+            writer.write(clip)
+        writer.write(synthetic_clip("unmasked", num_frames=20, size=32))
+    seen = set()
+    for batch in take(loader(tmp_path, masks="face", num_workers=num_workers), 6):
+        assert batch["masks"].dtype == torch.uint8
+        for key, frames, masks in zip(batch["key"], batch["frame_index"], batch["masks"], strict=True):
+            stored = clips[key].masks
+            np.testing.assert_array_equal(
+                masks, decode_rle_batch(stored.runs, stored.offsets, (32, 32), frames.numpy())
+            )
+            assert 0 < masks.float().mean() < 1
+            seen.add(key)
+    assert seen == set(clips), "samples without masks are left out"
+    on_device = datamodule(tmp_path).on_after_batch_transfer(batch, 0)["masks"]
+    assert (on_device.shape, on_device.dtype) == ((2, 4, 1, 32, 32), torch.float32)
+
+
+def test_masks_that_are_not_there_are_refused(root):
+    with pytest.raises(DataError, match=r"data\.masks=face: none of 7 samples has masks of the face"):
+        loader(root, masks="face")
+    with pytest.raises(DataError, match=r"data\.masks=hair: give one of face, head, person"):
+        loader(root, masks="hair")
 
 
 def test_workers_do_not_change_a_batch(root):

@@ -97,6 +97,18 @@ def test_any_number_of_workers_gives_the_same_shards(run, videos, tmp_path):
     assert (tmp_path / "none/dataset.json").read_text() == (tmp_path / "two/dataset.json").read_text()
 
 
+def test_masks_are_written_if_asked_for(run, videos, tmp_path):
+    run(source=videos / "a.mp4", out=tmp_path / "out", masks="hull")
+    reader = ClipReader(Catalog(str(tmp_path / "out" / "shards" / "*.tar")))
+    sample = reader.sample(0, 0)
+    assert sample.masks.source == "hull"
+    track, frames = sample.tracks[0], np.arange(sample.num_frames)
+    shares = reader.masks(0, 0, 0, frames).mean(axis=(1, 2))
+    assert ((shares > 0.1) & (shares < 0.6))[track.valid].all()
+    with pytest.raises(ValueError, match=r"masks was .* and is None"):
+        run(source=videos / "a.mp4", out=tmp_path / "out")
+
+
 def test_only_what_is_missing_is_made_again(run, videos, tmp_path):
     run(source=videos, out=tmp_path, videos_per_shard=1)
     before, files = digests(tmp_path), all_files(tmp_path)

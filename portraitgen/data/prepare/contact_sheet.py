@@ -8,6 +8,7 @@ import numpy as np
 from portraitgen.data.sample import ClipSample
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.decode import iter_frames
+from portraitgen.media.masks import decode_rle
 
 _CELL = 224
 _COLUMNS = 6
@@ -49,7 +50,11 @@ def _photo_pictures(sample: ClipSample) -> list[np.ndarray]:
 
 
 def _annotated(image: np.ndarray, sample: ClipSample, frame: int) -> np.ndarray:
-    """The frame as large as a cell, with everybody's box and landmarks; a red edge where nobody is valid."""
+    """The frame as large as a cell, with masks, and everybody's box and landmarks.
+
+    Outlines are masks, in the colours of their people (thin: the head, the person). The edge is red where
+    nobody is valid.
+    """
     picture, scale = _fitted(image)
     size = (picture.shape[0], picture.shape[1])
     for person, track in enumerate(sample.tracks):
@@ -63,9 +68,24 @@ def _annotated(image: np.ndarray, sample: ClipSample, frame: int) -> np.ndarray:
         if np.isfinite(track.boxes[frame]).all():
             left, top, right, bottom = (track.boxes[frame] * scale).round().astype(int).tolist()
             cv2.rectangle(picture, (left, top), (right, bottom), _BOX_COLOURS[person % len(_BOX_COLOURS)], 1)
+    for person, track in enumerate(sample.tracks):
+        for region, number in track.mask_ids.items():
+            outlines = _outlines(sample, number, frame, size)
+            thickness = 2 if region == "face" else 1
+            cv2.drawContours(picture, outlines, -1, _BOX_COLOURS[person % len(_BOX_COLOURS)], thickness)
     if not any(track.valid[frame] for track in sample.tracks):
         cv2.rectangle(picture, (0, 0), (size[1] - 1, size[0] - 1), (255, 0, 0), 3)
     return picture
+
+
+def _outlines(sample: ClipSample, mask_id: int, frame: int, size: tuple[int, int]) -> Sequence[np.ndarray]:
+    """Outlines, in a picture of `size`, of a mask."""
+    assert sample.masks is not None
+    place = frame * len(sample.masks.ids) + sample.masks.ids.index(mask_id)
+    runs = sample.masks.runs[slice(*sample.masks.offsets[place : place + 2])]
+    mask = decode_rle(runs, (sample.height, sample.width)).astype(np.uint8)
+    scaled = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.findContours(scaled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
 
 
 def _fitted(image: np.ndarray) -> tuple[np.ndarray, float]:

@@ -22,6 +22,9 @@ from portraitgen.media.decode import VideoError
 # Source, stage, and why: an exception where the whole source is left out, words where a part of it is.
 Omission = tuple[str, str, Exception | str]
 
+SampleStep = Callable[[ClipSample], ClipSample]
+"""Adds to a sample what can be told from it; can be pickled, and loads its models at first use."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardMaker:
@@ -30,12 +33,14 @@ class ShardMaker:
     Args:
         root: folder of the data set.
         config: recorded in the manifest beside the job's fingerprint.
+        steps: what is done with every sample before it is written, in this order: masks, further scores.
     """
 
     root: str
     backend: FaceBackend
     settings: PrepareSettings
     config: Mapping[str, Any]
+    steps: tuple[SampleStep, ...] = ()
 
     def __call__(self, job: ShardJob, source_done: Callable[[], None]) -> None:
         """Write the shard, its index and, last, its manifest; a shard without samples has only a manifest.
@@ -96,10 +101,16 @@ class ShardMaker:
 
         try:
             if source.is_video:
-                yield from prepare_video(source, self.backend, self.settings, note)
+                for sample in prepare_video(source, self.backend, self.settings, note):
+                    yield self._finished(sample)
             else:
-                yield prepare_photo(source, self.backend, self.settings)
+                yield self._finished(prepare_photo(source, self.backend, self.settings))
         except SourceError as error:
             omissions.append((source.name, error.stage, error))
         except VideoError as error:
             omissions.append((source.name, "decode", error))
+
+    def _finished(self, sample: ClipSample) -> ClipSample:
+        for step in self.steps:
+            sample = step(sample)
+        return sample
