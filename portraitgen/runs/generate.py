@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.drawing import draw_landmarks
@@ -23,8 +22,10 @@ from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.check import check_config
 from portraitgen.runs.driving.clip import DrivenClip
+from portraitgen.runs.driving.inputs import check_inputs
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.video import driven_by_video
+from portraitgen.runs.landmarks import find_landmarks
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import stream_seed
@@ -40,17 +41,17 @@ CRF = 10
 def generate(config: DictConfig) -> None:
     """Write into `config.out` for each clip the clip itself, a comparison video and a contact sheet.
 
-    `samples.jsonl` has a row for each, with all that it takes to grade it.
+    `samples.jsonl` has a row for each, with all that it takes to grade it. With `mode=landmarks` nothing is
+    generated: see `find_landmarks`.
 
     Raises:
         ValueError: a setting, the weights, or what drives cannot be used.
     """
     check_config(config)
-    if (config.shards is None) == (config.reference is None or config.driving is None):
-        raise ValueError("say what drives: either shards=…, or reference=<photo> and driving=<video>")
-    if len(config.span) != 2 or not 0 <= config.span[0] < config.span[1] <= 1:
-        raise ValueError(f"span={list(config.span)}: give a share of each clip, such as [0.75,1.0]")
-    _check_sources(config)
+    check_inputs(config)
+    if config.mode == "landmarks":
+        find_landmarks(config)
+        return
     out = writable_folder(Path(config.out))
     system, facts = load_system(
         Path(config.weights),
@@ -71,16 +72,6 @@ def generate(config: DictConfig) -> None:
     if not rows:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
     log.info("%d clip(s) listed in %s", len(rows), out / SAMPLES)
-
-
-def _check_sources(config: DictConfig) -> None:
-    """What drives must be there: known before the weights are loaded."""
-    if config.shards is not None:
-        find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
-        return
-    for key in ("reference", "driving"):
-        if not Path(config[key]).is_file():
-            raise ValueError(f"{key}={config[key]}: no such file")
 
 
 def _changes(config: DictConfig) -> dict[str, Any]:

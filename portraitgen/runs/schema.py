@@ -69,8 +69,10 @@ class TrainConfig:
 class GenerateConfig:
     """What `generate.py` reads."""
 
-    weights: str = MISSING
-    """A `weights/*.safetensors` of a run; it says which system to build."""
+    mode: str = MISSING
+    """video: generate clips; landmarks: only find the face of `driving` and write its landmarks."""
+    weights: str | None = None
+    """A `weights/*.safetensors` of a run; it says which system to build. mode=landmarks needs none."""
     shards: Any = None
     """Path or patterns of shards whose landmarks drive, with each clip's first frame as reference."""
     span: list[float] = MISSING
@@ -80,7 +82,11 @@ class GenerateConfig:
     reference: str | None = None
     """Photo of a face, instead of shards."""
     driving: str | None = None
-    """Video whose face moves the photo's."""
+    """What the photo's face does: a video, a picture, or a landmark file (.npz)."""
+    fps: float | None = None
+    """Frames a second of what is written; null: those of what drives."""
+    raw_points: bool = False
+    """Draw MediaPipe's own points, as the published weights know them, instead of corrected ones."""
     out: str = MISSING
     """Folder for the results."""
     seed: int = MISSING

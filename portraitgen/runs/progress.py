@@ -1,0 +1,42 @@
+"""How far a long step is: a bar on a terminal, else a line with the time left now and then."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 10.0
+"""Seconds between two lines, where standard error is not a terminal."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function to call with how many steps are done and how many there are.
+
+    Args:
+        what: is being done, for the eye: "talk: denoising".
+    """
+    if sys.stderr.isatty():
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    begun = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S and 0 < done < total:
+            last = now
+            left = timedelta(seconds=round((now - begun) / done * (total - done)))
+            log.info("%s: %d of %d, %s left", what, done, total, left)
+
+    yield report
