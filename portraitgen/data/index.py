@@ -33,6 +33,7 @@ class ShardIndex:
     mask_cuts_offset  i64    [S]       in the tar, of the raw int64 [T * M + 1] that cut the runs into masks
     mask_runs_offset  i64    [S]       in the tar, of the raw uint32 runs
     mask_columns      i32    [N, 3]    of all tracks of all samples, the masks of face, head, person; -1: none
+    identities        i32    [N]       of all tracks of all samples, row of identity_names str [I], or -1
     packet_offsets    u32    [P]       in the mp4; P = frames of all clips, photos have none
     packet_sizes      u32    [P]
     keyframes         bool   [P]
@@ -61,6 +62,8 @@ class ShardIndex:
     mask_cuts_offset: np.ndarray
     mask_runs_offset: np.ndarray
     mask_columns: np.ndarray
+    identities: np.ndarray
+    identity_names: np.ndarray
     packet_offsets: np.ndarray
     packet_sizes: np.ndarray
     keyframes: np.ndarray

@@ -100,6 +100,7 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
                 landmarks=landmarks[:, i],
                 valid=arrays["valid"][:, i, 0],
                 embedding=arrays["embedding"][i] if "embedding" in arrays else None,
+                identity=about.get("identities", {}).get(str(i + 1)),
                 faces=crops(i + 1),
                 head=region(i + 1, "head"),
                 person=region(i + 1, "person"),
@@ -179,6 +180,11 @@ def _description(sample: ClipSample, codec: Mapping[str, Any]) -> dict[str, Any]
         "landmarks": {"scheme": sample.landmark_scheme, "num": sample.tracks[0].landmarks.shape[1]},
         "regions": _region_names(sample),
         "tracks": {str(person): _region_facts(track) for person, track in enumerate(sample.tracks, start=1)},
+        "identities": {
+            str(person): track.identity
+            for person, track in enumerate(sample.tracks, start=1)
+            if track.identity is not None
+        },
         "mask_ids": None if sample.masks is None else sample.masks.ids,
         "mask_source": None if sample.masks is None else sample.masks.source,
         "scores": {name: float(value) for name, value in sample.scores.items()},

@@ -35,11 +35,7 @@ class ClipReader:
         members = index.members(row)
         packets = index.packets(row)
         if packets is None:
-            data = np.frombuffer(self._archive(shard).read(members["jpg"]), np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-            if image is None:
-                raise DataError("the photo is not a readable JPEG")
-            out[:] = _i420(image)
+            out[:] = _i420(self._jpeg(shard, members["jpg"]))
         else:
             video = self._archive(shard).read(members["mp4"])
             self._decoder.decode_frames(video, frames, table=packets, out=out, name="mp4")
@@ -72,11 +68,30 @@ class ClipReader:
         places = frames * number + column
         return decode_rle_batch(np.frombuffer(runs, "<u4"), offsets, (height, width), places)
 
+    def face_crop(self, shard: int, row: int, track: int, *, rank: int = 0) -> np.ndarray:
+        """The best crop (or the next ones) of the face of person `track`: uint8 [S, S, 3] RGB.
+
+        Raises:
+            ValueError: there is no such crop, or it is damaged.
+        """
+        member = self._catalog.indexes[shard].members(row).get(f"face.{track + 1}_{rank}.jpg")
+        if member is None:
+            raise DataError(f"has no crop {rank} of the face of person {track + 1}")
+        return cv2.cvtColor(self._jpeg(shard, member), cv2.COLOR_BGR2RGB)
+
     def sample(self, shard: int, row: int) -> ClipSample:
         """The whole sample, video and audio as bytes."""
         members = self._catalog.indexes[shard].members(row)
         archive = self._archive(shard)
         return sample_from_members({name: archive.read(member) for name, member in members.items()})
+
+    def _jpeg(self, shard: int, member: Member) -> np.ndarray:
+        """uint8 [H, W, 3] BGR."""
+        data = np.frombuffer(self._archive(shard).read(member), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{member.name} is not a readable JPEG")
+        return image
 
     def _archive(self, shard: int) -> Archive:
         if shard not in self._archives:

@@ -105,6 +105,7 @@ class _Entry:
     runs: list[tuple[int, int, int]]
     masks: "_Masks | None"
     mask_columns: list[list[int]]
+    identities: list[str | None]
     packets: PacketTable | None
     members: dict[str, Member] = field(repr=False)
 
@@ -170,6 +171,7 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
             ]
             for regions in tracks
         ],
+        identities=[about.get("identities", {}).get(str(person)) for person in range(1, num_tracks + 1)],
         packets=packets,
         members=members,
     )
@@ -206,6 +208,9 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
     tables = [entry.packets for entry in entries if entry.packets is not None]
     configurations = sorted({table.extradata for table in tables})
     members = [(name, place) for entry in entries for name, place in entry.members.items()]
+    identities = [identity for entry in entries for identity in entry.identities]
+    identity_names = sorted({identity for identity in identities if identity is not None})
+    rows = {name: row for row, name in enumerate(identity_names)}
     scheme, num_landmarks = entries[0].landmarks if entries else ("", 0)
 
     def packet_column(name: str, dtype: type) -> np.ndarray:
@@ -234,6 +239,10 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
         mask_columns=np.array(
             list(chain.from_iterable(entry.mask_columns for entry in entries)), np.int32
         ).reshape(-1, len(REGIONS)),
+        identities=np.array(
+            [-1 if identity is None else rows[identity] for identity in identities], np.int32
+        ),
+        identity_names=np.array(identity_names, np.str_),
         packet_offsets=packet_column("offsets", np.uint32),
         packet_sizes=packet_column("sizes", np.uint32),
         keyframes=packet_column("keyframes", np.bool_),

@@ -15,7 +15,7 @@ import dlib
 import numpy as np
 
 from portraitgen.faces.backend import keypoints_from_ibug68
-from portraitgen.faces.templates import DLIB
+from portraitgen.faces.templates import DLIB, upright_crop
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import apply_affine, similarity_transform, warp_affine
 
@@ -176,7 +176,6 @@ class DlibBackend:
     def _embedding(self, image: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
         """Identity, float32 [128] of unit length."""
         model = _embedding_model(model_file(EMBEDDING_FILE, self.model_dir))
-        matrix = similarity_transform(keypoints, DLIB.keypoints)
-        chip = warp_affine(image, matrix, (DLIB.side, DLIB.side))
+        chip = upright_crop(image, keypoints, DLIB)
         vector = np.array(model.compute_face_descriptor(chip), np.float32)
         return vector / np.linalg.norm(vector)

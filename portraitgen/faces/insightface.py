@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from portraitgen.faces.templates import ARCFACE
+from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.faces.types import Face
-from portraitgen.media.geometry import similarity_transform, warp_affine
 
 _RELEASES = "https://github.com/deepinsight/insightface/releases"
 
@@ -156,14 +155,8 @@ class InsightFaceBackend:
         return (model.get(bgr, PackFace(bbox=box))[:, :2] + 0.5).astype(np.float32)
 
     def _embedding(self, bgr: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-        """Identity, float32 [D] of unit length.
-
-        The face is cut out as insightface does it and ArcFace networks are trained: the detector's numbers
-        are taken for pixel centres here, hence the half pixel on both sides.
-        """
+        """Identity, float32 [D] of unit length."""
         model = self._model("recognition", "recognition model")
-        side = model.input_size[0]
-        target = ARCFACE.scaled(side).keypoints
-        chip = warp_affine(bgr, similarity_transform(keypoints + 0.5, target + 0.5), (side, side))
+        chip = upright_crop(bgr, keypoints, ARCFACE.scaled(model.input_size[0]))
         vector = model.get_feat(chip)[0].astype(np.float32)
         return np.asarray(vector / np.linalg.norm(vector))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portraitgen.media.geometry import similarity_transform, warp_affine
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceTemplate:
@@ -51,3 +53,20 @@ DLIB = FaceTemplate(
     whole_is_centre=False,
 )
 """The 150x150 picture of dlib's network: medians of dlib's own alignment over 38 photos."""
+
+
+def upright_crop(image: np.ndarray, keypoints: np.ndarray, template: FaceTemplate) -> np.ndarray:
+    """A face cut out so that its key points come to lie where the template has them.
+
+    Bilinear and black outside the picture; with ARCFACE the same as insightface's `norm_crop`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        keypoints: float [5, 2], as in `Face.keypoints`.
+
+    Returns:
+        uint8 [side, side, 3].
+    """
+    offset = 0.5 if template.whole_is_centre else 0.0
+    matrix = similarity_transform(keypoints + offset, template.keypoints + offset)
+    return warp_affine(image, matrix, (template.side, template.side))

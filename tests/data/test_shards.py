@@ -37,6 +37,7 @@ def full_sample(clip: ClipSample) -> ClipSample:
     track = replace(
         clip.tracks[0],
         embedding=np.arange(128, dtype=np.float32),
+        identity="Ann-é",
         faces=(b"one", b"two"),
         head=head,
         person=replace(head, boxes=boxes + 1),

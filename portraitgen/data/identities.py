@@ -1,0 +1,76 @@
+"""Who is in which samples: to draw another picture of the same person, as identity conditions want."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from portraitgen.data.catalog import Catalog
+
+
+class FacePlace(NamedTuple):
+    """Person `track` (from 0) of the sample in row `row` of shard number `shard` of a catalog."""
+
+    shard: int
+    row: int
+    track: int
+
+
+class Identities:
+    """The people of a catalog whose names are known, and all their faces.
+
+    Held as plain columns, some 16 bytes a face. `names` are sorted.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.names = sorted({str(name) for index in catalog.indexes for name in index.identity_names})
+        numbers = {name: number for number, name in enumerate(self.names)}
+        self._firsts: list[np.ndarray] = []
+        self._people: list[np.ndarray] = []
+        places = []
+        for shard, index in enumerate(catalog.indexes):
+            # One more row for the unknown, which -1 points at.
+            known = np.array([*(numbers[str(name)] for name in index.identity_names), -1], np.int32)
+            rows = np.repeat(np.arange(len(index)), index.num_tracks)
+            self._firsts.append(np.cumsum(index.num_tracks) - index.num_tracks)
+            self._people.append(known[index.identities])
+            tracks = np.arange(len(rows)) - self._firsts[-1][rows]
+            places.append(np.stack([np.full(len(rows), shard), rows, tracks], axis=1).astype(np.int32))
+        people = np.concatenate(self._people)
+        order = np.argsort(people, kind="stable")
+        self._places = np.concatenate(places)[order]
+        self._splits = np.searchsorted(people[order], np.arange(len(self.names) + 1))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name_of(self, place: FacePlace) -> str | None:
+        """Who it is; None where nobody knows."""
+        person = self._person(place)
+        return None if person < 0 else self.names[person]
+
+    def faces(self, name: str) -> list[FacePlace]:
+        """Every face of a person, in the order of the shards.
+
+        Raises:
+            ValueError: the name is not one of `names`.
+        """
+        return [FacePlace(*place) for place in self._faces(self.names.index(name)).tolist()]
+
+    def another(self, place: FacePlace, rng: np.random.Generator) -> FacePlace | None:
+        """A face of the same person in another sample, drawn at random.
+
+        None where nobody knows who it is, and where no other sample shows the person.
+        """
+        person = self._person(place)
+        if person < 0:
+            return None
+        faces = self._faces(person)
+        others = faces[(faces[:, :2] != place[:2]).any(axis=1)]
+        return FacePlace(*others[rng.integers(len(others))].tolist()) if len(others) else None
+
+    def _person(self, place: FacePlace) -> int:
+        shard, row, track = place
+        return int(self._people[shard][self._firsts[shard][row] + track])
+
+    def _faces(self, person: int) -> np.ndarray:
+        return self._places[self._splits[person] : self._splits[person + 1]]
