@@ -100,6 +100,14 @@ def match_identities(references: np.ndarray, faces: Sequence[np.ndarray]) -> Ide
     )
 
 
+def mean_found(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the values that are there, float64 [...]; NaN where none is."""
+    found = np.isfinite(values)
+    count = found.sum(axis=-1)
+    total = np.where(found, values, 0.0).sum(axis=-1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 class MeanIdentity(VideoMean):
     """Mean over videos of `identity`, the mean cosine of the frames that have a face.
 
@@ -112,6 +120,9 @@ class MeanIdentity(VideoMean):
 
     def update(self, similarity: np.ndarray) -> None:
         """Add one video: cosines [T] or [T, N] of its frames, NaN where no face was found."""
-        found = np.isfinite(similarity)
-        mean = float(similarity[found].mean()) if found.any() else np.nan
-        self.add({"identity": mean, "face_rate": float(found.mean())})
+        self.add(
+            {
+                "identity": float(mean_found(similarity.reshape(-1))),
+                "face_rate": float(np.isfinite(similarity).mean()),
+            }
+        )

@@ -12,31 +12,32 @@ from portraitgen.metrics.frames import Clip, as_uint8
 from portraitgen.metrics.scores import Grades
 
 
-def find_faces(frames: Clip, backend: FaceBackend) -> list[Face | None]:
-    """The surest face of every frame, None where none has the backend's minimum score.
+def find_faces(frames: Clip, backend: FaceBackend, *, embed: bool = False) -> list[tuple[Face, ...]]:
+    """The faces of every frame that have at least the backend's minimum score, surest first.
 
     The backend enlarges small frames by itself and gives its points in the pixels of the frame. A frame that
     comes again, as in a control that copies, is searched once.
 
     Args:
         frames: [T, 3, H, W] uint8, or float in [-1, 1].
+        embed: also compute the backend's own identity embedding of each face.
     """
     images = as_uint8(frames, name="frames to find faces in").permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    searched: dict[bytes, Face | None] = {}
+    searched: dict[bytes, tuple[Face, ...]] = {}
     found = []
     for image in images:
         key = hashlib.sha256(image.tobytes()).digest()
         if key not in searched:
-            sure = [face for face in backend.detect(image) if face.score >= backend.min_score]
-            searched[key] = sure[0] if sure else None
+            faces = backend.detect(image, embed=embed)
+            searched[key] = tuple(face for face in faces if face.score >= backend.min_score)
         found.append(searched[key])
     return found
 
 
-def landmarks_of(faces: Sequence[Face | None], *, num_landmarks: int) -> np.ndarray:
-    """Landmarks of the faces, float32 [T, num_landmarks, 2] in pixels, NaN where there is none."""
+def landmarks_of(faces: Sequence[Sequence[Face]], *, num_landmarks: int) -> np.ndarray:
+    """Landmarks of the first face of every frame, float32 [T, K, 2] in pixels, NaN without one."""
     missing = np.full((num_landmarks, 2), np.nan, dtype=np.float32)
-    return np.stack([missing if face is None else face.landmarks for face in faces])
+    return np.stack([found[0].landmarks if found else missing for found in faces])
 
 
 def find_landmarks(frames: Clip, backend: FaceBackend) -> np.ndarray:

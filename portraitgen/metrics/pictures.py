@@ -31,11 +31,11 @@ class Pictures:
         self.name = name
 
     @cached_property
-    def faces(self) -> tuple[Face | None, ...]:
-        """The surest face of each frame that has at least the backend's minimum score."""
+    def faces(self) -> tuple[tuple[Face, ...], ...]:
+        """The faces of each frame that have at least the backend's minimum score, surest first."""
         return tuple(find_faces(self.frames, self.backend))
 
     @cached_property
     def landmarks(self) -> np.ndarray:
-        """Landmarks of `faces`: float32 [T, K, 2] in pixels, NaN where there is none."""
+        """Landmarks of the surest face of each frame, float32 [T, K, 2] in pixels; NaN without a face."""
         return landmarks_of(self.faces, num_landmarks=self.backend.num_landmarks)

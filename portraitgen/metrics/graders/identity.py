@@ -1,0 +1,136 @@
+"""Is it the same person: the faces of a clip against those of the reference picture."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from portraitgen.faces.backend import largest_face
+from portraitgen.faces.dlib import EMBEDDING_FILE, model_file
+from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
+from portraitgen.faces.types import Face
+from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
+from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.identity import embed_faces, match_identities, mean_found
+from portraitgen.metrics.landmarks import find_faces
+from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
+
+BACKEND = "backend"
+"""The identity embedding of the face backend itself: buffalo_l's ArcFace with faces=insightface."""
+
+
+class IdentityGrader:
+    """Cosine similarity of the faces of a clip to those of the reference.
+
+    The network that grades should not be the one that an identity loss was trained with. A face that is not
+    found is left out and counted (`detection_rate` of the landmarks, `faces_missing` of several people); a
+    clip without any is missing, not 0.
+
+    Args:
+        recognizer: `arcface`, `curricularface`, `dlib`, `mobileface`, or `backend` for the embedding of the
+            face backend of the evaluation.
+        weights: file of the recognizer; dlib's comes with its package, the backend has its own.
+        frames: look at so many frames from the first to the last; None looks at all and has a figure for
+            each.
+        people: `largest` follows the largest face of each picture; `all` takes every face of the reference
+            for a person of its own and gives each at most one face of a frame.
+
+    Raises:
+        ValueError: unknown settings, or a file that does not fit.
+        MissingWeights: no weights file.
+    """
+
+    def __init__(
+        self,
+        recognizer: str = "dlib",
+        *,
+        weights: str | None = None,
+        frames: int | None = NUM_FRAMES,
+        people: Literal["largest", "all"] = "largest",
+    ) -> None:
+        if people not in ("largest", "all"):
+            raise ValueError(f"people must be 'largest' or 'all', got {people!r}")
+        self.people = people
+        self.num_frames = frames
+        self.recognizer = None
+        self.facts: dict[str, Fact] = {"recognizer": recognizer, "frames": frames, "people": people}
+        if recognizer != BACKEND:
+            path = model_file(EMBEDDING_FILE, None) if recognizer == "dlib" and weights is None else weights
+            file = require(path, recognition_file(recognizer), setting="weights")
+            self.recognizer = load_recognition(recognizer, file)
+            self.facts |= {"recognizer": self.recognizer.name, **weights_facts(file)}
+        self.name = f"identity_{recognizer}"
+        self.metrics = self._describe(recognizer)
+
+    def _describe(self, recognizer: str) -> Mapping[str, MetricInfo]:
+        level: Literal["frame", "clip"] = "frame" if self.num_frames is None else "clip"
+        looked_at = "every frame" if self.num_frames is None else f"{self.num_frames} frames, first to last"
+        whom = "the largest face" if self.people == "largest" else "each person, matched one to one,"
+        text = (
+            f"cosine of the {recognizer} embeddings of {whom} in {looked_at} and in the reference picture, "
+            "mean over the frames with a face"
+        )
+        metrics = {self.name: MetricInfo(f"Identity ({recognizer})", "", 3, True, text, level)}
+        if self.people == "all":
+            metrics |= {
+                f"{self.name}_worst": MetricInfo(
+                    f"Identity ({recognizer}), worst",
+                    "",
+                    3,
+                    True,
+                    f"{text}, of the least like person of each frame",
+                    level,
+                ),
+                "faces_missing": MetricInfo(
+                    "Faces missing", "", 2, False, "people of the reference without a face in a frame", level
+                ),
+                "faces_extra": MetricInfo(
+                    "Faces too many",
+                    "",
+                    2,
+                    False,
+                    "faces of a frame beyond the people of the reference",
+                    level,
+                ),
+            }
+        return metrics
+
+    def grade(self, clip: GradedClip) -> Grades:
+        """Similarity of the clip or of each frame."""
+        count = len(clip.pictures.frames)
+        if clip.reference is None:
+            return missing_grades(self.metrics, count, "no reference picture")
+        references = np.concatenate(self._embed(clip.reference, np.arange(len(clip.reference.frames))))
+        if not len(references):
+            return missing_grades(self.metrics, count, "no face found in the reference picture")
+        chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
+        faces = self._embed(clip.pictures, chosen)
+        match = match_identities(references, faces)
+        figures = {self.name: mean_found(match.similarity)}
+        if self.people == "all":
+            worst = np.where(np.isfinite(match.similarity), match.similarity, np.inf).min(axis=1)
+            figures[f"{self.name}_worst"] = np.where(np.isfinite(worst), worst, np.nan)
+            figures |= {"faces_missing": match.num_missing * 1.0, "faces_extra": match.num_extra * 1.0}
+        faceless = int(np.isnan(figures[self.name]).sum())
+        if self.num_frames is not None:
+            figures = {name: mean_found(values) for name, values in figures.items()}
+        reason = f"no face found in {faceless} of {len(chosen)} frames"
+        return Grades(figures, {name: reason for name, values in figures.items() if np.isnan(values).any()})
+
+    def _embed(self, pictures: Pictures, chosen: np.ndarray) -> list[np.ndarray]:
+        """Embeddings [M, D] of the faces that count in each of the chosen frames."""
+        frames = pictures.frames[chosen]
+        if self.recognizer is not None:
+            faces = [self._who_counts(pictures.faces[frame]) for frame in chosen]
+            return embed_faces(self.recognizer, frames, faces)
+        nobody = np.zeros((0, pictures.backend.embedding_dim), np.float32)
+        return [
+            np.concatenate([nobody, *(np.array(face.embedding, ndmin=2) for face in self._who_counts(found))])
+            for found in find_faces(frames, pictures.backend, embed=True)
+        ]
+
+    def _who_counts(self, faces: tuple[Face, ...]) -> tuple[Face, ...]:
+        largest = largest_face(faces)
+        return faces if self.people == "all" or largest is None else (largest,)

@@ -1,0 +1,119 @@
+"""Identity of real faces through the graders, and what they say where there is nothing to say."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from portraitgen.faces.dlib import DlibBackend
+from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
+from portraitgen.metrics.graders.consisid import ConsisIDFaceSimGrader
+from portraitgen.metrics.graders.identity import IdentityGrader
+from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.scores import GENERATED
+
+BACKEND = DlibBackend()
+
+
+def pictures(shared, *names, size=None):
+    frames = [cv2.imread(str(shared / f"testdata/photos/{name}"))[:, :, ::-1] for name in names]
+    if size is not None:
+        frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
+    return Pictures(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), BACKEND, name="photos")
+
+
+def clip(shown, reference):
+    return GradedClip(
+        video="v",
+        method=GENERATED,
+        pictures=shown,
+        truth=None,
+        reference=reference,
+        driving=None,
+        fps=25.0,
+        audio=None,
+        prompt=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def obama(shared):
+    """The same man, the same man again, another man, a llama."""
+    names = ("ids/obama/1.jpg", "ids/obama/2.jpg", "ids/kit/3.jpg", "negative/llama.jpg")
+    return pictures(shared, *names, size=(400, 500))
+
+
+@pytest.mark.parametrize("recognizer", ["dlib", "backend"])
+def test_the_same_person_is_more_alike_than_another(shared, obama, recognizer):
+    grader = IdentityGrader(recognizer, frames=None)
+    assert isinstance(grader, ClipGrader)
+    grades = grader.grade(clip(obama, pictures(shared, "ids/obama/1.jpg", size=(400, 500))))
+    same, other_photo, other_man, llama = grades.scores[f"identity_{recognizer}"]
+    assert same == pytest.approx(1, abs=1e-6)
+    assert same > other_photo > 0.914 > other_man
+    assert np.isnan(llama)
+    assert grades.reasons == {f"identity_{recognizer}": "no face found in 1 of 4 frames"}
+
+
+def test_a_clip_is_the_mean_over_sampled_frames_with_a_face(shared, obama):
+    reference = pictures(shared, "ids/obama/1.jpg", size=(400, 500))
+    every = IdentityGrader("dlib", frames=None).grade(clip(obama, reference)).scores["identity_dlib"]
+    grader = IdentityGrader("dlib", frames=16)
+    assert grader.metrics["identity_dlib"].level == "clip"
+    sampled = grader.grade(clip(obama, reference))
+    # Of 4 frames, numpy's rounding down takes the first three 5 times each and the last once.
+    assert float(sampled.scores["identity_dlib"]) == pytest.approx(np.nanmean(every), rel=1e-6)
+    assert sampled.reasons == {}
+    llamas = pictures(shared, "negative/llama.jpg")
+    nobody = grader.grade(clip(llamas, reference))
+    assert np.isnan(nobody.scores["identity_dlib"])
+    assert nobody.reasons["identity_dlib"] == "no face found in 16 of 16 frames"
+    for unknown, why in ((llamas, "no face found in the reference"), (None, "no reference picture")):
+        grades = grader.grade(clip(obama, unknown))
+        assert np.isnan(grades.scores["identity_dlib"])
+        assert why in grades.reasons["identity_dlib"]
+
+
+def test_several_people_are_matched_and_counted(shared):
+    grader = IdentityGrader("dlib", frames=None, people="all")
+    both = pictures(shared, "multi/obama_biden.jpg")
+    swapped = Pictures(both.frames.flip(-1), BACKEND, name="mirrored")
+    grades = grader.grade(clip(swapped, both))
+    assert grades.scores["identity_dlib"][0] > 0.914
+    assert grades.scores["identity_dlib_worst"][0] > 0.914
+    assert grades.scores["faces_missing"].tolist() == grades.scores["faces_extra"].tolist() == [0]
+    alone = grader.grade(clip(both, pictures(shared, "ids/biden/1.jpg")))
+    assert alone.scores["faces_extra"].tolist() == [1]
+    assert alone.scores["identity_dlib"][0] > 0.914, "the one who is like him is taken"
+    lost = grader.grade(clip(pictures(shared, "ids/biden/1.jpg"), both))
+    assert lost.scores["faces_missing"].tolist() == [1]
+
+
+def test_missing_weights_name_file_source_licence_and_setting(shared, tmp_path):
+    with pytest.raises(
+        MissingWeights, match=r"weights is not set; fetch glint.*Apache-2.0\) and set weights"
+    ):
+        IdentityGrader("curricularface")
+    with pytest.raises(MissingWeights, match=r"weights=.*none.pth: no such file; fetch backbone.pth"):
+        IdentityGrader("arcface", weights=str(tmp_path / "none.pth"))
+    with pytest.raises(ValueError, match="people must be 'largest' or 'all', got 'both'"):
+        IdentityGrader("dlib", people="both")
+    facts = IdentityGrader("dlib").facts
+    assert facts["weights"] == "dlib_face_recognition_resnet_model_v1.dat"
+    assert str(facts["weights sha256"]).startswith("55533b28")
+
+
+def test_consisid_looks_again_with_grey_borders(shared):
+    weights = str(shared / "testdata/models/mobileface_v2_256.safetensors")
+    grader = ConsisIDFaceSimGrader("mobileface", weights=weights)
+    reference = pictures(shared, "ids/obama/1.jpg")
+    grades = grader.grade(clip(pictures(shared, "ids/obama/2.jpg"), reference))
+    assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.4
+    face = reference.faces[0][0]
+    left, top, right, bottom = (face.box + [40, 40, -40, -40]).astype(int)
+    tight = Pictures(reference.frames[..., top:bottom, left:right], BACKEND, name="tight")
+    assert not tight.faces[0]
+    grades = grader.grade(clip(tight, reference))
+    assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.44
+    stranger = grader.grade(clip(pictures(shared, "negative/llama.jpg"), reference))
+    assert np.isnan(stranger.scores["consisid_compat_facesim_mobileface"])
