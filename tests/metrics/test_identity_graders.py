@@ -115,5 +115,5 @@ def test_consisid_looks_again_with_grey_borders(shared):
     assert not tight.faces[0]
     grades = grader.grade(clip(tight, reference))
     assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.44
-    stranger = grader.grade(clip(pictures(shared, "negative/llama.jpg"), reference))
+    stranger = grader.grade(clip(pictures(shared, "negative/no_face.png"), reference))
     assert np.isnan(stranger.scores["consisid_compat_facesim_mobileface"])
