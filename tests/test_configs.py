@@ -17,6 +17,13 @@ EXPERIMENTS = [
 ]
 OTHER_COMMANDS = ("/generate", "/evaluate")
 TINY = ["experiment=aniportrait/tiny_stage1"]
+# Options that go with another kind of model → the experiment that they are tried on.
+KINDRED = {
+    "model/aniportrait/audio2mesh": "aniportrait/tiny_audio2mesh",
+    "sampling/aniportrait/offsets": "aniportrait/tiny_audio2mesh",
+    "model/aniportrait/audio2pose": "aniportrait/tiny_audio2pose",
+    "sampling/aniportrait/poses": "aniportrait/tiny_audio2pose",
+}
 # What a user must say: the data, and for options that need more than a tiny run has.
 GIVEN = ["data.shards=shards.tar"]
 NEEDS = {
@@ -71,7 +78,9 @@ def test_every_option_of_every_group(option):
         if word in option:
             pytest.importorskip(package)
     group, _, name = option.partition("/")
-    config = compose_config("train", [*TINY, f"{group}={name}", *GIVEN, *NEEDS.get(option, [])])
+    kindred = KINDRED.get(option.removesuffix("_tiny"))
+    tiny = [f"experiment={kindred}"] if kindred else TINY
+    config = compose_config("train", [*tiny, f"{group}={name}", *GIVEN, *NEEDS.get(option, [])])
     assert_runs(config)
 
 

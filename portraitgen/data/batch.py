@@ -30,10 +30,13 @@ class BatchLayout:
         reference_landmarks  float32 [B, K, 2]
         pose                 uint8   [B, T, 3, Hp, Wp]  landmarks drawn on black; only with `pose_size`
         masks                uint8   [B, T, H, W]       0/1, of the person's face, head or all; with `masks`
+        audio                float32 [B, N]             16 kHz, in [-1, 1]; only with `audio_samples`
+
+    The sound begins with the first frame and ends where the frame after the last one would begin.
 
     After `ClipDataModule.on_after_batch_transfer`, which is what systems see, the pictures are float
     in [-1, 1]: frames [B, T, 3, H, W], reference [B, 3, H, W], pose [B, T, 3, Hp, Wp]; and masks are float
-    0/1 [B, T, 1, H, W].
+    0/1 [B, T, 1, H, W]. Without `pictures` there are no frames and no reference, only their landmarks.
 
     All of them lie in one block of memory, so that a batch crosses from a worker as one shared slab.
 
@@ -43,6 +46,8 @@ class BatchLayout:
         num_landmarks: K.
         pose_size: (Hp, Wp), or None for no pose.
         masks: whether there are masks.
+        pictures: whether there are frames and reference.
+        audio_samples: N, 0 for no sound.
     """
 
     clip_frames: int
@@ -50,6 +55,8 @@ class BatchLayout:
     num_landmarks: int
     pose_size: tuple[int, int] | None = None
     masks: bool = False
+    pictures: bool = True
+    audio_samples: int = 0
 
     def fields(self) -> dict[str, Field]:
         height, width = self.size
@@ -64,6 +71,10 @@ class BatchLayout:
             "reference_index": Field((), int64),
             "reference_landmarks": Field(points, float32),
         }
+        if not self.pictures:
+            del table["frames"], table["reference"]
+        if self.audio_samples:
+            table["audio"] = Field((self.audio_samples,), float32)
         if self.pose_size is not None:
             table["pose"] = Field((self.clip_frames, 3, *self.pose_size), uint8)
         if self.masks:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -62,11 +63,13 @@ class Selection:
         shards: int64 [N], number of the shard.
         rows: int64 [N], row in that shard's index.
         size: (H, W) of all of them.
+        frame_rate: of all of them, if the sound was asked for, else 0.
     """
 
     shards: np.ndarray
     rows: np.ndarray
     size: tuple[int, int]
+    frame_rate: Fraction = Fraction(0)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,14 +105,15 @@ class Catalog:
         filters: Mapping[str, Range] | None = None,
         *,
         masks: str | None = None,
+        audio: bool = False,
     ) -> Selection:
-        """Samples that have a window and whose scores lie in the ranges of `filters`.
+        """Samples that have a window and whose scores lie in the ranges of `filters`; with `audio`, a sound.
 
         {"min_face": (64, None)} takes faces from 64 px; a sample without that score is left out, as is one in
         which somebody has no mask of the region `masks`.
 
         Raises:
-            DataError: none is left, an unknown score, or frame sizes differ.
+            DataError: none is left, an unknown score, or frame sizes (with `audio`, frame rates) differ.
         """
         passing = self._passing(filters or {})
         if masks is not None:
@@ -123,6 +127,13 @@ class Catalog:
         longest = np.concatenate([windows.longest_runs(index) for index in self.indexes])
         if not passing.any():
             raise DataError(f"data.filters {dict(filters or {})} leave none of {len(passing)} samples")
+        if audio:
+            passing &= np.concatenate([_has_member(index, "wav") for index in self.indexes])
+            if not passing.any():
+                raise DataError(
+                    f"none of {len(passing)} samples that pass data.filters has sound, and data.audio is set:"
+                    " prepare videos that have some"
+                )
         usable = passing & (longest >= windows.reach)
         low, high = windows.span
         if not usable.any():
@@ -145,7 +156,18 @@ class Catalog:
                 f"samples differ in frame size ({counts}): prepare them at one size or filter them"
             )
         ((height, width),) = sizes
-        return Selection(shards, rows, (height, width))
+        return Selection(shards, rows, (height, width), self._frame_rate(usable) if audio else Fraction(0))
+
+    def _frame_rate(self, usable: np.ndarray) -> Fraction:
+        rates = Counter(map(tuple, np.concatenate([index.fps for index in self.indexes])[usable].tolist()))
+        if len(rates) > 1:
+            counts = ", ".join(f"{count} of {n}/{d}" for (n, d), count in rates.most_common(4))
+            raise DataError(
+                f"samples differ in frame rate ({counts}), so their sounds differ in length: prepare them at"
+                " one rate (prepare.py fps=…)"
+            )
+        ((numerator, denominator),) = rates
+        return Fraction(numerator, denominator)
 
     def _passing(self, filters: Mapping[str, Range]) -> np.ndarray:
         passing = np.ones(sum(len(index) for index in self.indexes), bool)
@@ -170,3 +192,11 @@ def _landmarks(index: ShardIndex) -> tuple[str, int]:
 def _scores(index: ShardIndex, name: str) -> np.ndarray:
     column = np.flatnonzero(index.score_names == name)
     return index.scores[:, column[0]] if len(column) else np.full(len(index), np.nan, np.float32)
+
+
+def _has_member(index: ShardIndex, name: str) -> np.ndarray:
+    """bool [S]: which samples of a shard have a member of that extension."""
+    owner = np.repeat(np.arange(len(index)), np.diff(index.member_splits))
+    found = np.zeros(len(index), bool)
+    found[owner[index.member_names[index.member_kind] == name]] = True
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 from portraitgen.data.index import ShardIndex
 from portraitgen.data.sample import DataError
 
-REFERENCES = ("random", "first")
+REFERENCES = ("random", "first", "neutral")
 
 
 class Window(NamedTuple):
@@ -31,8 +31,9 @@ class ClipWindows:
         snap_keyframes: start windows (and take random references) at keyframes where there is one to choose.
             It makes decoding 1.3 to 3 times cheaper, but is a choice about the data: with GOP 12 only every
             twelfth offset, and of single pictures only every twelfth frame, is ever seen.
-        reference: "random", another valid frame of the span, outside the window if possible; or "first", the
-            first frame of the clip that shows the person, wherever the span lies.
+        reference: "random", another valid frame of the span, outside the window if possible; "first", the
+            first frame of the clip that shows the person, wherever the span lies; or "neutral", of all such
+            frames the one with the most closed mouth.
     """
 
     clip_frames: int
@@ -96,7 +97,7 @@ class ClipWindows:
         track = int(tracks[picked])
         window = starts[picked] + self.stride * np.arange(self.clip_frames)
         own = runs[runs[:, 0] == track]
-        if self.reference == "first":
+        if self.reference != "random":  # who reads the landmarks looks for the neutral one
             return Window(track, window, int(own[:, 1].min()))
         valid = np.concatenate([np.arange(max(start, low), min(end, high)) for _, start, end in own.tolist()])
         others = np.setdiff1d(valid, window, assume_unique=True)

@@ -35,10 +35,12 @@ class ClipDataModule(LightningDataModule):
         val_shards: shards to grade on; default the training shards, in val_span. No grading without either.
         val_clips: number of windows to grade on; default one of each clip.
         pose_size: draw the landmarks on a canvas of this size, a side or (height, width).
-        reference: "random" or "first", see ClipWindows.
+        reference: "random", "first" or "neutral", see ClipWindows.
         snap_keyframes: see ClipWindows.
         masks: region of the window's person whose masks are read: "face", "head" or "person"; null for none.
             Samples in which somebody has none are left out.
+        pictures: read frames and references; without them nothing is decoded and landmarks are all there is.
+        audio: read the sound of the windows; samples without any are left out.
         filters: score -> [at least, at most], null for no limit, such as {"min_face": [64, null]}.
 
     Raises:
@@ -63,6 +65,8 @@ class ClipDataModule(LightningDataModule):
         reference: str = "random",
         snap_keyframes: bool = True,
         masks: str | None = None,
+        pictures: bool = True,
+        audio: bool = False,
         filters: Mapping[str, Sequence[float | None]] | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +74,7 @@ class ClipDataModule(LightningDataModule):
         self._shards, self._val_shards = shards, val_shards
         self._num_workers, self._seed = num_workers, seed
         self._samples_per_epoch, self._val_clips = samples_per_epoch, val_clips
+        self._pictures, self._audio = pictures, audio
         self._pose_size: tuple[int, int] | None = None
         if pose_size is not None:
             self._pose_size = _pair("pose_size", [pose_size] * 2 if isinstance(pose_size, int) else pose_size)
@@ -96,13 +101,13 @@ class ClipDataModule(LightningDataModule):
         if self._train is not None:
             return
         catalog = Catalog(self._shards)
-        chosen = catalog.select(self._train_windows, self._filters, masks=self._masks)
+        chosen = catalog.select(self._train_windows, self._filters, masks=self._masks, audio=self._audio)
         self._num_train = len(chosen)
         order = SampleOrder(chosen.shards, seed=self._seed)
         self._train = self._examples(catalog, chosen, self._train_windows, order)
         if self._val_windows is not None:
             catalog = Catalog(self._val_shards) if self._val_shards else catalog
-            chosen = catalog.select(self._val_windows, self._filters, masks=self._masks)
+            chosen = catalog.select(self._val_windows, self._filters, masks=self._masks, audio=self._audio)
             self._num_val = self._val_clips or len(chosen)
             self._val = self._examples(
                 catalog, chosen, self._val_windows, EvenSpread(len(chosen), self._num_val)
@@ -145,7 +150,8 @@ class ClipDataModule(LightningDataModule):
         """Pictures to float in [-1, 1], on the device; see data/batch.BatchLayout."""
         # Lightning has brought the other floats to the precision of the run.
         dtype = batch["landmarks"].dtype
-        pictures = {name: yuv420_to_rgb(batch[name], dtype=dtype) for name in ("frames", "reference")}
+        planes = [name for name in ("frames", "reference") if name in batch]
+        pictures: dict[str, Any] = {name: yuv420_to_rgb(batch[name], dtype=dtype) for name in planes}
         if "pose" in batch:
             pictures["pose"] = batch["pose"].to(dtype).div_(127.5).sub_(1)
         if "masks" in batch:
@@ -169,7 +175,15 @@ class ClipDataModule(LightningDataModule):
         self, catalog: Catalog, chosen: Selection, windows: ClipWindows, order: Callable[[int], int]
     ) -> ClipExamples:
         return ClipExamples(
-            catalog, chosen, windows, order, seed=self._seed, pose_size=self._pose_size, masks=self._masks
+            catalog,
+            chosen,
+            windows,
+            order,
+            seed=self._seed,
+            pose_size=self._pose_size,
+            masks=self._masks,
+            pictures=self._pictures,
+            audio=self._audio,
         )
 
 

@@ -1,6 +1,7 @@
 """Training examples by position: position -> sample and window, as a pure function of the seed."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.slabs import Slab, SlabRing
 from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.faces.measure import mouth_closed_frame
+from portraitgen.media.audio import frame_audio_window
 
 # A run of broken samples this long is not bad luck: a disk or a whole shard is gone.
 MAX_FAILURES_IN_A_ROW = 16
@@ -46,6 +49,8 @@ class ClipExamples:
         seed: of the windows; the window at a position depends on the seed and the position only.
         pose_size: (Hp, Wp) of the drawn landmarks, None for none.
         masks: region whose masks are read, None for none.
+        pictures: read frames and reference; without them nothing is decoded.
+        audio: read the sound of the windows; the selection must be of one frame rate.
     """
 
     def __init__(
@@ -58,12 +63,23 @@ class ClipExamples:
         seed: int,
         pose_size: tuple[int, int] | None = None,
         masks: str | None = None,
+        pictures: bool = True,
+        audio: bool = False,
     ) -> None:
         self._catalog, self._selection, self._windows, self._order = catalog, selection, windows, order
         self._seed, self._masks = seed, masks
         self._reader = ClipReader(catalog)
+        # Neighbouring windows of one length may differ by a sample: all get the same number.
+        self._audio_frames = windows.clip_frames * windows.stride
+        samples = frame_audio_window(0, self._audio_frames, fps=selection.frame_rate)[1] if audio else 0
         self.layout = BatchLayout(
-            windows.clip_frames, selection.size, catalog.num_landmarks, pose_size, masks is not None
+            windows.clip_frames,
+            selection.size,
+            catalog.num_landmarks,
+            pose_size,
+            masks=masks is not None,
+            pictures=pictures,
+            audio_samples=samples,
         )
         self.ring: SlabRing | None = None
 
@@ -118,8 +134,15 @@ class ClipExamples:
         packets = index.packets(row)
         keyframes = np.ones(num_frames, bool) if packets is None else packets.keyframes
         track, frames, reference = self._windows.choose(num_frames, index.clip_runs(row), keyframes, rng)
-        self._reader.frames(shard, row, frames, out=targets["frames"])
-        self._reader.frames(shard, row, np.array([reference]), out=targets["reference"][None])
+        if self._windows.reference == "neutral":
+            reference = self._neutral_frame(shard, row, track)
+        if self.layout.pictures:
+            self._reader.frames(shard, row, frames, out=targets["frames"])
+            self._reader.frames(shard, row, np.array([reference]), out=targets["reference"][None])
+        if self.layout.audio_samples:
+            rate = Fraction(*index.fps[row].tolist())
+            begin, _ = frame_audio_window(int(frames[0]), self._audio_frames, fps=rate)
+            self._reader.audio(shard, row, begin, out=targets["audio"])
         landmarks = self._reader.landmarks(shard, row, track, np.append(frames, reference))
         targets["frame_index"][:], targets["reference_index"][...] = frames, reference
         targets["landmarks"][:], targets["reference_landmarks"][:] = landmarks[:-1], landmarks[-1]
@@ -132,3 +155,10 @@ class ClipExamples:
                 canvas_size=self.layout.pose_size,
                 scheme=self._catalog.landmark_scheme,
             )
+
+    def _neutral_frame(self, shard: int, row: int, track: int) -> int:
+        """Of all valid frames of a person the one with the most closed mouth."""
+        runs = self._catalog.indexes[shard].clip_runs(row)
+        frames = np.concatenate([np.arange(start, end) for of, start, end in runs.tolist() if of == track])
+        landmarks = self._reader.landmarks(shard, row, track, frames)
+        return int(frames[mouth_closed_frame(landmarks, self._catalog.landmark_scheme)])

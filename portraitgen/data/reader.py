@@ -7,6 +7,7 @@ from portraitgen.data.archive import Archive, Member
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.members import sample_from_members
 from portraitgen.data.sample import ClipSample, DataError
+from portraitgen.media.audio import SAMPLE_RATE, decode_wav
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle_batch
 
@@ -78,6 +79,19 @@ class ClipReader:
         if member is None:
             raise DataError(f"has no crop {rank} of the face of person {track + 1}")
         return cv2.cvtColor(self._jpeg(shard, member), cv2.COLOR_BGR2RGB)
+
+    def audio(self, shard: int, row: int, begin: int, *, out: np.ndarray) -> None:
+        """The clip's sound from sample `begin` on into `out`, float32 [N] at 16 kHz; silence after its end.
+
+        Raises:
+            ValueError: the sound is damaged or of another rate.
+        """
+        place = self._catalog.indexes[shard].members(row)["wav"]
+        sound, sample_rate = decode_wav(self._archive(shard).read(place), begin=begin, count=len(out))
+        if sample_rate != SAMPLE_RATE:
+            raise DataError(f"its sound has {sample_rate} samples a second, shards have {SAMPLE_RATE}")
+        out[: len(sound)] = sound
+        out[len(sound) :] = 0
 
     def sample(self, shard: int, row: int) -> ClipSample:
         """The whole sample, video and audio as bytes."""

@@ -7,6 +7,8 @@ import numpy as np
 
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
 from portraitgen.faces.backend import keypoints_from_ibug68
+from portraitgen.faces.measure import mouth_opening
+from portraitgen.media.audio import SAMPLE_RATE, encode_wav
 from portraitgen.media.encode import encode_clip
 
 _UPPER_FIRST = np.radians([180, 120, 60, 0, 300, 240])
@@ -43,8 +45,22 @@ def synthetic_frames(landmarks: np.ndarray, size: int, *, seed: int = 0) -> np.n
     return frames
 
 
+def synthetic_sound(landmarks: np.ndarray, *, fps: int = 25) -> np.ndarray:
+    """A hum that is as loud as the mouth of landmarks [T, 68, 2] is open: float32 [T * 16000 / fps]."""
+    loudness = mouth_opening(landmarks)
+    time = (np.arange(len(landmarks) * SAMPLE_RATE // fps) + 0.5) / SAMPLE_RATE
+    envelope = np.interp(time * fps - 0.5, np.arange(len(landmarks)), loudness)
+    return (envelope * np.sin(2 * np.pi * 180 * time)).astype(np.float32)
+
+
 def synthetic_clip(
-    source_id: str, *, num_frames: int = 36, size: int = 64, seed: int = 0, valid: np.ndarray | None = None
+    source_id: str,
+    *,
+    num_frames: int = 36,
+    size: int = 64,
+    seed: int = 0,
+    valid: np.ndarray | None = None,
+    sound: bool = False,
 ) -> ClipSample:
     """One clip of a drawn face, ready for ShardWriter.
 
@@ -53,9 +69,11 @@ def synthetic_clip(
         num_frames, size: of the clip; size a multiple of 4.
         seed: of the face and its motion.
         valid: bool [num_frames], frames in which the face counts as found; default all.
+        sound: whether the clip has one, see `synthetic_sound`.
     """
     landmarks = synthetic_landmarks(num_frames, size, seed=seed)
     video = encode_clip(synthetic_frames(landmarks, size, seed=seed), fps=25)
+    heard = encode_wav(synthetic_sound(landmarks)) if sound else None
     found = np.ones(num_frames, bool) if valid is None else valid
     landmarks[~found] = np.nan
     boxes = np.concatenate([landmarks.min(axis=1), landmarks.max(axis=1)], axis=1)
@@ -77,6 +95,7 @@ def synthetic_clip(
         affine=np.eye(2, 3, dtype=np.float32),
         source={"uri": source_id, "licence": "CC0-1.0"},
         video=video,
+        audio=heard,
         scores={"min_face": float(np.nanmin(boxes[:, 3] - boxes[:, 1]))},
     )
 

@@ -1,4 +1,4 @@
-"""Numbers read off iBUG-68 landmarks: how far two faces differ, how open the mouth is, where the head turns.
+"""Numbers read off landmarks: how far two faces differ, how open the mouth is, where the head turns.
 
 All are ratios to the distance between the outer eye corners, so they do not depend on the size of the face.
 """
@@ -6,7 +6,11 @@ All are ratios to the distance between the outer eye corners, so they do not dep
 import numpy as np
 
 _LEFT_EYE_OUTER, _RIGHT_EYE_OUTER, _NOSE_TIP = 36, 45, 30
-_UPPER_LIP, _LOWER_LIP = (61, 62, 63), (67, 66, 65)
+# Scheme → inner upper lip, inner lower lip, outer eye corners.
+_MOUTHS = {
+    "ibug68": ((61, 62, 63), (67, 66, 65), (_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER)),
+    "mediapipe478": ((82, 13, 312), (87, 14, 317), (33, 263)),
+}
 
 
 def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
@@ -26,10 +30,23 @@ def landmark_error(found: np.ndarray, driving: np.ndarray) -> np.ndarray:
     return np.asarray(distance / interocular_distance(driving))
 
 
-def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Mean gap [...] between the inner lips of landmarks [..., 68, 2], over the eye distance; 0 is closed."""
-    gap = landmarks[..., _LOWER_LIP, :] - landmarks[..., _UPPER_LIP, :]
-    return np.asarray(np.linalg.norm(gap, axis=-1).mean(axis=-1) / interocular_distance(landmarks))
+def mouth_opening(landmarks: np.ndarray, scheme: str = "ibug68") -> np.ndarray:
+    """Mean gap [...] between the inner lips of landmarks [..., K, 2], over the eye distance; 0 is closed.
+
+    Raises:
+        ValueError: landmarks of a scheme other than `ibug68` and `mediapipe478`.
+    """
+    if scheme not in _MOUTHS:
+        raise ValueError(f"no mouth known in landmarks of scheme {scheme!r}; known: {', '.join(_MOUTHS)}")
+    upper, lower, eyes = _MOUTHS[scheme]
+    gap = landmarks[..., lower, :] - landmarks[..., upper, :]
+    across = landmarks[..., eyes[1], :] - landmarks[..., eyes[0], :]
+    return np.asarray(np.linalg.norm(gap, axis=-1).mean(axis=-1) / np.linalg.norm(across, axis=-1))
+
+
+def mouth_closed_frame(landmarks: np.ndarray, scheme: str = "ibug68") -> int:
+    """Of T frames [T, K, 2] the one with the most closed mouth: what stands for a face that says nothing."""
+    return int(mouth_opening(landmarks, scheme).argmin())
 
 
 def head_yaw(landmarks: np.ndarray) -> np.ndarray:

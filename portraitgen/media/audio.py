@@ -9,9 +9,12 @@ import numpy as np
 
 from portraitgen.media.decode import VideoError, VideoSource, open_media, source_name
 
+SAMPLE_RATE = 16_000
+"""Of all sound in shards and models."""
+
 
 def read_audio(
-    source: VideoSource, *, sample_rate: int = 16000, name: str | None = None
+    source: VideoSource, *, sample_rate: int = SAMPLE_RATE, name: str | None = None
 ) -> np.ndarray | None:
     """The first audio stream of a file, mixed to mono and resampled.
 
@@ -39,7 +42,7 @@ def read_audio(
         return np.concatenate([np.zeros(0, np.float32), *blocks])
 
 
-def encode_wav(samples: np.ndarray, *, sample_rate: int = 16000) -> bytes:
+def encode_wav(samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> bytes:
     """16-bit mono WAV of samples, float [N] in [-1, 1]; louder ones are clipped."""
     target = io.BytesIO()
     with wave.open(target, "wb") as writer:
@@ -50,8 +53,13 @@ def encode_wav(samples: np.ndarray, *, sample_rate: int = 16000) -> bytes:
     return target.getvalue()
 
 
-def decode_wav(data: bytes) -> tuple[np.ndarray, int]:
+def decode_wav(
+    data: bytes | memoryview, *, begin: int = 0, count: int | None = None
+) -> tuple[np.ndarray, int]:
     """Samples, float32 [N] in [-1, 1], and sample rate of a 16-bit mono WAV.
+
+    Args:
+        begin, count: of the samples that are wanted, by default all. Those beyond the end are left out.
 
     Raises:
         ValueError: another kind of file.
@@ -63,14 +71,16 @@ def decode_wav(data: bytes) -> tuple[np.ndarray, int]:
                     f"WAV has {reader.getnchannels()} channels of {8 * reader.getsampwidth()} bits, "
                     "must be 16-bit mono"
                 )
-            raw = reader.readframes(reader.getnframes())
+            total = reader.getnframes()
+            reader.setpos(min(begin, total))
+            raw = reader.readframes(total if count is None else count)
             return np.frombuffer(raw, "<i2").astype(np.float32) / 32767, reader.getframerate()
     except (wave.Error, EOFError) as error:
         raise ValueError(f"not a WAV file ({error})") from error
 
 
 def frame_audio_window(
-    start: int, count: int, *, fps: Fraction | float, sample_rate: int = 16000
+    start: int, count: int, *, fps: Fraction | float, sample_rate: int = SAMPLE_RATE
 ) -> tuple[int, int]:
     """The samples [begin, end) that sound during frames start .. start + count - 1.
 

@@ -9,9 +9,6 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from portraitgen.nn.options import reject_unknown
 
-SAMPLE_RATE = 16_000
-"""Samples a second that wav2vec 2.0 hears."""
-
 
 def build_speech_encoder(options: Mapping[str, Any]) -> Wav2Vec2Model:
     """A wav2vec 2.0 with random weights (Baevski et al. 2020), its convolutions frozen as is usual.
@@ -44,7 +41,7 @@ def encode_speech(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Ten
     FaceFormer (Fan et al., CVPR 2022) and AniPortrait.
 
     Args:
-        samples: float [B, N], standardised, at `SAMPLE_RATE`. Less than the convolutions see at once is
+        samples: float [B, N], standardised, 16 kHz. Less than the convolutions see at once is
             padded with silence.
         num_frames: T, the frames that the samples sound during.
 

@@ -14,6 +14,7 @@ from portraitgen.runs.check import ConfigError, find_problems
 from portraitgen.runs.rules import missing_models
 from portraitgen.runs.targets import MODEL_MODULES
 from portraitgen.training.generator import Generator
+from portraitgen.training.learner import Learner
 from portraitgen.training.weights import load_into, load_weights
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,21 @@ log = logging.getLogger(__name__)
 def load_system(
     path: Path, *, changes: Mapping[str, Any], models: str, device: torch.device
 ) -> tuple[Generator, dict[str, Any]]:
-    """The system of a run with its weights, in eval mode, and the facts that the file states.
+    """The system of a run that draws pictures, as `load_learner` loads it.
+
+    Raises:
+        ValueError: also where the weights are of something else.
+    """
+    system, facts = load_learner(path, changes=changes, models=models, device=device)
+    if not isinstance(system, Generator):
+        raise ValueError(f"{path} holds {_what(system)}, which draws no pictures: give a stage's weights")
+    return system, facts
+
+
+def load_learner(
+    path: Path, *, changes: Mapping[str, Any], models: str, device: torch.device
+) -> tuple[Learner, dict[str, Any]]:
+    """What a run trained, with its weights, in eval mode, and the facts that the file states.
 
     The settings inside the file may be anybody's, so they can only name classes that build models, and cannot
     read the environment.
@@ -53,6 +68,10 @@ def load_system(
     load_into(system.network, tensors, source=path)
     log.info("%s: %s, step %s", path, facts["system"], facts["step"])
     return system.eval().requires_grad_(False).to(device), facts
+
+
+def _what(system: Learner) -> str:
+    return type(system.network).__name__
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,11 +12,9 @@ import numpy as np
 from portraitgen.data.prepare.clip import PlannedClip
 from portraitgen.data.prepare.scores import picture_scores, track_scores
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
-from portraitgen.media.audio import encode_wav, frame_audio_window
+from portraitgen.media.audio import SAMPLE_RATE, encode_wav, frame_audio_window
 from portraitgen.media.decode import Frame
 from portraitgen.media.encode import VideoWriter
-
-SAMPLE_RATE = 16_000
 
 
 class ClipCut:

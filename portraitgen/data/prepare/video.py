@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from portraitgen.data.prepare.clip import PlannedClip, plan_clips
-from portraitgen.data.prepare.cut_out import SAMPLE_RATE, ClipCut
+from portraitgen.data.prepare.cut_out import ClipCut
 from portraitgen.data.prepare.frames import resample_frames
 from portraitgen.data.prepare.scan import Scan, scan_video
 from portraitgen.data.prepare.settings import PrepareSettings
@@ -16,7 +16,7 @@ from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.tracking import track_faces
-from portraitgen.media.audio import read_audio
+from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError, iter_frames
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,29 +18,36 @@ class Audio2Mesh(nn.Module):
     Args:
         audio_encoder: options of transformers' ``Wav2Vec2Config``; {} is wav2vec2-base.
         hidden_size: width between the two linear layers.
-        num_vertices: of the face mesh.
+        num_points: of the face: 468 vertices of MediaPipe's mesh, or the landmarks of another scheme.
+        coordinates: of a point: 3 for vertices in cm, 2 for landmarks in the plane.
 
     Raises:
         ValueError: unknown option of the audio encoder (named).
     """
 
     def __init__(
-        self, *, audio_encoder: Mapping[str, Any], hidden_size: int = 512, num_vertices: int = 468
+        self,
+        *,
+        audio_encoder: Mapping[str, Any],
+        hidden_size: int = 512,
+        num_points: int = 468,
+        coordinates: Literal[2, 3] = 3,
     ) -> None:
         super().__init__()
         self.audio_encoder = build_speech_encoder(audio_encoder)
         self.in_fn = nn.Linear(self.audio_encoder.config.hidden_size, hidden_size)
-        self.out_fn = nn.Linear(hidden_size, 3 * num_vertices)
+        self.num_points, self.coordinates = num_points, coordinates
+        self.out_fn = nn.Linear(hidden_size, coordinates * num_points)
         nn.init.zeros_(self.out_fn.weight)
         nn.init.zeros_(self.out_fn.bias)
 
     def forward(self, samples: Tensor, num_frames: int) -> Tensor:
-        """Offsets [B, T, V, 3], in cm from the neutral face, of the T = `num_frames` frames of a sound.
+        """Offsets [B, T, K, 3 or 2] from the neutral face, of the T = `num_frames` frames of a sound.
 
         `samples` are float [B, N], standardised, 16 kHz.
         """
         features = encode_speech(self.audio_encoder, samples, num_frames)
-        return self.out_fn(self.in_fn(features)).unflatten(-1, (-1, 3))
+        return self.out_fn(self.in_fn(features)).unflatten(-1, (self.num_points, self.coordinates))
 
 
 @torch.no_grad()
@@ -52,7 +59,7 @@ def offsets_of_sound(
     chunk_frames: int = 1800,
     overlap_frames: int = 15,
 ) -> np.ndarray:
-    """The face's movement during a sound of any length, added to the reference's vertices to make it speak.
+    """The face's movement during a sound of any length, added to the reference's points to make it speak.
 
     Args:
         model: in eval mode.
@@ -63,7 +70,7 @@ def offsets_of_sound(
         overlap_frames: frames over which one chunk fades into the next.
 
     Returns:
-        float32 [T, V, 3] in cm, T the video frames that the sound lasts.
+        float32 [T, K, 3 or 2], T the video frames that the sound lasts.
 
     Raises:
         ValueError: an empty sound, or an overlap that is longer than a chunk.
@@ -73,7 +80,7 @@ def offsets_of_sound(
     )
     samples = standardise(samples)
     total = count_frames(len(samples), frame_rate)
-    offsets = np.zeros((total, model.out_fn.out_features // 3, 3), np.float32)
+    offsets = np.zeros((total, model.num_points, model.coordinates), np.float32)
     for chunk in chunks:
         heard = samples[None, chunk.first_sample : chunk.end_sample]
         found = model(heard, chunk.num_frames)[0].float().cpu().numpy()

@@ -16,7 +16,8 @@ from portraitgen.nn.speech import build_speech_encoder, encode_speech, standardi
 from portraitgen.systems.aniportrait.sound_chunks import sound_chunks
 
 POSE_SIZE = 6
-"""Turns about x, y and z in degrees and a shift in cm, relative to the reference's pose."""
+"""Head motion relative to the reference: turns about x, y and z in degrees and a shift in cm, or what
+faces/planar_motion knows of it."""
 
 
 class Audio2Pose(nn.Module):
@@ -85,7 +86,13 @@ class Audio2Pose(nn.Module):
     def generate(
         self, samples: Tensor, num_frames: int, identity: Tensor, *, first_poses: Tensor | None = None
     ) -> Tensor:
-        """Poses [B, T, 6] of the T = `num_frames` frames of a sound, each drawn from those before.
+        """`unroll` without gradient."""
+        return self.unroll(samples, num_frames, identity, first_poses=first_poses)
+
+    def unroll(
+        self, samples: Tensor, num_frames: int, identity: Tensor, *, first_poses: Tensor | None = None
+    ) -> Tensor:
+        """Poses [B, T, 6] of the T = `num_frames` frames of a sound, each predicted from those before.
 
         Args:
             samples: float [B, N], standardised, 16 kHz, that sound during the T frames.

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from portraitgen.media.audio import frame_audio_window
-from portraitgen.nn.speech import SAMPLE_RATE
+from portraitgen.media.audio import SAMPLE_RATE, frame_audio_window
 
 
 @dataclass(frozen=True, slots=True)

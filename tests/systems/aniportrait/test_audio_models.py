@@ -248,7 +248,7 @@ def test_published_names(recipe, mesh_model, pose_model, kind):
 
 
 def test_a_fresh_mesh_model_moves_nothing_and_learns():
-    model = Audio2Mesh(audio_encoder=SPEECH, hidden_size=16, num_vertices=5)
+    model = Audio2Mesh(audio_encoder=SPEECH, hidden_size=16, num_points=5)
     offsets = model(torch.randn(2, 8000), 15)
     assert offsets.shape == (2, 15, 5, 3)
     assert not offsets.any()

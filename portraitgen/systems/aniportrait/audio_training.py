@@ -1,0 +1,154 @@
+"""Training of Audio2Mesh and Audio2Pose (AniPortrait, section 3.1), which the official code leaves out.
+
+What is known of it from the paper's authors: L1 on the offset from a neutral frame, random slices of the
+sound with the landmarks of the same frames, wav2vec 2.0's convolutions frozen and all else trained. Nothing
+is known of Audio2Pose's loss; its code is FaceFormer's (Fan et al., CVPR 2022), which is trained on its own
+predictions.
+"""
+
+import zlib
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from portraitgen.faces.planar_motion import planar_motion
+from portraitgen.media.audio import SAMPLE_RATE
+from portraitgen.nn.speech import standardise
+from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
+from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
+from portraitgen.training.learner import Batch, Learner
+from portraitgen.training.optim import MakeOptimizer
+
+
+class Audio2MeshTraining(Learner):
+    """Learns what each point of a face does while it speaks, the head's own motion undone.
+
+    Batches need `audio`, and `reference_landmarks` of a neutral frame (data.reference=neutral).
+
+    Args:
+        network: with the points of the shards' landmarks, in 2 coordinates.
+        sampling: `offsets_of_sound` with its settings bound.
+        landmark_scheme: of the shards.
+        frame_rate: of the clips, and of the videos that are generated.
+        optimizer, lr_scheduler: see `Learner`.
+    """
+
+    network: Audio2Mesh
+
+    def __init__(
+        self,
+        network: Audio2Mesh,
+        *,
+        sampling: Callable[..., np.ndarray],
+        landmark_scheme: str,
+        frame_rate: float,
+        optimizer: MakeOptimizer,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler)
+        self.landmark_scheme, self.frame_rate = landmark_scheme, frame_rate
+        self._sampling = sampling
+
+    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
+        landmarks = batch["landmarks"]
+        check_sound(batch, self.frame_rate)
+        found, wanted = landmarks.shape[-2], self.network.num_points
+        if found != wanted or self.network.coordinates != 2:
+            raise ValueError(
+                f"the shards hold {found} landmarks in 2 coordinates, the network moves {wanted} points in "
+                f"{self.network.coordinates}: set model.network.num_points={found} and "
+                "model.network.coordinates=2"
+            )
+        offsets, _ = planar_motion(landmarks, batch["reference_landmarks"], scheme=self.landmark_scheme)
+        predicted = self.network(standardise(batch["audio"]), landmarks.shape[1])
+        return {"loss": (predicted - offsets).abs().mean()}
+
+    def offsets(self, samples: Tensor) -> np.ndarray:
+        """What the points of a face do during a sound: float32 [T, K, 2 or 3], T frames at `frame_rate`.
+
+        Add them to a face by `faces/planar_motion.move_planar`; those of the published weights, which are in
+        cm, to its metric vertices.
+
+        Args:
+            samples: float [N], 16 kHz mono, on this module's device.
+        """
+        return self._sampling(self.network, samples, frame_rate=self.frame_rate)
+
+
+class Audio2PoseTraining(Learner):
+    """Learns how a head moves while it speaks, from the pose of each window's first frame on.
+
+    Args:
+        network: the published architecture.
+        sampling: `poses_of_sound` with its settings bound.
+        landmark_scheme, frame_rate: see `Audio2MeshTraining`.
+        teacher_forcing: predict each pose from the true ones before it, all at once. Faster, but what it
+            learns best is to repeat the last pose, and a head that is left to itself then stands still.
+        optimizer, lr_scheduler: see `Learner`.
+    """
+
+    network: Audio2Pose
+
+    def __init__(
+        self,
+        network: Audio2Pose,
+        *,
+        sampling: Callable[..., np.ndarray],
+        landmark_scheme: str,
+        frame_rate: float,
+        teacher_forcing: bool = False,
+        optimizer: MakeOptimizer,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler)
+        self.landmark_scheme, self.frame_rate = landmark_scheme, frame_rate
+        self.teacher_forcing = teacher_forcing
+        self._sampling = sampling
+
+    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
+        landmarks = batch["landmarks"]
+        check_sound(batch, self.frame_rate)
+        _, poses = planar_motion(landmarks, landmarks[:, 0], scheme=self.landmark_scheme)
+        identity = self.identities(batch["key"]).to(landmarks.device, non_blocking=True)
+        samples = standardise(batch["audio"])
+        if self.teacher_forcing:
+            predicted = self.network(samples, poses, identity)
+        else:
+            predicted = self.network.unroll(samples, poses.shape[1], identity)
+        return {"loss": (predicted - poses).abs().mean()}
+
+    def identities(self, keys: list[str]) -> Tensor:
+        """The manner of moving [B] that stands for each clip's source and person: a hash of its name.
+
+        Sources share one where there are more of them than the network has manners.
+        """
+        count = self.network.id_embed.num_embeddings
+        return torch.tensor([zlib.crc32(key.rpartition("-")[0].encode()) % count for key in keys])
+
+    def poses(self, samples: Tensor, *, identity: int) -> np.ndarray:
+        """How the head moves during a sound: float64 [T, 6], T frames at `frame_rate`.
+
+        Args:
+            samples: float [N], 16 kHz mono, on this module's device.
+            identity: manner of moving, see `identities`.
+        """
+        return self._sampling(self.network, samples, identity=identity, frame_rate=self.frame_rate)
+
+
+def check_sound(batch: Batch, frame_rate: float) -> None:
+    """ValueError that names the setting where a batch has no sound, or another frame rate than was said."""
+    if "audio" not in batch:
+        raise ValueError("the batches hold no sound: set data.audio=true (data=speech_clips)")
+    frames, samples = batch["landmarks"].shape[1], batch["audio"].shape[1]
+    found = frames * SAMPLE_RATE / samples
+    if abs(found / frame_rate - 1) > 0.01:
+        rate = float(Fraction(found).limit_denominator(1001))
+        raise ValueError(
+            f"the clips have {rate:.4g} frames a second, model.frame_rate is {frame_rate:.4g}: set it to "
+            "that, or prepare the clips anew with prepare.py fps=…"
+        )
