@@ -65,6 +65,17 @@ def test_every_stage(experiment):
     assert config.name == experiment, "a run is named after its experiment"
 
 
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "tiny_stage1", "tiny_stage2"])
+def test_aniportrait_samples_on_the_schedule_of_its_training_unless_told_otherwise(stage):
+    given = [f"experiment=aniportrait/{stage}", *GIVEN]
+    config = compose_config("train", given)
+    assert config.sampling.scheduler == config.model.objective.scheduler
+    # Upstream's mismatch, on demand.
+    config = compose_config("train", [*given, "sampling=aniportrait_released"])
+    assert config.model.objective.scheduler.beta_schedule == "scaled_linear"
+    assert config.model.sampling.scheduler.beta_schedule == "linear"
+
+
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.endswith(OTHER_COMMANDS)])
 def test_every_experiment_of_another_command(experiment):
     """It is called like the command that it is for, and needs nothing beside."""

@@ -29,6 +29,7 @@ class ClipImageEncoder(nn.Module):
         size = model.config.image_size
         assert isinstance(size, int)
         self._size = size
+        self._gray: Tensor | None = None
         self.register_buffer("_mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
@@ -42,9 +43,10 @@ class ClipImageEncoder(nn.Module):
         return super().train(False)
 
     def embed_gray(self) -> Tensor:
-        """Embedding [1, 1, D] of an image of CLIP's mean colour, which CLIP's own input has as zeros."""
-        gray = (2 * self._mean - 1).expand(1, -1, self._size, self._size)
-        return self(gray)
+        """Embedding [1, 1, D] of an image of CLIP's mean colour, all zeros in CLIP's own range; made once."""
+        if self._gray is None:
+            self._gray = self((2 * self._mean - 1).expand(1, -1, self._size, self._size))
+        return self._gray
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +22,8 @@ class AniPortrait(Generator):
     """Learns to draw the frames of a clip from their landmark drawings and a reference frame of it.
 
     Conditions, by the names that condition dropout uses: `reference` (drop: the denoising U-Net attends to
-    itself only), `image` (the context token; zero it) and `pose`.
+    itself only), `image` (the context token; drop: what stands for no image in sampling takes its place) and
+    `pose` (zero).
 
     Args:
         network: with `motion` for clips, without for frames.
@@ -74,6 +76,9 @@ class AniPortrait(Generator):
         self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
     ) -> Tensor:
         image = conditions["image"]
+        if "image" in keep:
+            no_image = self.pipeline.embed_no_image(image)
+            image = torch.where(keep["image"][:, None, None], image, no_image)
         return self.network(
             noisy,
             time,

@@ -1,4 +1,4 @@
-"""The network against the official code: predictions, gradients and pose maps on seeded random weights."""
+"""Network and sampling against the official code, on seeded random weights."""
 
 import copy
 import zlib
@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
+from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.nn.reference_attention import ReferenceFeatures
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.weights import from_published_name, load_published, published_state
@@ -23,6 +26,8 @@ SEEDS = {"denoising_unet": 1, "motion_module": 1, "reference_unet": 2, "pose_gui
 # Largest |difference| against outputs of up to 2.5; float16 features cost a digit.
 FORWARD_TOLERANCE = 2e-5
 GRADIENT_TOLERANCE = 1e-4
+# Largest |difference| of latents of up to 5.8, after three steps whose guidance enlarges what differs.
+LATENTS_TOLERANCE = 2e-4
 # The golden's gradients of parameters that never get one are rounding errors of a softmax over one token.
 NOISE = 1e-6
 
@@ -176,3 +181,59 @@ def test_pose_maps(golden, image_network, mode, memory):
         if level == 0:
             found = found[:1, :8]
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max(), level
+
+
+class GivenLatents(LatentCodec):
+    """Encodes every image to the golden's reference latents."""
+
+    channels, factor = 4, 8
+
+    def __init__(self, latents: Tensor) -> None:
+        super().__init__()
+        self.latents = latents
+
+    def encode(
+        self, images: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return self.latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+class GivenEmbedding(nn.Module):
+    """Embeds every image as the golden's."""
+
+    def __init__(self, embedding: Tensor) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embedding[:, None]
+
+
+@pytest.mark.parametrize(("run", "steps", "scale"), [("f20_s3_cfg", 3, 3.5), ("f7_s2_nocfg", 2, 1.0)])
+def test_sampling_of_the_released_weights(repository, network, monkeypatch, run, steps, scale):
+    """`sampling=aniportrait_released` gives the official pipeline's clip from the official seed."""
+    with np.load(repository / "tests/golden/aniportrait_tiny/pipeline.npz", allow_pickle=False) as file:
+        golden = {name: torch.from_numpy(file[name]) for name in file.files}
+    monkeypatch.setattr(network, "reference_dtype", torch.float16)
+    settings = OmegaConf.load(repository / "conf/sampling/aniportrait_released.yaml")
+    settings.update(num_steps=steps, guidance_scale=scale)
+    pipeline = instantiate(settings)(
+        network.eval(),
+        GivenLatents(golden[f"{run}.ref_latents"]),
+        image_encoder=GivenEmbedding(golden[f"{run}.clip_embed"]),
+    )
+    pose = golden[f"{run}.pose_u8"].permute(0, 3, 1, 2)[None] / 127.5 - 1
+
+    generator = torch.Generator().manual_seed(42)
+    latents = pipeline.sample_latents(torch.zeros(1, 3, *pose.shape[-2:]), pose, generator=generator)
+
+    assert torch.equal(pipeline.scheduler.timesteps, golden[f"{run}.timesteps"])
+    expected = golden[f"{run}.latents"].transpose(1, 2)
+    torch.testing.assert_close(latents, expected, atol=LATENTS_TOLERANCE, rtol=0)
+    if f"{run}.init" in golden:
+        shape, generator = latents.shape, torch.Generator().manual_seed(42)
+        noise = pipeline._draw_noise(tuple(shape), device=latents.device, generator=generator)
+        assert torch.equal(noise, golden[f"{run}.init"].transpose(1, 2))

@@ -167,6 +167,16 @@ def test_settings_of_speed_and_memory_do_not_change_the_clip(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_deterministic_algorithms_can_be_asked_for(pipeline: MakePipeline) -> None:
+    reference, pose = conditions(1, 11)
+    torch.use_deterministic_algorithms(True)
+    try:
+        clips = [pipeline(MOTION)(reference, pose, generator=seeded_generators([1])) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(*clips)
+
+
 def test_drawings_can_be_made_when_they_are_needed(pipeline: MakePipeline) -> None:
     reference, pose = conditions(1, 18)
     asked: list[int] = []
