@@ -97,7 +97,7 @@ def test_every_option_of_every_group(option):
 
 def test_all_groups_are_covered():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders - {"experiment", "hydra", "local", "faces", "metrics"} == set(TRAIN_GROUPS)
+    assert folders - {"experiment", "hydra", "local", "faces", "masks", "metrics"} == set(TRAIN_GROUPS)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem != "train"])
