@@ -111,6 +111,13 @@ def test_every_other_command(name):
     assert find_problems(compose_config(name, needed[name])) == []
 
 
+@pytest.mark.parametrize("option", options("masks"))
+def test_every_kind_of_masks(option):
+    needed = {"masks/sam2": ["masks.model=facebook/sam2.1-hiera-large"]}
+    words = ["source=videos", "out=shards", f"masks={Path(option).name}", *needed.get(option, [])]
+    assert find_problems(compose_config("prepare", words)) == []
+
+
 @pytest.mark.parametrize("option", options("hydra/launcher"))
 def test_launchers(option):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
