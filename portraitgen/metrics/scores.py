@@ -37,7 +37,7 @@ class MetricInfo:
         label: heading of its column.
         unit: what follows the number, with its space (" dB"), or nothing.
         digits: decimals shown.
-        higher_is_better: direction.
+        higher_is_better: direction; None for a figure whose aim is the value of the true frames.
         definition: how it is measured, exactly enough to repeat it.
         level: what has one value: each "frame", each "clip" (Sync-C), or only the whole "set" (FID).
     """
@@ -45,15 +45,16 @@ class MetricInfo:
     label: str
     unit: str
     digits: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     definition: str
     level: Literal["frame", "clip", "set"] = "frame"
 
     @property
     def heading(self) -> str:
-        """Label and unit, with an arrow to the better side."""
+        """Label and unit, with an arrow to the better side if there is one."""
         unit = f" ({self.unit.strip()})" if self.unit else ""
-        return f"{self.label}{unit} {'↑' if self.higher_is_better else '↓'}"
+        arrow = {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+        return f"{self.label}{unit}{arrow}"
 
     def show(self, value: float, *, unit: bool = False) -> str:
         """The value as text, a dash when it is missing."""

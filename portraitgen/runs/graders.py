@@ -80,3 +80,8 @@ def check_names(checks: Iterable[Check], metrics: Mapping[str, MetricInfo], skip
                 f"metrics.checks: no grader gives {check.metric!r}{did_you_mean(check.metric, metrics)}; "
                 f"known are {', '.join(metrics)}"
             )
+        if check.metric in metrics and metrics[check.metric].higher_is_better is None:
+            raise ValueError(
+                f"metrics.checks: {check.metric!r} has no better side, its aim is the value of the true "
+                "frames; check its distance from them instead"
+            )

@@ -1,0 +1,63 @@
+"""Do lips and sound belong together: SyncNet's judgement, with its weights."""
+
+import numpy as np
+
+from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
+from portraitgen.metrics.sync import MIN_WINDOWS, score_sync
+from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate, longest_track
+from portraitgen.metrics.syncnet import SAMPLES_PER_FRAME, WEIGHTS, load_syncnet
+
+_HOW = (
+    "SyncNet (public weights) on the face that is followed longest, at 25 fps and 16 kHz, cut out as its "
+    f"pipeline does; clips of at least {MIN_WINDOWS} windows"
+)
+METRICS = {
+    "sync_c": MetricInfo("Sync-C", "", 2, True, f"{_HOW}: median minus least distance over shifts", "clip"),
+    "sync_d": MetricInfo("Sync-D", "", 2, False, f"{_HOW}: least mean distance over shifts", "clip"),
+    "sync_offset": MetricInfo(
+        "Sync offset", " frames", 1, False, f"{_HOW}: how far the best shift is from 0", "clip"
+    ),
+}
+
+
+class SyncGrader:
+    """Sync-C, Sync-D and the size of the offset. The row of the true frames is what they can reach.
+
+    A face that hardly moves can please SyncNet: read them beside the motion figures.
+
+    Args:
+        weights: syncnet_v2.model.
+
+    Raises:
+        ValueError: a file that does not fit.
+        MissingWeights: no weights file.
+    """
+
+    metrics = METRICS
+
+    def __init__(self, weights: str | None = None) -> None:
+        path = require(weights, WEIGHTS, setting="weights")
+        self.network = load_syncnet(path)
+        self.facts: dict[str, Fact] = {
+            **weights_facts(path),
+            "crop": "longest track, scale 0.4, median of 13",
+        }
+
+    def grade(self, clip: GradedClip) -> Grades:
+        """The three figures of a clip with sound."""
+        shown = clip.pictures
+        count = len(shown.frames)
+        if clip.audio is None:
+            return missing_grades(METRICS, count, "no sound")
+        chosen = frames_at_syncnet_rate(count, clip.fps)
+        track = longest_track([shown.faces[frame] for frame in chosen], min_score=shown.backend.min_score)
+        if track is None:
+            return missing_grades(METRICS, count, "no face is followed through the clip")
+        crops = crop_for_syncnet(shown.frames[chosen], track)
+        score = score_sync(self.network, crops, clip.audio[track.frames[0] * SAMPLES_PER_FRAME :])
+        if score.reason is not None:
+            return missing_grades(METRICS, count, score.reason)
+        figures = {"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": abs(score.offset)}
+        return Grades({name: np.array(value) for name, value in figures.items()}, {})
