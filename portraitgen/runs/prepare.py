@@ -24,7 +24,9 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.manifest import update_dataset
 from portraitgen.data.prepare.contact_sheet import contact_sheet
 from portraitgen.data.prepare.executor import run_jobs
+from portraitgen.data.prepare.gallery import find_people, people_digest, read_gallery
 from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.labels import label_sources
 from portraitgen.data.prepare.outcome import Outcome, count
 from portraitgen.data.prepare.plan import (
     ShardJob,
@@ -34,7 +36,7 @@ from portraitgen.data.prepare.plan import (
     plan_shards,
 )
 from portraitgen.data.prepare.settings import PrepareSettings
-from portraitgen.data.prepare.sources import find_sources
+from portraitgen.data.prepare.sources import Source, find_sources
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.files import replace_file
 from portraitgen.runs.check import check_config
@@ -57,6 +59,9 @@ class PrepareConfig(PrepareSettings):
     workers: int = MISSING
     faces: Any = MISSING
     masks: Any = None
+    labels: str | None = None
+    folder_identities: bool = False
+    identities: str | None = None
 
 
 ConfigStore.instance().store(name="prepare_schema", node=PrepareConfig)
@@ -77,16 +82,21 @@ def prepare(config: DictConfig) -> None:
     if config.workers < 0:
         raise ValueError(f"workers={config.workers}: give the number of processes, or 0 for none")
     out = Path(config.out)
-    described = {**asdict(settings), **_described(config)}
-    sources = find_sources(config.source, exclude=out)
+    if config.identities and not settings.embed_every:
+        raise ValueError("identities looks for people by embedding, which embed_every=0 turns off")
+    people = find_people(config.identities) if config.identities else []
+    described = {**asdict(settings), **_described(config), "identities": people_digest(people)}
+    sources = _labelled(find_sources(config.source, exclude=out), config)
     jobs = plan_shards(sources, out, config.split, settings=settings, config=described)
     with _output_folder(out):
         for name in clear_superfluous(jobs, out, config.split, config=described):
             log.info(f"removed {name}: the sources no longer make it")
         missing = [job for job in jobs if not job.is_finished()]
         if missing:
-            steps = tuple(instantiate(config[name]) for name in _STEPS if config[name])
-            maker = ShardMaker(str(out), instantiate(config.faces), settings, described, steps)
+            backend = instantiate(config.faces)
+            named = [read_gallery(people, backend)] if people else []
+            steps = (*named, *(instantiate(config[name]) for name in _STEPS if config[name]))
+            maker = ShardMaker(str(out), backend, settings, described, steps)
             _make(maker, missing, workers=config.workers, kept=len(jobs) - len(missing))
         else:
             log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
@@ -106,6 +116,14 @@ def prepare(config: DictConfig) -> None:
     for line in outcome.lines():
         log.info(line)
     log.info(f"contact sheet: {sheet}")
+
+
+def _labelled(sources: list[Source], config: DictConfig) -> list[Source]:
+    labels = Path(config.labels).expanduser() if config.labels else None
+    labelled, missing = label_sources(sources, labels=labels, folder_identities=config.folder_identities)
+    if missing:
+        log.warning(f"labels={labels}: {count(missing, 'file')} of it are not in source={config.source}")
+    return labelled
 
 
 def _described(config: DictConfig) -> dict[str, Any]:

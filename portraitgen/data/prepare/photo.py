@@ -1,81 +1,93 @@
-"""A photo as one sample: the picture, everybody in it, and a square crop of each face."""
+"""A photo as one sample: the picture, everybody in it, and an upright crop of each face."""
 
-import io
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from portraitgen.data.prepare.crop import choose_crop
+from portraitgen.data.prepare.picture import encode_jpeg, read_picture
 from portraitgen.data.prepare.scores import picture_scores
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.faces.types import Face
-
-_JPEG_QUALITY = 95
 
 
 def prepare_photo(source: Source, backend: FaceBackend, settings: PrepareSettings) -> ClipSample:
     """Find the faces of a photo; the largest comes first.
 
     The photo is stored whole, its longer side at most `photo_size` pixels, both sides cut to a multiple of 4
-    at the right and the lower edge. Each face also comes as a square crop of `size` pixels.
+    at the right and the lower edge. Each face also comes cut out of the source as recognition networks and
+    UniPortrait want it: upright, its key points where ArcFace's template has them, `face_size` pixels a side.
+    The source's identity names the largest face.
 
     Raises:
         SourceError: unreadable, or nobody in it.
     """
-    photo = _read(source)
-    faces = [face for face in backend.detect(photo) if face.score >= backend.min_score]
+    photo = read_picture(source)
+    embed = settings.embed_every > 0 and backend.embedding_dim > 0
+    faces = _find_faces(photo, backend, embed=embed)
     if not faces:
         raise SourceError(source, "detect", "no face found in this photo")
-    faces.sort(key=lambda face: float(np.prod(face.box[2:] - face.box[:2])), reverse=True)
 
     height, width = photo.shape[:2]
     scale = min(1.0, settings.photo_size / max(height, width))
     scaled = cv2.resize(photo, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
     stored = scaled[: scaled.shape[0] // 4 * 4, : scaled.shape[1] // 4 * 4]
     zoom = np.array([width / scaled.shape[1], height / scaled.shape[0]])  # source pixels a stored pixel
-    tracks = tuple(_as_track(face, photo, zoom, settings) for face in faces)
-    main = faces[0].box
+    main, *others = (_as_track(face, photo, zoom, settings) for face in faces)
     return ClipSample(
         key=make_key(source.key),
         num_frames=1,
         fps=Fraction(0),
         width=stored.shape[1],
         height=stored.shape[0],
-        tracks=tracks,
+        tracks=(replace(main, identity=source.identity), *others),
         landmark_scheme=backend.landmark_scheme,
         affine=np.diag([*zoom, 0.0])[:2].astype(np.float32),
         source=source.origin(settings.licence),
-        image=_jpeg(stored),
+        image=encode_jpeg(stored),
         scores={
             "num_faces": len(faces),
-            "min_face": float((main[2:] - main[:2]).max()),
+            "min_face": float((faces[0].box[2:] - faces[0].box[:2]).max()),
             "detection": faces[0].score,
-            **picture_scores(stored, tracks[0].boxes[0]),
+            **picture_scores(stored, main.boxes[0]),
         },
+        caption=source.caption,
     )
 
 
-def _read(source: Source) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright (the EXIF orientation is applied)."""
-    try:
-        with Image.open(source.path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise SourceError(source, "decode", "not a readable picture; remove it or save it anew") from None
-    # PIL raises SyntaxError on a damaged PNG.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"the picture is damaged ({error}); fetch it again or remove it"
-        raise SourceError(source, "decode", reason) from error
+def _find_faces(photo: np.ndarray, backend: FaceBackend, *, embed: bool) -> list[Face]:
+    """The sure faces, largest first.
+
+    Where there is none, once more with a grey border: detectors miss a face that fills the picture.
+    """
+    faces = backend.detect(photo, embed=embed)
+    if not any(face.score >= backend.min_score for face in faces):
+        height, width = photo.shape[0] // 4, photo.shape[1] // 4
+        grey = (128, 128, 128)
+        bordered = cv2.copyMakeBorder(photo, height, height, width, width, cv2.BORDER_CONSTANT, value=grey)
+        shift = np.array([width, height], np.float32)
+        faces = [
+            replace(
+                face,
+                box=face.box - np.tile(shift, 2),
+                keypoints=face.keypoints - shift,
+                landmarks=face.landmarks - shift,
+                mesh=None,
+            )
+            for face in backend.detect(bordered, embed=embed)
+        ]
+    sure = [face for face in faces if face.score >= backend.min_score]
+    return sorted(sure, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])), reverse=True)
 
 
 def _as_track(face: Face, photo: np.ndarray, zoom: np.ndarray, settings: PrepareSettings) -> ClipTrack:
     """A face as a track of one frame, in pixels of the stored photo."""
-    crop = choose_crop(face.box[None], image_size=photo.shape[:2], size=settings.size, margin=settings.margin)
+    crop = upright_crop(photo, face.keypoints, ARCFACE.scaled(settings.face_size))
     return ClipTrack(
         boxes=(face.box / np.tile(zoom, 2)).astype(np.float32)[None],
         scores=np.array([face.score], np.float32),
@@ -83,11 +95,5 @@ def _as_track(face: Face, photo: np.ndarray, zoom: np.ndarray, settings: Prepare
         landmarks=(face.landmarks / zoom).astype(np.float32)[None],
         valid=np.ones(1, bool),
         embedding=face.embedding,
-        faces=(_jpeg(crop.cut(photo)),),
+        faces=(encode_jpeg(crop),),
     )
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()

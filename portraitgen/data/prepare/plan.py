@@ -118,7 +118,7 @@ def clear_superfluous(
 def _fingerprint(sources: Sequence[Source], config: Mapping[str, Any]) -> str:
     stats = [source.path.stat() for source in sources]
     files = [
-        (source.name, source.key, stat.st_size, stat.st_mtime_ns)
+        (source.name, source.key, source.caption, source.identity, stat.st_size, stat.st_mtime_ns)
         for source, stat in zip(sources, stats, strict=True)
     ]
     content = json.dumps([_VERSION, config, files], sort_keys=True)

@@ -19,6 +19,7 @@ class PrepareSettings:
     max_frames: int
     crf: int
     embed_every: int = 6
+    face_size: int = 224
     photo_size: int
     videos_per_shard: int
     photos_per_shard: int
@@ -35,6 +36,10 @@ class PrepareSettings:
             )
         if self.margin < 0:
             raise ValueError(f"margin={self.margin}: give the space around the face in face sizes, 0 or more")
+        if self.face_size <= 0 or self.face_size % 112:
+            raise ValueError(
+                f"face_size={self.face_size}: give a multiple of 112, the side of ArcFace's crop"
+            )
         if self.embed_every < 0:
             raise ValueError(f"embed_every={self.embed_every}: give a number of frames, or 0 for none")
         if not 0 <= self.crf <= 51:

