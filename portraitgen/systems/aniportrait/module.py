@@ -61,10 +61,21 @@ class AniPortrait(Generator):
         self.pipeline = sampling(network, codec, image_encoder=image_encoder)
 
     def encode(self, batch: Batch) -> Encoded:
-        reference = self.codec.encode(batch["reference"])
+        """As `Generator.encode`; `latents` [B, T, C, h, w] and `reference_latents` [B, C, h, w] of a batch
+        take the place of its pictures. They are what the codec's `encode` gives, the mode: where the pictures
+        would be sampled from their posterior, precomputed ones are not.
+        """
+        if "reference_latents" in batch:
+            reference = batch["reference_latents"].float()
+        else:
+            reference = self.codec.encode(batch["reference"])
         check_drawings(batch.get("pose"), reference)
+        if "latents" in batch:
+            clean = batch["latents"].float()
+        else:
+            clean = self.codec.encode(batch["frames"], sample=True)
         return Encoded(
-            clean=self.codec.encode(batch["frames"], sample=True),
+            clean=clean,
             conditions={
                 "reference": reference,
                 "image": self.pipeline.embed_image(batch["reference"]),

@@ -184,6 +184,24 @@ def test_the_clean_estimate_of_the_target_is_the_clean_clip() -> None:
     )
 
 
+def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
+    module, batch = make_module(), make_batch(2)
+    expected = module.encode(batch)
+    latents = {
+        "latents": module.codec.encode(batch["frames"]).half(),
+        "reference_latents": module.codec.encode(batch["reference"]).half(),
+    }
+    # Without frames, and with another reference picture, which only the image embedding would look at.
+    found = module.encode(
+        {"key": batch["key"], "pose": batch["pose"], "reference": -batch["reference"], **latents}
+    )
+    assert found.clean.dtype == torch.float32
+    torch.testing.assert_close(found.clean, expected.clean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        found.conditions["reference"], expected.conditions["reference"], atol=1e-3, rtol=1e-3
+    )
+
+
 @pytest.fixture
 def image_encoder() -> ClipImageEncoder:
     torch.manual_seed(1)
