@@ -97,7 +97,8 @@ def test_every_option_of_every_group(option):
 
 def test_all_groups_are_covered():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders - {"experiment", "hydra", "local", "faces", "masks", "metrics"} == set(TRAIN_GROUPS)
+    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine"}
+    assert folders - other == set(TRAIN_GROUPS)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(CONF.glob("*.yaml")) if path.stem != "train"])
@@ -116,6 +117,14 @@ def test_every_kind_of_masks(option):
     needed = {"masks/sam2": ["masks.model=facebook/sam2.1-hiera-large"]}
     words = ["source=videos", "out=shards", f"masks={Path(option).name}", *needed.get(option, [])]
     assert find_problems(compose_config("prepare", words)) == []
+
+
+@pytest.mark.parametrize("option", options("engine"))
+@pytest.mark.parametrize("name", ["prepare", "prepare_verify"])
+def test_engines(name, option):
+    needed = {"prepare": ["source=videos", "out=shards"], "prepare_verify": ["out=shards"]}
+    config = compose_config(name, [*needed[name], f"engine={Path(option).name}"])
+    assert find_problems(config) == []
 
 
 @pytest.mark.parametrize("option", options("hydra/launcher"))

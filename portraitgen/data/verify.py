@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -35,8 +35,12 @@ def find_all_shards(root: Path) -> list[Path]:
     return [root / "shards" / f"{name}.tar" for name in sorted(names)]
 
 
-def shard_problems(shard: Path) -> list[str]:
-    """What is wrong with one shard, its manifest and its index; empty when it is sound."""
+def shard_problems(shard: Path, *, progress: Callable[[int], None] = lambda size: None) -> list[str]:
+    """What is wrong with one shard, its manifest and its index; empty when it is sound.
+
+    Args:
+        progress: called with the bytes of each sample that has been read.
+    """
     manifest = read_manifest(shard)
     if manifest is None:
         there = manifest_path(shard).is_file()
@@ -59,7 +63,7 @@ def shard_problems(shard: Path) -> list[str]:
             f"{len(index)} samples with {int(index.num_frames.sum())} frames can be used, the manifest says "
             f"{manifest['samples']} with {manifest['frames']}"
         )
-    return problems + _index_problems(shard, index) + _member_problems(shard, index)
+    return problems + _index_problems(shard, index) + _member_problems(shard, index, progress)
 
 
 def dataset_problems(root: Path) -> list[str]:
@@ -90,7 +94,7 @@ def _equal(stored: np.ndarray, made: np.ndarray) -> bool:
     return stored.dtype == made.dtype and np.array_equal(stored, made, equal_nan=floats)
 
 
-def _member_problems(shard: Path, index: ShardIndex) -> list[str]:
+def _member_problems(shard: Path, index: ShardIndex, progress: Callable[[int], None]) -> list[str]:
     """Read every member of every sample as training would, and decode its pictures and sound."""
     archive, decoder = Archive(shard), GopDecoder()
     problems = []
@@ -102,6 +106,7 @@ def _member_problems(shard: Path, index: ShardIndex) -> list[str]:
             _decode(sample, index.packets(row), decoder)
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{index.key(row)}: {error}")
+        progress(sum(map(len, members.values())))
     return problems
 
 

@@ -151,6 +151,22 @@ def probe_video(source: VideoSource, *, name: str | None = None) -> VideoInfo:
         )
 
 
+def stated_frames(source: VideoSource, *, fps: Fraction | None) -> float:
+    """How many frames the header promises, at the rate `fps` (None: the file's own); nothing is decoded.
+
+    Good enough to foresee how long the work takes; 0 for a file that cannot be opened or promises nothing.
+    """
+    try:
+        with open_media(source, source_name(source, None)) as container:
+            stream = _video_stream(container, source_name(source, None))
+            rate = fps or stream.average_rate
+            if container.duration is None or not rate:
+                return 0.0
+            return float(container.duration / av.time_base * rate)
+    except VideoError:
+        return 0.0
+
+
 def iter_frames(source: VideoSource, *, name: str | None = None) -> Iterator[Frame]:
     """Decode a video frame by frame, in order of presentation; one frame is in memory at a time.
 

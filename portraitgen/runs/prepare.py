@@ -2,13 +2,10 @@
 
 import logging
 import re
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +14,11 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from portraitgen.data.catalog import Catalog
+from portraitgen.data.engines.engine import Engine
 from portraitgen.data.manifest import update_dataset
 from portraitgen.data.prepare.contact_sheet import contact_sheet
-from portraitgen.data.prepare.executor import run_jobs
 from portraitgen.data.prepare.gallery import find_people, people_digest, read_gallery
 from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.labels import label_sources
@@ -40,10 +35,10 @@ from portraitgen.data.prepare.sources import Source, find_sources
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.files import replace_file
 from portraitgen.runs.check import check_config
+from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
 
-_LINE_EVERY_S = 10.0
 _SHEET_ROWS = 16
 _STEPS = ("masks",)
 """Groups that name a SampleStep or nothing, in the order in which samples go through them."""
@@ -57,6 +52,7 @@ class PrepareConfig(PrepareSettings):
     out: str = MISSING
     split: str = MISSING
     workers: int = MISSING
+    engine: Any = MISSING
     faces: Any = MISSING
     masks: Any = None
     labels: str | None = None
@@ -79,8 +75,7 @@ def prepare(config: DictConfig) -> None:
         raise ValueError(
             f"split={config.split}: use letters, digits and _ only; the shards' names begin with it"
         )
-    if config.workers < 0:
-        raise ValueError(f"workers={config.workers}: give the number of processes, or 0 for none")
+    engine: Engine = instantiate(config.engine)
     out = Path(config.out)
     if config.identities and not settings.embed_every:
         raise ValueError("identities looks for people by embedding, which embed_every=0 turns off")
@@ -97,7 +92,7 @@ def prepare(config: DictConfig) -> None:
             named = [read_gallery(people, backend)] if people else []
             steps = (*named, *(instantiate(config[name]) for name in _STEPS if config[name]))
             maker = ShardMaker(str(out), backend, settings, described, steps)
-            _make(maker, missing, workers=config.workers, kept=len(jobs) - len(missing))
+            _make(maker, missing, engine, kept=len(jobs) - len(missing))
         else:
             log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
         outcome = Outcome.of(jobs)
@@ -136,36 +131,14 @@ def _described(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _make(maker: ShardMaker, missing: list[ShardJob], *, workers: int, kept: int) -> None:
+def _make(maker: ShardMaker, missing: list[ShardJob], engine: Engine, *, kept: int) -> None:
     num_sources = sum(len(job.sources) for job in missing)
     finished = f"; {count(kept, 'shard')} finished before" if kept else ""
     log.info(f"preparing {count(num_sources, 'file')} into {count(len(missing), 'shard')}{finished}")
-    with _progress(num_sources) as source_done:
-        run_jobs(maker, missing, workers=workers, step_done=source_done)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else a line with the time left every ten seconds; call it after each source."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda: bar.advance(task)
-        return
-    begun = last = time.monotonic()
-    done = 0
-
-    def step() -> None:
-        nonlocal done, last
-        done += 1
-        now = time.monotonic()
-        if now - last >= _LINE_EVERY_S and done < total:
-            last = now
-            left = timedelta(seconds=round((now - begun) / done * (total - done)))
-            log.info(f"{done} of {total} files, {left} left")
-
-    yield step
+    jobs = [job.with_lengths(maker.settings.exact_fps) for job in missing]
+    total = round(sum(sum(job.frames) for job in jobs))
+    with progress("frames") as show:
+        engine.run(maker, jobs, progress=lambda done: show(round(done), total))
 
 
 @contextmanager

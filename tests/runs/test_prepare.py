@@ -203,7 +203,6 @@ def test_missing_face_models_end_the_run_and_not_every_source(run, videos, tmp_p
         ({"source": "EMPTY/nothing"}, "no such file or folder"),
         ({"out": "EMPTY/../file/out"}, r"out=.* cannot be written to .*choose another folder"),
         ({"split": "a-b"}, "split=a-b: use letters"),
-        ({"workers": -1}, "workers=-1"),
         ({"size": 100}, "size=100: give a multiple of 8"),
         ({"source": "???"}, r"source: no value given"),
     ],

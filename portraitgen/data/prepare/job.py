@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 
+from portraitgen.data.engines.engine import Report, WorkerDied
 from portraitgen.data.manifest import manifest_path, write_json
 from portraitgen.data.prepare.photo import prepare_photo
 from portraitgen.data.prepare.plan import ShardJob, discard_shard
@@ -42,11 +43,11 @@ class ShardMaker:
     config: Mapping[str, Any]
     steps: tuple[SampleStep, ...] = ()
 
-    def __call__(self, job: ShardJob, source_done: Callable[[], None]) -> None:
+    def __call__(self, job: ShardJob, report: Report, skip: Mapping[str, str]) -> None:
         """Write the shard, its index and, last, its manifest; a shard without samples has only a manifest.
 
-        Args:
-            source_done: called after each source.
+        The work of an engine (see data/engines): items are sources, amounts are frames as `job.frames` has
+        them. A shard that is finished is left as it is.
 
         Raises:
             ValueError: the shard cannot be written, or the face models are missing.
@@ -54,21 +55,29 @@ class ShardMaker:
         # One thread: the processes share the cores.
         cv2.setNumThreads(1)
         try:
+            if job.is_finished():
+                report(None, sum(job.frames))
+                return
             discard_shard(job.path)
-            self._write(job, source_done)
+            self._write(job, report, skip)
         except OSError as error:
             raise ValueError(
                 f"{job.path} cannot be written ({error.strerror}). Finished shards are kept: make room, then "
                 "run the same command again"
             ) from error
 
-    def _write(self, job: ShardJob, source_done: Callable[[], None]) -> None:
+    def _write(self, job: ShardJob, report: Report, skip: Mapping[str, str]) -> None:
         config = {**self.config, "fingerprint": job.fingerprint}
         omissions: list[Omission] = []
         writer: ShardWriter | None = None  # made for the first sample: without one there is no shard
         with ExitStack() as stack:
-            for source in job.sources:
-                for sample in self._samples(source, omissions):
+            for source, num_frames in zip(job.sources, job.frames, strict=True):
+                counted = _Counter(source.name, num_frames, report)
+                if source.name in skip:
+                    omissions.append((source.name, "crash", _crashed(source, job, skip[source.name])))
+                    counted.finish()
+                    continue
+                for sample in self._samples(source, omissions, counted):
                     if writer is None:
                         shard = ShardWriter(
                             self.root,
@@ -80,7 +89,8 @@ class ShardMaker:
                         )
                         writer = stack.enter_context(shard)
                     writer.write(sample)
-                source_done()
+                counted.finish()
+            report(None, 0)
             if writer is not None:
                 for name, stage, error in omissions:
                     writer.record_error(name, stage=stage, error=error)
@@ -93,7 +103,9 @@ class ShardMaker:
             manifest_path(job.path).parent.mkdir(parents=True, exist_ok=True)
             write_json(manifest_path(job.path), {**counts, "errors": errors, "config": config})
 
-    def _samples(self, source: Source, omissions: list[Omission]) -> Iterator[ClipSample]:
+    def _samples(
+        self, source: Source, omissions: list[Omission], progress: Callable[[float], None]
+    ) -> Iterator[ClipSample]:
         """The samples of one source. What a file is to blame for is an omission; a defect ends the run."""
 
         def note(stage: str, message: str) -> None:
@@ -101,7 +113,7 @@ class ShardMaker:
 
         try:
             if source.is_video:
-                for sample in prepare_video(source, self.backend, self.settings, note):
+                for sample in prepare_video(source, self.backend, self.settings, note, progress):
                     yield self._finished(sample)
             else:
                 yield self._finished(prepare_photo(source, self.backend, self.settings))
@@ -114,3 +126,26 @@ class ShardMaker:
         for step in self.steps:
             sample = step(sample)
         return sample
+
+
+class _Counter:
+    """Reports the frames of one source, all of them in the end and never more than it was said to have."""
+
+    def __init__(self, name: str, num_frames: float, report: Report) -> None:
+        self._name, self._left, self._report = name, num_frames, report
+        report(name, 0)
+
+    def __call__(self, amount: float) -> None:
+        amount = min(amount, self._left)
+        self._left -= amount
+        self._report(self._name, amount)
+
+    def finish(self) -> None:
+        self(self._left)
+
+
+def _crashed(source: Source, job: ShardJob, how: str) -> WorkerDied:
+    return WorkerDied(
+        f"{source.name}: its worker process {how}; left out. To try it again, delete "
+        f"{manifest_path(job.path)} and run the same command, with fewer workers if memory was short"
+    )

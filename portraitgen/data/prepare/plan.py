@@ -8,7 +8,8 @@ are not.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from portraitgen.data.manifest import is_done, manifest_path, read_manifest
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source
 from portraitgen.data.shards import shard_path
+from portraitgen.media.decode import stated_frames
 
 # To be raised when the same sources and settings begin to give other samples: old shards are then made anew.
 _VERSION = 1
@@ -24,13 +26,26 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """One shard to make of `sources`; `fingerprint` changes with them and with every setting."""
+    """One shard to make of `sources`; `fingerprint` changes with them and with every setting.
+
+    `frames` says how long each source is, for the progress alone; see `with_lengths`.
+    """
 
     path: Path
     split: str
     number: int
     sources: tuple[Source, ...]
     fingerprint: str
+    frames: tuple[float, ...] = ()
+
+    def with_lengths(self, fps: Fraction | None) -> "ShardJob":
+        """The job with the frames of its sources at `fps` (None: their own rate), as their headers say."""
+        return replace(
+            self,
+            frames=tuple(
+                stated_frames(source.path, fps=fps) if source.is_video else 1.0 for source in self.sources
+            ),
+        )
 
     def is_finished(self) -> bool:
         """Whether the shard was made of these very sources and is still there, or has no sample at all."""

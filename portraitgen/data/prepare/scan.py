@@ -1,6 +1,6 @@
 """First pass over a video: every face of every frame, the cuts, the damage. No picture is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -29,7 +29,14 @@ class Scan:
     damaged: np.ndarray
 
 
-def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None, embed_every: int = 0) -> Scan:
+def scan_video(
+    source: Source,
+    backend: FaceBackend,
+    *,
+    fps: Fraction | None,
+    embed_every: int = 0,
+    frame_done: Callable[[], None] = lambda: None,
+) -> Scan:
     """Look for faces in every frame of a video brought to `fps` (None: the source's own mean rate).
 
     Damaged frames are not searched: what the decoder made up there is no face to train on.
@@ -38,6 +45,7 @@ def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None, em
         embed_every: compute the identity embedding of every face in every such frame, 0 in none. A person
             stays who he is: a few embeddings a second tell as much as one a frame, which costs more than
             detection and landmarks together.
+        frame_done: called after every frame, for progress.
 
     Raises:
         VideoError: the file is no video, is cut short, or is damaged beyond reading.
@@ -67,6 +75,7 @@ def scan_video(source: Source, backend: FaceBackend, *, fps: Fraction | None, em
                 faces.append(backend.detect(frame.image, embed=embed))
             damaged.append(frame.corrupt)
             previous = frame.image
+            frame_done()
             yield frame.image
 
     cuts = scene_cuts(searched())
