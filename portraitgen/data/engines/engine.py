@@ -1,7 +1,11 @@
 """The protocol of engines: do many independent jobs somewhere, and lose none of them to a crash."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+CODE = Path(__file__).resolve().parents[3]
+"""Folder of the package: on the path of every worker, so that all run the same code."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

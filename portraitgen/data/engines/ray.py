@@ -8,11 +8,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import portraitgen
-from portraitgen.data.engines.engine import Result, Work
+from portraitgen.data.engines.engine import CODE, Result, Work
 from portraitgen.data.engines.supervise import Died, Event, Failed, Finished, Progressed, supervise
 
 _REPORT_EVERY_S = 0.5
@@ -77,7 +75,7 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 # Workers run this very code, wherever they are started.
-                runtime_env={"env_vars": {"PYTHONPATH": str(Path(portraitgen.__file__).parents[1])}},
+                runtime_env={"env_vars": {"PYTHONPATH": str(CODE)}},
             )
         except ConnectionError as error:
             raise ValueError(
@@ -168,8 +166,9 @@ class _ActorCrew:
         self.size = size
         self._ray = ray
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
-        self._worker = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Worker)
+        actor: Any = ray.remote  # its types know neither this strategy nor an actor's methods
+        self._board = actor(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        self._worker = actor(num_cpus=num_cpus, num_gpus=num_gpus)(_Worker)
         self._work = ray.put(work)
         self._free: list[Any] = []
         self._running: dict[Any, tuple[int, Any]] = {}

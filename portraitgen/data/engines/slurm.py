@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import portraitgen
-from portraitgen.data.engines.engine import Result, Work
+from portraitgen.data.engines.engine import CODE, Result, Work
 from portraitgen.data.engines.local import LocalEngine
 from portraitgen.data.engines.supervise import sendable, with_traceback
 from portraitgen.media.files import replace_file
@@ -95,9 +94,7 @@ class SlurmEngine:
     def _executor(self) -> Any:
         import submitit
 
-        setup = (
-            f"export PYTHONPATH={shlex.quote(str(Path(portraitgen.__file__).parents[1]))}"  # this very code
-        )
+        setup = f"export PYTHONPATH={shlex.quote(str(CODE))}"  # this very code
         try:
             executor = submitit.AutoExecutor(self.folder, cluster=self.cluster)
             executor.update_parameters(**{f"{self.cluster}_setup": [setup], **self.parameters})
