@@ -30,6 +30,7 @@ class Material:
         train_frames: [N, 3, H, W] of the same person; without them there is no `copy_nearest`.
         train_landmarks: [N, K, 2] of the training frames.
         audio: float32 [S] mono at 16 kHz, from the first frame on, or None.
+        true_audio: that of the true frames, where it is another; None: `audio`.
         prompt: the text that the generator was given, or None.
 
     Raises:
@@ -46,6 +47,7 @@ class Material:
     train_frames: Clip | None = None
     train_landmarks: np.ndarray | None = None
     audio: np.ndarray | None = None
+    true_audio: np.ndarray | None = None
     prompt: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +96,9 @@ def grade(material: Material, *, graders: Mapping[str, Grader], backend: FaceBac
             reference=reference,
             driving=driving,
             fps=material.fps,
-            audio=material.audio,
+            audio=material.true_audio
+            if method == TRUTH and material.true_audio is not None
+            else material.audio,
             prompt=material.prompt,
         )
         scores: dict[str, np.ndarray] = {}

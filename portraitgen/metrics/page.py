@@ -9,8 +9,9 @@ from pathlib import Path
 from portraitgen.metrics.page_style import STYLE
 from portraitgen.metrics.plot import Line, line_plot
 from portraitgen.metrics.results import Results
+from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, Row
-from portraitgen.metrics.tables import figure_table, graded, mark, missing_notes, protocol_json, shown_metrics
+from portraitgen.metrics.tables import figure_table, graded, mark, missing_notes, shown_metrics
 
 PLOTTED = ("psnr", "landmark_error")
 MAX_PLOTTED_VIDEOS = 8
@@ -175,21 +176,33 @@ def _legend(methods: Iterable[str]) -> str:
 
 def _protocol(results: Results) -> str:
     facts = protocol_json(results)
-    versions, settings, metrics = facts.pop("versions"), facts.pop("settings"), facts.pop("metrics")
-    graders = facts.pop("graders")
-    width, height = facts.pop("resolution")
-    taken = {
-        f"{name}: {fact}": value for name, of_grader in graders.items() for fact, value in of_grader.items()
+    apart = {
+        name: facts.pop(name) for name in ("metrics", "graders", "videos", "versions", "settings", "source")
     }
-    stated = {"resolution": f"{width}×{height}", **facts, **taken, **settings}
-    named = {results.metrics[name].label: definition for name, definition in metrics.items()}
+    named = {f"{info['label']} ({name})": info["definition"] for name, info in apart["metrics"].items()}
+    taken = {
+        f"{name}: {fact}": value
+        for name, stated in apart["graders"].items()
+        for fact, value in stated.items()
+    }
     return (
-        _facts({name.replace("_", " "): value for name, value in stated.items()})
-        + f"<details open><summary>How each figure is taken</summary>{_facts(named)}</details>"
-        + f"<details><summary>Versions</summary>{_facts(versions)}</details>"
+        _facts({name.replace("_", " "): value for name, value in {**facts, **apart["settings"]}.items()})
+        + f"<details open><summary>How each figure is taken</summary>{_facts({**named, **taken})}</details>"
+        + f"<details><summary>Versions</summary>{_facts(apart['versions'])}</details>"
     )
 
 
 def _facts(facts: Mapping[str, object]) -> str:
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    items = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd>" for name, value in facts.items()
+    )
     return f"<dl>{items}</dl>"
+
+
+def _said(value: object) -> str:
+    """A fact of the protocol in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    if isinstance(value, list):
+        return "×".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
+    return "–" if value is None else str(value)

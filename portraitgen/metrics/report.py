@@ -7,7 +7,8 @@ from pathlib import Path
 from portraitgen.media.files import replace_file
 from portraitgen.metrics.page import Media, report_page
 from portraitgen.metrics.results import Results
-from portraitgen.metrics.tables import frames_csv, results_json, results_markdown, rows_csv
+from portraitgen.metrics.saved import FRAMES, RESULTS, results_json
+from portraitgen.metrics.tables import frames_csv, results_markdown, rows_csv
 
 
 def write_report(
@@ -33,9 +34,9 @@ def write_report(
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
     contents = {
-        "json": ("results.json", json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
+        "json": (RESULTS, json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
         "csv": ("results.csv", rows_csv(results)),
-        "frames": ("frames.csv", frames_csv(results)),
+        "frames": (FRAMES, frames_csv(results)),
         "markdown": ("results.md", results_markdown(results, title=title)),
         "html": ("report.html", page),
     }

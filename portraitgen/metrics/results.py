@@ -6,35 +6,11 @@ from dataclasses import dataclass, field, replace
 from portraitgen.metrics.bootstrap import resample_frames, resample_videos
 from portraitgen.metrics.checks import Check, Verdict, judge
 from portraitgen.metrics.estimate import Estimate, estimate, estimate_of_set
-from portraitgen.metrics.grader import Fact, SetFigure
+from portraitgen.metrics.grader import SetFigure
+from portraitgen.metrics.protocol import Protocol
 from portraitgen.metrics.scores import GENERATED, METHODS, MetricInfo, Row
 
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """What somebody else needs to take the same figures again.
-
-    Attributes:
-        fps: frames a second of the graded clips.
-        resolution: width and height in pixels of the graded frames.
-        backend: name of the face backend that found the landmarks.
-        min_face_score: the score from which it counts a face as found.
-        commit: commit of the code, with a mark when it was changed.
-        versions: package -> version.
-        settings: how the clips were generated: weights, sampling steps, seed.
-        graders: name of the grader -> its facts (`Grader.facts`).
-    """
-
-    fps: float
-    resolution: tuple[int, int]
-    backend: str
-    min_face_score: float
-    commit: str
-    versions: Mapping[str, str]
-    settings: Mapping[str, Fact] = field(default_factory=dict)
-    graders: Mapping[str, Mapping[str, Fact]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +43,16 @@ class Results:
     @property
     def videos(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.video for row in self.rows))
+
+    @property
+    def missing_faces(self) -> dict[str, int] | None:
+        """Method -> frames in which a face should be and none was found; None when nobody looked."""
+        looked = [row for row in self.rows if "detection_rate" in row.scores]
+        counts: dict[str, int] = {}
+        for row in looked:
+            absent = int((row.scores["detection_rate"] == 0).sum())
+            counts[row.method] = counts.get(row.method, 0) + absent
+        return counts or None
 
     @property
     def num_frames(self) -> int:

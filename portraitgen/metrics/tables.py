@@ -1,9 +1,8 @@
-"""Results for programs (JSON, CSV) and for people (Markdown, a table in the terminal)."""
+"""Results as tables: CSV for programs, Markdown and a table in the terminal for people."""
 
 import csv
 import io
 import math
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -13,68 +12,6 @@ from portraitgen.metrics.scores import GENERATED, METHODS
 
 MAX_REASONS = 3
 """Videos named in a sentence about missing figures; results.json names all."""
-
-
-def results_json(results: Results) -> dict[str, Any]:
-    """Results as JSON takes them: `psnr` of the generated clips, `psnr_copy_reference` and so on.
-
-    A missing figure is null and stands under `missing` with its reason.
-    """
-    figures = {
-        _key(metric, method): figure
-        for method, of_method in results.estimates.items()
-        for metric, figure in of_method.items()
-    }
-    return {
-        **{key: _finite(figure.mean) for key, figure in figures.items()},
-        "intervals": {key: [_finite(bound) for bound in figure.interval] for key, figure in figures.items()},
-        "missing": {
-            key: {
-                figure.units: figure.num_missing,
-                "of": figure.num_present + figure.num_missing,
-                "reasons": list(figure.reasons),
-            }
-            for key, figure in figures.items()
-            if figure.num_missing or figure.reasons
-        },
-        "skipped": dict(results.skipped),
-        "passed": results.passed,
-        "checks": [
-            {"passed": verdict.passed, "required": verdict.check.required, "text": verdict.text}
-            for verdict in results.verdicts
-        ],
-        "protocol": protocol_json(results),
-        "rows": [
-            {
-                "video": row.video,
-                "method": row.method,
-                "num_frames": len(row.frames),
-                **{name: _finite(row.mean(name)) for name in results.metrics if name in row.scores},
-                **({"failure": row.failure} if row.failure is not None else {}),
-                **({"reasons": dict(row.reasons)} if row.reasons else {}),
-            }
-            for row in results.rows
-        ],
-    }
-
-
-def protocol_json(results: Results) -> dict[str, Any]:
-    """What somebody else needs to take the same figures again, and to know which may be compared."""
-    protocol = results.protocol
-    return {
-        "num_videos": len(results.videos),
-        "num_frames": results.num_frames,
-        "fps": protocol.fps,
-        "resolution": list(protocol.resolution),
-        "face_backend": protocol.backend,
-        "min_face_score": protocol.min_face_score,
-        "intervals": results.interval_statement,
-        "metrics": {name: metric.definition for name, metric in results.metrics.items()},
-        "graders": {name: dict(facts) for name, facts in protocol.graders.items()},
-        "commit": protocol.commit,
-        "versions": dict(protocol.versions),
-        "settings": dict(protocol.settings),
-    }
 
 
 def rows_csv(results: Results) -> str:
@@ -173,13 +110,13 @@ def missing_notes(results: Results) -> list[str]:
 def graded(results: Results) -> str:
     """What was graded, in one line."""
     protocol = results.protocol
-    width, height = protocol.resolution
     counts = {"video": len(results.videos), "frame": results.num_frames}
     videos, frames = (f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
-    return (
-        f"{videos}, {frames} of {width}×{height} pixels at {protocol.fps:g} fps, "
-        f"faces by {protocol.backend}, commit {protocol.commit}"
-    )
+    sizes = {f"{facts.width}×{facts.height}" for facts in protocol.videos if facts.num_frames}
+    size = f"{sizes.pop()} pixels" if len(sizes) == 1 else f"{len(sizes)} sizes"
+    rates = {f"{facts.fps:g} fps" for facts in protocol.videos if facts.fps}
+    rate = f" at {rates.pop()}" if len(rates) == 1 else f" at {len(rates)} rates" if rates else ""
+    return f"{videos}, {frames} of {size}{rate}, faces by {protocol.face_backend}, commit {protocol.commit}"
 
 
 def mark(passed: bool | None) -> str:
@@ -192,16 +129,8 @@ def _first_reasons(reasons: tuple[str, ...]) -> str:
     return "; ".join(reasons[:MAX_REASONS]) + (f"; and {more} more videos" if more > 0 else "")
 
 
-def _key(metric: str, method: str) -> str:
-    return metric if method == GENERATED else f"{metric}_{method}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
+    return repr(float(value)) if math.isfinite(value) else ""
 
 
 def _csv(table: list[list[str]]) -> str:

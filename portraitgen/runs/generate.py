@@ -26,13 +26,12 @@ from portraitgen.runs.driving.inputs import check_inputs
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.video import driven_by_video
 from portraitgen.runs.landmarks import find_landmarks
+from portraitgen.runs.sources.samples import SAMPLES
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import stream_seed
 
 log = logging.getLogger(__name__)
-
-SAMPLES = "samples.jsonl"
 
 CRF = 10
 """H.264 quality of the generated clips. They are graded as they are written, so the codec must not show."""

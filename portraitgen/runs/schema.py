@@ -106,7 +106,17 @@ class EvaluateConfig:
     """What `evaluate.py` reads."""
 
     generated: str = MISSING
-    """A folder that generate.py wrote: it holds samples.jsonl."""
+    """A folder that generate.py wrote (with samples.jsonl), or with `real` or `pairs` one of any files."""
+    real: str | None = None
+    """Folder of the true files; without `pairs` those of the same names go together."""
+    pairs: str | None = None
+    """CSV with the columns generated, real, reference, audio, prompt: what is graded against what."""
+    fps: float | None = None
+    """Rate to bring pairs of videos to; null: they must agree."""
+    resize: list[int] | None = None
+    """[width, height] to bring the frames of pairs to; null: they must agree."""
+    length: str = "exact"
+    """Pairs must have one number of frames (exact), or the longer one is cut (shortest)."""
     out: str = MISSING
     """Folder for results.json, tables and the report."""
     title: str = MISSING

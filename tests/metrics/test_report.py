@@ -18,8 +18,9 @@ from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.page import Media
 from portraitgen.metrics.panels import encode_png
 from portraitgen.metrics.plot import Line, line_plot
+from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.report import write_report
-from portraitgen.metrics.results import Protocol, Results, aggregate
+from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import Row
 from portraitgen.metrics.tables import terminal_table
 
@@ -43,13 +44,16 @@ def results() -> Results:
         reasons = {"landmark_error": "no face found in 1 of 4 frames"} if method == "generated" else {}
         rows.append(Row(VIDEO, method, frames, values, reasons))
     protocol = Protocol(
-        fps=29.97,
-        resolution=(64, 48),
-        backend="dlib",
+        videos=(VideoFacts(VIDEO, 4, 29.97, 64, 48, "0123"),),
+        frame_sampler="all frames",
+        resize="none",
+        crop="none",
+        face_backend="dlib",
         min_face_score=0.15,
+        settings={"steps": 20},
         commit="abc1234",
         versions={"torch": "2.13"},
-        settings={"steps": 20},
+        command="python evaluate.py generated=clips",
     )
     return aggregate(
         rows,
@@ -116,13 +120,22 @@ def test_json_has_the_named_figures_and_the_protocol(results, tmp_path):
     )
     assert "runs of 2" in protocol["intervals"]
     assert set(protocol["metrics"]) == {"psnr", "ssim", "landmark_error", "detection_rate"}
+    assert protocol["metrics"]["psnr"]["higher_is_better"] is True
+    assert protocol["missing_faces"] == {"generated": 1, "copy_reference": 0, "truth": 0}
+    assert protocol["command"] == "python evaluate.py generated=clips"
+    assert len(protocol["fingerprint"]) == 16
 
 
 def test_a_missing_figure_is_null_with_its_reason(tmp_path):
     frames = np.arange(3)
     row = Row("a", "generated", frames, {"landmark_error": np.full(3, np.nan)}, {"landmark_error": "no face"})
     protocol = Protocol(
-        fps=25, resolution=(8, 8), backend="dlib", min_face_score=0, commit="none", versions={}
+        videos=(),
+        frame_sampler="all frames",
+        resize="none",
+        crop="none",
+        face_backend="dlib",
+        min_face_score=0,
     )
     paths = write_report(
         aggregate([row], metrics=METRICS, protocol=protocol), tmp_path, title="Nothing found"
@@ -143,7 +156,7 @@ def test_csv_leaves_missing_cells_empty_and_says_why(results, tmp_path):
     assert rows[2]["psnr"] == ""
     frames = list(csv.DictReader(io.StringIO(paths["frames"].read_text())))
     assert len(frames) == 12
-    assert (frames[1]["frame"], frames[1]["psnr"], frames[1]["landmark_error"]) == ("91", "25", "")
+    assert (frames[1]["frame"], frames[1]["psnr"], frames[1]["landmark_error"]) == ("91", "25.0", "")
 
 
 def test_tables_for_people_show_the_same_figures(results, tmp_path):

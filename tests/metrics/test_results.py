@@ -10,7 +10,8 @@ from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
-from portraitgen.metrics.results import Protocol, Results, aggregate
+from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import MetricInfo, Row
 
 METRICS = {
@@ -20,12 +21,12 @@ METRICS = {
     "fid": MetricInfo("FID", "", 1, False, "distance of all frames from the true ones", "set"),
 }
 PROTOCOL = Protocol(
-    fps=25.0,
-    resolution=(64, 64),
-    backend="dlib",
+    videos=(VideoFacts("a", 2, 25.0, 64, 64, "0123"),),
+    frame_sampler="all frames",
+    resize="none",
+    crop="none",
+    face_backend="dlib",
     min_face_score=0.15,
-    commit="abc1234",
-    versions={"torch": "2"},
 )
 
 

@@ -18,9 +18,10 @@ from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.video import driven_by_video
-from portraitgen.runs.evaluate import evaluate, read_samples
+from portraitgen.runs.evaluate import evaluate
 from portraitgen.runs.generate import generate
 from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.sources.samples import read_samples
 from portraitgen.training.weights import save_weights
 
 FRAMES = 16

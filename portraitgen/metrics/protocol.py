@@ -1,0 +1,130 @@
+"""How figures were taken: what is needed to take them again, and what must agree to compare them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from portraitgen.metrics.grader import Fact
+
+COMPARED = (
+    "videos",
+    "frame_sampler",
+    "resize",
+    "crop",
+    "face_backend",
+    "min_face_score",
+    "metrics",
+    "graders",
+)
+"""Entries of a protocol in JSON that must agree; the rest says how the clips came about."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What one video is graded against, whoever generated the clip.
+
+    Attributes:
+        video: its key.
+        num_frames: frames graded.
+        fps: frames a second.
+        width, height: of the graded frames, in pixels.
+        digest: of the frames' places in their video and of the true frames (`digest_frames`).
+    """
+
+    video: str
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How figures were taken.
+
+    Attributes:
+        videos: sorted by their keys.
+        frame_sampler: which frames of a video are graded.
+        resize: how frames were brought to one size, or "none".
+        crop: how faces were cut out before, or "none".
+        face_backend: name of the face backend of the evaluation.
+        min_face_score: the score from which it counts a face as found.
+        graders: name of the grader -> its facts (`Grader.facts`).
+        settings: how the clips were generated: weights, sampling steps, seed. Compared runs differ in them.
+        source: where the files lie, as evaluate.py was told.
+        commit: commit of the code, with a mark when it was changed.
+        versions: package -> version.
+        command: the command line.
+    """
+
+    videos: tuple[VideoFacts, ...]
+    frame_sampler: str
+    resize: str
+    crop: str
+    face_backend: str
+    min_face_score: float
+    graders: Mapping[str, Mapping[str, Fact]] = field(default_factory=dict)
+    settings: Mapping[str, Fact] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    commit: str = "unknown"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+def digest_frames(frame_index: np.ndarray, truth: Tensor | None) -> str:
+    """SHA-256, shortened, of the graded places [T] and the true 8-bit frames [T, 3, H, W], if any."""
+    digest = hashlib.sha256(np.asarray(frame_index, np.int64).tobytes())
+    if truth is not None:
+        digest.update(truth.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """SHA-256, shortened, of all entries of a protocol in JSON that must agree."""
+    compared = {name: protocol[name] for name in COMPARED}
+    canonical = json.dumps(compared, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """`entry: value | other value` for everything that forbids to compare two protocols in JSON.
+
+    A figure that only one of them has is no difference: it is not compared.
+    """
+    figures = [name for name in one["metrics"] if name in other["metrics"]]
+    graders = [name for name in one["graders"] if name in other["graders"]]
+
+    def compared(protocol: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **{name: protocol[name] for name in COMPARED},
+            "metrics": {name: protocol["metrics"][name] for name in figures},
+            "graders": {name: protocol["graders"][name] for name in graders},
+        }
+
+    mine, theirs = dict(_leaves(compared(one))), dict(_leaves(compared(other)))
+    absent = "(absent)"
+    return [
+        f"{name}: {mine.get(name, absent)} | {theirs.get(name, absent)}"
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name, absent) != theirs.get(name, absent)
+    ]
+
+
+def _leaves(value: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, each in value.items():
+        if isinstance(each, Mapping):
+            yield from _leaves(each, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", each
+
+
+def one_or_all(values: Sequence[Any]) -> Any:
+    """The one value that all have, or all different ones in their order."""
+    different = [value for index, value in enumerate(values) if value not in values[:index]]
+    return different[0] if len(different) == 1 else different

@@ -1,0 +1,193 @@
+"""Results as files: results.json with frames.csv holds all of them, so that they can be compared later."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from portraitgen.metrics.grader import SetFigure
+from portraitgen.metrics.protocol import fingerprint, one_or_all
+from portraitgen.metrics.results import Results
+from portraitgen.metrics.scores import GENERATED, MetricInfo, Row
+
+RESULTS = "results.json"
+FRAMES = "frames.csv"
+
+
+def results_json(results: Results) -> dict[str, Any]:
+    """Results as JSON takes them: `psnr` of the generated clips, `psnr_copy_reference` and so on.
+
+    A missing figure is null and stands under `missing` with its reason. The figures of frames are in
+    frames.csv.
+    """
+    figures = {
+        _key(metric, method): figure
+        for method, of_method in results.estimates.items()
+        for metric, figure in of_method.items()
+    }
+    return {
+        **{key: finite(figure.mean) for key, figure in figures.items()},
+        "intervals": {key: [finite(bound) for bound in figure.interval] for key, figure in figures.items()},
+        "missing": {
+            key: {
+                figure.units: figure.num_missing,
+                "of": figure.num_present + figure.num_missing,
+                "reasons": list(figure.reasons),
+            }
+            for key, figure in figures.items()
+            if figure.num_missing or figure.reasons
+        },
+        "skipped": dict(results.skipped),
+        "passed": results.passed,
+        "checks": [
+            {"passed": verdict.passed, "required": verdict.check.required, "text": verdict.text}
+            for verdict in results.verdicts
+        ],
+        "protocol": protocol_json(results),
+        "rows": [
+            {
+                "video": row.video,
+                "method": row.method,
+                "num_frames": len(row.frames),
+                **{name: finite(row.mean(name)) for name in results.metrics if name in row.scores},
+                **({"failure": row.failure} if row.failure is not None else {}),
+                **({"reasons": dict(row.reasons)} if row.reasons else {}),
+            }
+            for row in results.rows
+        ],
+        "sets": {
+            name: {"num_samples": figure.num_present, "num_missing": figure.num_missing}
+            for name, figure in results.estimates[GENERATED].items()
+            if results.metrics[name].level == "set"
+        },
+    }
+
+
+def protocol_json(results: Results) -> dict[str, Any]:
+    """What somebody else needs to take the same figures again, and to know which may be compared."""
+    protocol = results.protocol
+    videos = protocol.videos
+    stated = {
+        "num_videos": len(results.videos),
+        "num_frames": results.num_frames,
+        "fps": one_or_all([facts.fps for facts in videos]),
+        "resolution": one_or_all([[facts.width, facts.height] for facts in videos]),
+        "frame_sampler": protocol.frame_sampler,
+        "resize": protocol.resize,
+        "crop": protocol.crop,
+        "face_backend": protocol.face_backend,
+        "min_face_score": protocol.min_face_score,
+        "missing_faces": results.missing_faces,
+        "intervals": results.interval_statement,
+        "metrics": {name: asdict(metric) for name, metric in results.metrics.items()},
+        "graders": {name: dict(facts) for name, facts in protocol.graders.items()},
+        "videos": {
+            facts.video: {name: value for name, value in asdict(facts).items() if name != "video"}
+            for facts in videos
+        },
+        "settings": dict(protocol.settings),
+        "source": dict(protocol.source),
+        "commit": protocol.commit,
+        "versions": dict(protocol.versions),
+        "command": protocol.command,
+    }
+    return {"fingerprint": fingerprint(stated), **stated}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedResults:
+    """Results read back from their files.
+
+    Attributes:
+        path: of results.json.
+        rows: of all videos and methods.
+        metrics: what each figure is.
+        sets: figures of the generated clips as a set.
+        protocol: as `protocol_json` wrote it.
+        skipped: name of a grader -> why it was skipped.
+    """
+
+    path: Path
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, MetricInfo]
+    sets: Mapping[str, SetFigure]
+    protocol: Mapping[str, Any]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_results(path: Path) -> SavedResults:
+    """Read results.json (or the folder that holds it) and the frames.csv beside it.
+
+    Raises:
+        ValueError: one of them is missing, or is not what evaluate.py writes.
+    """
+    path = path / RESULTS if path.is_dir() else path
+    frames = path.with_name(FRAMES)
+    for file in (path, frames):
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file; evaluate.py writes {RESULTS} and {FRAMES} side by side")
+    try:
+        content = json.loads(path.read_text())
+        protocol = content["protocol"]
+        metrics = {name: MetricInfo(**info) for name, info in protocol["metrics"].items()}
+        values = _frame_values(frames, metrics)
+        rows = tuple(_row(each, metrics, values) for each in content["rows"])
+        sets = {
+            name: SetFigure(
+                math.nan if content[name] is None else content[name],
+                **counts,
+                reason="; ".join(content["missing"].get(name, {}).get("reasons", [])) or None,
+            )
+            for name, counts in content["sets"].items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} with {FRAMES} is not what this evaluate.py writes ({type(error).__name__}: {error}); "
+            "evaluate again"
+        ) from error
+    return SavedResults(path, rows, metrics, sets, protocol, content["skipped"])
+
+
+def _frame_values(path: Path, metrics: Mapping[str, MetricInfo]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(video, method) -> `frame` and each figure of frames, as lists of text."""
+    names = ["frame", *(name for name, metric in metrics.items() if metric.level == "frame")]
+    values: dict[tuple[str, str], dict[str, Any]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            row = values.setdefault((line["video"], line["method"]), {name: [] for name in names})
+            for name in names:
+                row[name].append(line[name])
+    return values
+
+
+def _row(
+    row: Mapping[str, Any],
+    metrics: Mapping[str, MetricInfo],
+    values: Mapping[tuple[str, str], Mapping[str, list[str]]],
+) -> Row:
+    video, method = row["video"], row["method"]
+    if "failure" in row:
+        return Row(video, method, np.empty(0, np.int64), {}, failure=row["failure"])
+    of_frames = values[video, method]
+    scores = {}
+    for name in metrics:
+        if name in row and metrics[name].level == "frame":
+            scores[name] = np.array([float(value) if value else math.nan for value in of_frames[name]])
+        elif name in row:
+            scores[name] = np.array(math.nan if row[name] is None else row[name], dtype=np.float64)
+    frames = np.array([int(frame) for frame in of_frames["frame"]], dtype=np.int64)
+    return Row(video, method, frames, scores, row.get("reasons", {}))
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for JSON's null where it is missing."""
+    return value if math.isfinite(value) else None
+
+
+def _key(metric: str, method: str) -> str:
+    return metric if method == GENERATED else f"{metric}_{method}"
