@@ -97,7 +97,7 @@ def test_every_option_of_every_group(option):
 
 def test_all_groups_are_covered():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine"}
+    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine", "sync"}
     assert folders - other == set(TRAIN_GROUPS)
 
 
@@ -112,10 +112,14 @@ def test_every_other_command(name):
     assert find_problems(compose_config(name, needed[name])) == []
 
 
-@pytest.mark.parametrize("option", options("masks"))
-def test_every_kind_of_masks(option):
-    needed = {"masks/sam2": ["masks.model=facebook/sam2.1-hiera-large"]}
-    words = ["source=videos", "out=shards", f"masks={Path(option).name}", *needed.get(option, [])]
+@pytest.mark.parametrize("option", [*options("masks"), *options("sync")])
+def test_every_step_of_preparation(option):
+    needed = {
+        "masks/sam2": ["masks.model=facebook/sam2.1-hiera-large"],
+        "sync/syncnet": ["sync.weights=syncnet_v2.model"],
+    }
+    group, _, name = option.partition("/")
+    words = ["source=videos", "out=shards", f"{group}={name}", *needed.get(option, [])]
     assert find_problems(compose_config("prepare", words)) == []
 
 

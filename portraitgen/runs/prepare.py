@@ -40,7 +40,7 @@ from portraitgen.runs.progress import progress
 log = logging.getLogger(__name__)
 
 _SHEET_ROWS = 16
-_STEPS = ("masks",)
+_STEPS = ("masks", "sync")
 """Groups that name a SampleStep or nothing, in the order in which samples go through them."""
 
 
@@ -55,6 +55,7 @@ class PrepareConfig(PrepareSettings):
     engine: Any = MISSING
     faces: Any = MISSING
     masks: Any = None
+    sync: Any = None
     labels: str | None = None
     folder_identities: bool = False
     identities: str | None = None

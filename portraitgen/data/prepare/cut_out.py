@@ -11,6 +11,7 @@ import numpy as np
 
 from portraitgen.data.prepare.clip import PlannedClip
 from portraitgen.data.prepare.scores import picture_scores, track_scores
+from portraitgen.data.prepare.speech import speech_share
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
 from portraitgen.media.audio import SAMPLE_RATE, encode_wav, frame_audio_window
 from portraitgen.media.decode import Frame
@@ -61,6 +62,9 @@ class ClipCut:
         person = f"-p{clip.person}" if clip.person > 1 else ""
         scores = track_scores(clip.track, num_frames=num_frames, fps=fps, side=clip.crop.side)
         scores |= {name: float(np.median(values)) for name, values in self._measured.items()}
+        window = None if sound is None else self._window(sound)
+        if window is not None:
+            scores["speech_share"] = speech_share(window)
         return ClipSample(
             key=make_key(source_key + person, round(1000 * begin_s)),
             num_frames=num_frames,
@@ -72,13 +76,13 @@ class ClipCut:
             affine=clip.crop.affine,
             source={**origin, "t0": float(begin_s), "t1": float(end_s)},
             video=self._path.read_bytes(),
-            audio=None if sound is None else self._wav(sound),
+            audio=None if window is None else encode_wav(window, sample_rate=SAMPLE_RATE),
             scores=scores,
         )
 
-    def _wav(self, sound: np.ndarray) -> bytes:
-        """The clip's sound as a file, with silence where the recording is shorter than the picture."""
+    def _window(self, sound: np.ndarray) -> np.ndarray:
+        """The clip's sound, float32, with silence where the recording is shorter than the picture."""
         count = self.clip.stop - self.clip.start
         begin, end = frame_audio_window(self.clip.start, count, fps=self._fps, sample_rate=SAMPLE_RATE)
         window = sound[begin:end]
-        return encode_wav(np.pad(window, (0, end - begin - len(window))), sample_rate=SAMPLE_RATE)
+        return np.pad(window, (0, end - begin - len(window)))

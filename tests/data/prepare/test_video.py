@@ -160,12 +160,14 @@ def test_sound_is_cut_with_the_picture(path):
     samples, sample_rate = decode_wav(sample.audio)
     assert (len(samples), sample_rate) == (2 * rate, rate)
     assert np.sqrt(np.mean(samples[200:-2000] ** 2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    assert sample.scores["speech_share"] == 0
 
 
 def test_silent_video_has_no_sound(path):
     write_video(path, [scene((60, 40))] * 8, fps=25)
     (sample,), _, _ = prepare(path)
     assert sample.audio is None
+    assert "speech_share" not in sample.scores
 
 
 def test_damaged_stretch_splits_the_clip_and_is_noted(path):
