@@ -65,16 +65,37 @@ class LandmarkSequence:
     def __len__(self) -> int:
         return len(self.points)
 
-    def mesh_points(self) -> np.ndarray:
-        """MediaPipe's own points [T, 478, 2] in pixels, without the shift that `points` are corrected for.
+    def positions(self, *, raw: bool = False) -> np.ndarray:
+        """Where the points are, float32 [T, K, 2] in pixels.
+
+        Args:
+            raw: MediaPipe's own points, which lie up to a pixel beside `points`. The published AniPortrait
+                weights know these.
+
+        Raises:
+            ValueError: raw points are asked for, and there is no mesh.
+        """
+        if not raw:
+            return self.points
+        height, width = self.image_size
+        return np.asarray(self._mesh()[..., :2] * np.array([width, height], np.float32))
+
+    def meshes(self, *, raw: bool = False) -> np.ndarray:
+        """The mesh as `face_geometry` takes it, float32 [T, 478, 3], at the same places as `positions`.
 
         Raises:
             ValueError: there is no mesh.
         """
-        if self.mesh is None:
-            raise ValueError("these landmarks have no mesh: find them with faces=mediapipe")
+        if raw:
+            return self._mesh()
         height, width = self.image_size
-        return np.asarray(self.mesh[..., :2] * np.array([width, height], np.float32))
+        places = self.points / np.array([width, height], np.float32)
+        return np.concatenate([places, self._mesh()[..., 2:]], axis=-1)
+
+    def _mesh(self) -> np.ndarray:
+        if self.mesh is None:
+            raise ValueError("raw_points and depth are MediaPipe's: find the face with faces=mediapipe")
+        return self.mesh
 
 
 def sequence_of_faces(

@@ -5,6 +5,7 @@ Spaces, units and poses are those of `face_geometry` and `head_pose`.
 
 import numpy as np
 
+from portraitgen.faces.face_geometry import canonical_face
 from portraitgen.faces.head_pose import pose_matrices, pose_vectors, smooth, smooth_poses
 
 
@@ -25,6 +26,27 @@ def retarget_expression(driving: np.ndarray, reference: np.ndarray, *, neutral: 
         float64 [T, 468, 3].
     """
     return driving - driving[neutral].astype(np.float64) + reference
+
+
+def fit_expression(driving: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The reference face with the expression of a single picture, in which no frame is neutral.
+
+    The driving face is brought to the proportions of the reference by the affine map that fits best the
+    points that hardly move in a face, those by which MediaPipe fits its canonical face. What is left of the
+    driving face are mouth, lids and brows.
+
+    Args:
+        driving, reference: float [468, 3], metric vertices.
+
+    Returns:
+        float64 [468, 3].
+    """
+    canonical = canonical_face()
+    weights = np.sqrt(canonical.weights)[:, None]
+    known = np.pad(driving, ((0, 0), (0, 1)), constant_values=1.0)
+    anchors = canonical.anchors
+    affine = np.linalg.lstsq(weights * known[anchors], weights * reference[anchors], rcond=None)[0]
+    return np.asarray(known @ affine)
 
 
 def retarget_pose(driving: np.ndarray, reference: np.ndarray, *, window: int = 3) -> np.ndarray:

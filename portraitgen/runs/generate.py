@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,27 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from portraitgen.data.manifest import shard_digest
+from portraitgen.diffusion.frames import FramesOnDemand
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.drawing import draw_landmarks
-from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
-from portraitgen.media.yuv import rgb_to_uint8
-from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.check import check_config
+from portraitgen.runs.clip_files import write_clip
 from portraitgen.runs.driving.clip import DrivenClip
-from portraitgen.runs.driving.inputs import check_inputs
+from portraitgen.runs.driving.inputs import check_inputs, exact_rate
+from portraitgen.runs.driving.motion import read_motion, with_mesh
+from portraitgen.runs.driving.photo import driven_by_face
+from portraitgen.runs.driving.reference import read_reference
 from portraitgen.runs.driving.shards import ShardClips
-from portraitgen.runs.driving.video import driven_by_video
 from portraitgen.runs.landmarks import find_landmarks
+from portraitgen.runs.progress import progress
 from portraitgen.runs.sources.samples import SAMPLES
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import stream_seed
 
 log = logging.getLogger(__name__)
-
-CRF = 10
-"""H.264 quality of the generated clips. They are graded as they are written, so the codec must not show."""
 
 
 def generate(config: DictConfig) -> None:
@@ -52,6 +53,9 @@ def generate(config: DictConfig) -> None:
         find_landmarks(config)
         return
     out = writable_folder(Path(config.out))
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
     system, facts = load_system(
         Path(config.weights),
         changes=_changes(config),
@@ -61,13 +65,13 @@ def generate(config: DictConfig) -> None:
     rows = []
     for clip in _clips(config, system, facts):
         begin = time.perf_counter()
-        generated, pose = _draw(system, clip, seed=config.seed)
-        files = _write(out, clip, generated, pose)
+        with progress(f"{clip.key}: denoising") as on_step:
+            files = write_clip(out, clip, _draw(system, clip, seed=config.seed, on_step=on_step))
         rows.append({"key": clip.key, **files, **_row(config, clip, facts)})
         with replacing(out / SAMPLES) as temporary:
             temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         seconds = time.perf_counter() - begin
-        log.info("%s: %d frames in %.1f s: %s", clip.key, len(generated), seconds, out / files["panel"])
+        log.info("%s: %d frame(s) in %.1f s: %s", clip.key, len(clip.frames), seconds, out / files["video"])
     if not rows:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
     log.info("%d clip(s) listed in %s", len(rows), out / SAMPLES)
@@ -83,9 +87,7 @@ def _changes(config: DictConfig) -> dict[str, Any]:
 
 def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> Iterator[DrivenClip]:
     if config.shards is None:
-        backend = instantiate(config.faces, _convert_="all")
-        size = facts["data"]["pose_size"] * system.codec.factor // DRAWING_FACTOR
-        yield driven_by_video(Path(config.reference), Path(config.driving), backend=backend, size=size)
+        yield _photo_clip(config, size=_picture_size(config.size, system, facts))
         return
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
@@ -94,40 +96,57 @@ def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> I
         yield clips.read(key, frames[key])
 
 
-def _draw(system: Generator, clip: DrivenClip, *, seed: int) -> tuple[Tensor, Tensor]:
-    """The generated frames [T, 3, H, W] and the landmark drawings [T, 3, Hp, Wp], in [-1, 1] on the CPU."""
+def _photo_clip(config: DictConfig, *, size: tuple[int, int]) -> DrivenClip:
+    """The clip that brings the photo `config.reference` to life."""
+    backend = with_mesh(instantiate(config.faces, _convert_="all"))
+    reference = read_reference(Path(config.reference), backend, size=size, frame=config.frame)
+    driving = Path(config.driving)
+    motion = read_motion(driving, backend, fps=exact_rate(config.fps))
+    return driven_by_face(reference, driving, motion, retarget=config.retarget, raw=config.raw_points)
+
+
+def _picture_size(size: Any, system: Generator, facts: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of what is drawn: as asked for, or as the network was trained.
+
+    Raises:
+        ValueError: the network or the video codec cannot have this size.
+    """
+    given = size
+    if size is None:
+        pose_size = facts["data"]["pose_size"]
+        sides = [pose_size] * 2 if isinstance(pose_size, int) else pose_size
+        given = [side * system.codec.factor // DRAWING_FACTOR for side in sides]
+    height, width = [given] * 2 if isinstance(given, int) else given
+    unit = math.lcm(system.codec.factor, 2)
+    if min(height, width) < unit or height % unit or width % unit:
+        raise ValueError(f"size={size}: height and width must be multiples of {unit}")
+    return height, width
+
+
+def _draw(
+    system: Generator, clip: DrivenClip, *, seed: int, on_step: Callable[[int, int], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Generated frames [n, 3, H, W] and landmark drawings [n, 3, Hp, Wp], chunk by chunk, in [-1, 1]."""
     height, width = clip.reference.shape[-2:]
     canvas = (DRAWING_FACTOR * height // system.codec.factor, DRAWING_FACTOR * width // system.codec.factor)
-    drawn = draw_landmarks(clip.landmarks, image_size=(height, width), canvas_size=canvas, scheme=clip.scheme)
-    pose = torch.from_numpy(drawn) / 127.5 - 1
+
+    def drawings(frames: Sequence[int]) -> Tensor:
+        drawn = draw_landmarks(
+            clip.landmarks[list(frames)], image_size=(height, width), canvas_size=canvas, scheme=clip.scheme
+        )
+        return torch.from_numpy(drawn) / 127.5 - 1
+
     batch = {
         "key": [clip.key],
         "reference": clip.reference[None].to(system.device),
-        "pose": pose[None].to(system.device),
+        "pose": FramesOnDemand(len(clip.landmarks), lambda frames: drawings(frames)[None]),
     }
     noise = seeded_generators([stream_seed(seed, clip.key)])
-    with torch.no_grad():
-        return system.sample(batch, generator=noise)[0].float().cpu(), pose
-
-
-def _write(out: Path, clip: DrivenClip, generated: Tensor, pose: Tensor) -> dict[str, str]:
-    """The files of one clip; returns their names within `out`."""
-    files = {
-        "video": f"generated/{clip.key}.mp4",
-        "panel": f"panels/{clip.key}.mp4",
-        "sheet": f"sheets/{clip.key}.png",
-    }
-    for name in files.values():
-        (out / name).parent.mkdir(exist_ok=True)
-    columns = {"reference": clip.reference, "driving landmarks": pose, "generated": generated}
-    if clip.truth is not None:
-        columns["truth"] = clip.truth
-    frames = rgb_to_uint8(generated).movedim(1, -1).numpy()
-    write_video(out / files["video"], frames, fps=clip.fps, crf=CRF)
-    write_video(out / files["panel"], panel_frames(columns), fps=clip.fps)
-    with replacing(out / files["sheet"]) as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(columns, frame_index=clip.frames)))
-    return files
+    done = 0
+    for chunk in system.stream(batch, generator=noise, on_step=on_step):
+        generated = chunk[0].float().cpu()
+        yield generated, drawings(range(done, done + len(generated)))
+        done += len(generated)
 
 
 def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from portraitgen.faces.landmark_sequence import LandmarkSequence
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replace_file, writable_folder
 from portraitgen.metrics.panels import encode_png
+from portraitgen.runs.driving.clip import SOUND_RATE
 from portraitgen.runs.driving.inputs import exact_rate
-from portraitgen.runs.driving.motion import SOUND_RATE, is_picture, read_motion, with_mesh
+from portraitgen.runs.driving.motion import is_picture, read_motion, with_mesh
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _drawn(landmarks: LandmarkSequence, *, raw: bool) -> Iterator[np.ndarray]:
     """The drawings one by one, uint8 HWC, of the picture's size less an odd row or column."""
     height, width = landmarks.image_size
     canvas = (max(height - height % 2, 2), max(width - width % 2, 2))
-    points = landmarks.mesh_points() if raw else landmarks.points
+    points = landmarks.positions(raw=raw)
     for start in range(0, len(points), _DRAWN_AT_ONCE):
         yield from draw_landmarks(
             points[start : start + _DRAWN_AT_ONCE],

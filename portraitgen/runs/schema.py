@@ -83,6 +83,12 @@ class GenerateConfig:
     """Photo of a face, instead of shards."""
     driving: str | None = None
     """What the photo's face does: a video, a picture, or a landmark file (.npz)."""
+    frame: str = MISSING
+    """What is shown of the photo: face | crop | letterbox | aniportrait."""
+    size: Any = None
+    """Pixels of what is drawn, one number or [height, width]; null: as the weights were trained."""
+    retarget: str = MISSING
+    """How the photo's face follows the driving one: auto | 3d | 2d | none."""
     fps: float | None = None
     """Frames a second of what is written; null: those of what drives."""
     raw_points: bool = False
@@ -90,6 +96,8 @@ class GenerateConfig:
     out: str = MISSING
     """Folder for the results."""
     seed: int = MISSING
+    deterministic: bool = False
+    """Refuse operations that are not bit-exact from run to run."""
     device: str = MISSING
     """auto | cpu | cuda | cuda:0 …"""
     sampling: Any = MISSING

@@ -1,5 +1,6 @@
 """Landmarks at a constant rate: filled gaps, any source timing, resampling."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -74,9 +75,16 @@ def test_the_mesh_comes_along():
     moved = sequence(faces, np.arange(3) / 25)
     assert moved.mesh[:, 3, 2].tolist() == [0, 0.5, 1]
     assert moved.blendshapes[:, 7].tolist() == [0, 0.5, 1]
-    np.testing.assert_allclose(moved.mesh_points()[1, 0], [10, 5])
+    np.testing.assert_allclose(moved.positions(raw=True)[1, 0], [10, 5])
+    assert np.array_equal(moved.meshes(raw=True), moved.mesh)
     with pytest.raises(ValueError, match="faces=mediapipe"):
-        sequence([face(0)], [0]).mesh_points()
+        sequence([face(0)], [0]).positions(raw=True)
+
+
+def test_meshes_lie_where_the_corrected_points_are():
+    moved = sequence([face(1, mesh=True)], [0])
+    moved = replace(moved, points=np.full((1, 478, 2), 5, np.float32))
+    np.testing.assert_allclose(moved.meshes()[0, 9], [0.25, 0.5, 1])
 
 
 def test_one_picture_is_a_sequence_and_none_is_an_error():

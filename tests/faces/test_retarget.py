@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from portraitgen.faces.face_geometry import canonical_face
 from portraitgen.faces.head_pose import pose_matrices, project
 from portraitgen.faces.retarget import (
     cycle_template,
+    fit_expression,
     neutral_frame,
     pose_template,
     retarget_expression,
@@ -72,3 +74,14 @@ def test_template_is_resampled_to_30_fps(fps, length):
     template = pose_template(pose_matrices(turns), fps=fps, window=1)
     assert template.shape == (length, 6)
     np.testing.assert_allclose(template[:, 0], np.linspace(0, 300, length), atol=1e-6)
+
+
+def test_the_expression_of_a_single_picture_comes_without_its_proportions():
+    """A longer and flatter driving face, smiling: the reference smiles and keeps its proportions."""
+    canonical = canonical_face()
+    smiling = canonical.vertices.copy()
+    corner = 61
+    assert corner not in canonical.anchors
+    smiling[corner] += [-0.5, 0.5, 0]
+    driving = smiling @ np.diag([0.9, 1.2, 0.7]) + [0, 1, 0]
+    np.testing.assert_allclose(fit_expression(driving, canonical.vertices), smiling, atol=1e-9)

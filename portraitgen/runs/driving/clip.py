@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+SOUND_RATE = 48_000
+"""Samples a second of the sound of generated videos."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DrivenClip:
@@ -21,6 +24,8 @@ class DrivenClip:
         frames: int64 [T], their numbers in the driving video.
         truth: float [T, 3, H, W] in [-1, 1], the frames as they were; None when another face drives.
         source: where it comes from, for samples.jsonl.
+        sound: float32 [N] mono at `SOUND_RATE`, from the first frame on; None: silent.
+        still: one frame that is to be a picture, not a video.
     """
 
     key: str
@@ -31,3 +36,5 @@ class DrivenClip:
     frames: np.ndarray
     truth: Tensor | None
     source: dict[str, Any]
+    sound: np.ndarray | None = None
+    still: bool = False

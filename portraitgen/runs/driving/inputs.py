@@ -2,18 +2,26 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 from omegaconf import DictConfig
 
 from portraitgen.data.catalog import find_shards
+from portraitgen.faces.transfer import Transfer
+from portraitgen.runs.driving.reference import Frame
 
-MODES = ("video", "landmarks")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "mode": ("video", "landmarks"),
+    "frame": get_args(Frame),
+    "retarget": (*get_args(Transfer), "none"),
+}
 
 
 def check_inputs(config: DictConfig) -> None:
     """Raise a ValueError that names the first input that is missing, superfluous or not there."""
-    if config.mode not in MODES:
-        raise ValueError(f"mode={config.mode}: choose one of {', '.join(MODES)}")
+    for key, choices in CHOICES.items():
+        if config[key] not in choices:
+            raise ValueError(f"{key}={config[key]}: choose one of {', '.join(choices)}")
     if config.fps is not None and config.fps <= 0:
         raise ValueError(f"fps={config.fps}: give frames a second, or null for those of what drives")
     if config.mode == "landmarks":

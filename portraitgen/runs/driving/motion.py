@@ -17,15 +17,13 @@ from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.faces.types import Face
 from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import VideoError
+from portraitgen.runs.driving.clip import SOUND_RATE
 from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files with one of these endings are pictures, `.npz` files hold landmarks, all others are videos."""
-
-SOUND_RATE = 48_000
-"""Samples a second of the sound in generated videos."""
 
 _PHOTO_RATE = Fraction(25)
 """A photo is a sequence of one frame; its rate is never seen."""
@@ -37,7 +35,7 @@ class Motion:
 
     Attributes:
         landmarks: of the driving face.
-        sound: float32 [N] mono in [-1, 1] at `SOUND_RATE`, from the first frame on; None without any.
+        sound: float32 [N] mono at `SOUND_RATE`, from the first frame on; None without any.
     """
 
     landmarks: LandmarkSequence
@@ -104,7 +102,7 @@ def landmarks_of_photo(path: Path, image: np.ndarray, backend: FaceBackend) -> t
 
 
 def sound_of(path: Path, start_s: float, duration_s: Fraction) -> np.ndarray | None:
-    """The sound of a file from a time on, float32 [N] at `SOUND_RATE`, just as long as asked for.
+    """The sound of a file from a time on, float32 [N] at `SOUND_RATE`, exactly as long as asked for.
 
     Silence stands for what is missing at the ends. None without sound; damaged sound is left out too, with a
     warning.

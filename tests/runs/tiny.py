@@ -1,0 +1,48 @@
+"""Untrained weights of the tiny experiments, as train.py writes them: enough to run every command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.training.weights import save_weights
+
+
+def save_tiny(
+    path: Path,
+    *overrides: str,
+    experiment: str = "aniportrait/tiny_stage1",
+    shards: str = "none.tar",
+    digests: Sequence[str | None] = (),
+) -> Path:
+    """Weights for pictures of 64 pixels that were never trained.
+
+    Args:
+        overrides: of `experiment`.
+        shards, digests: what they say that they were trained on, but for the last quarter of each clip.
+    """
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"experiment={experiment}", "sampling.num_steps=1", f"data.shards={shards}", *overrides]
+        config = compose("train", words)
+    settings: Any = OmegaConf.to_container(config.model, resolve=True)
+    torch.manual_seed(0)
+    save_weights(
+        path,
+        instantiate(settings["network"], _convert_="all").state_dict(),
+        config=settings,
+        step=0,
+        system="aniportrait",
+        provenance={
+            "commit": "abc",
+            "dirty": False,
+            "data": {"shards": shards, "train_span": [0.0, 0.75], "pose_size": 128},
+            "shards": list(digests),
+        },
+    )
+    return path
