@@ -35,7 +35,7 @@ def run(repository, caplog):
             words = [f"{key}={'null' if value is None else value}" for key, value in overrides.items()]
             config = compose("prepare", ["size=64", "fps=null", "workers=0", *words])
         caplog.clear()
-        with caplog.at_level("INFO", logger="portraitgen.runs.prepare"):
+        with caplog.at_level("INFO", logger="portraitgen.runs"):
             prepare(config)
         return caplog.messages
 

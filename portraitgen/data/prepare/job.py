@@ -10,18 +10,22 @@ import cv2
 
 from portraitgen.data.engines.engine import Report, WorkerDied
 from portraitgen.data.manifest import manifest_path, write_json
-from portraitgen.data.prepare.photo import prepare_photo
 from portraitgen.data.prepare.plan import ShardJob, discard_shard
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, SourceError
-from portraitgen.data.prepare.video import prepare_video
 from portraitgen.data.sample import ClipSample
 from portraitgen.data.shards import ShardWriter
-from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.decode import VideoError
 
 # Source, stage, and why: an exception where the whole source is left out, words where a part of it is.
 Omission = tuple[str, str, Exception | str]
+
+ReadSource = Callable[[Source, Callable[[str, str], None], Callable[[float], None]], Iterator[ClipSample]]
+"""Gives the samples of a source; can be pickled, and loads its models at first use.
+
+Besides the source it is given a function to call with (stage, what happened) for each part that is left out,
+and one to call with the frames that were dealt with. It raises SourceError or VideoError where the file is to
+blame.
+"""
 
 SampleStep = Callable[[ClipSample], ClipSample]
 """Adds to a sample what can be told from it; can be pickled, and loads its models at first use."""
@@ -33,13 +37,13 @@ class ShardMaker:
 
     Args:
         root: folder of the data set.
+        read: gives the samples of each source.
         config: recorded in the manifest beside the job's fingerprint.
         steps: what is done with every sample before it is written, in this order: masks, further scores.
     """
 
     root: str
-    backend: FaceBackend
-    settings: PrepareSettings
+    read: ReadSource
     config: Mapping[str, Any]
     steps: tuple[SampleStep, ...] = ()
 
@@ -112,20 +116,14 @@ class ShardMaker:
             omissions.append((source.name, stage, message))
 
         try:
-            if source.is_video:
-                for sample in prepare_video(source, self.backend, self.settings, note, progress):
-                    yield self._finished(sample)
-            else:
-                yield self._finished(prepare_photo(source, self.backend, self.settings))
+            for sample in self.read(source, note, progress):
+                for step in self.steps:
+                    sample = step(sample)
+                yield sample
         except SourceError as error:
             omissions.append((source.name, error.stage, error))
         except VideoError as error:
             omissions.append((source.name, "decode", error))
-
-    def _finished(self, sample: ClipSample) -> ClipSample:
-        for step in self.steps:
-            sample = step(sample)
-        return sample
 
 
 class _Counter:

@@ -15,7 +15,6 @@ from typing import Any
 
 from portraitgen.data.index import index_path
 from portraitgen.data.manifest import is_done, manifest_path, read_manifest
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source
 from portraitgen.data.shards import shard_path
 from portraitgen.media.decode import stated_frames
@@ -56,7 +55,13 @@ class ShardJob:
 
 
 def plan_shards(
-    sources: Sequence[Source], out: Path, split: str, *, settings: PrepareSettings, config: Mapping[str, Any]
+    sources: Sequence[Source],
+    out: Path,
+    split: str,
+    *,
+    videos_per_shard: int,
+    photos_per_shard: int,
+    config: Mapping[str, Any],
 ) -> list[ShardJob]:
     """Deal the sources out to shards, in their order.
 
@@ -67,8 +72,8 @@ def plan_shards(
     """
     jobs = []
     for is_video, name, per_shard in (
-        (True, split, settings.videos_per_shard),
-        (False, f"{split}_photos", settings.photos_per_shard),
+        (True, split, videos_per_shard),
+        (False, f"{split}_photos", photos_per_shard),
     ):
         kind = [source for source in sources if source.is_video == is_video]
         for number, start in enumerate(range(0, len(kind), per_shard)):
@@ -131,10 +136,5 @@ def clear_superfluous(
 
 
 def _fingerprint(sources: Sequence[Source], config: Mapping[str, Any]) -> str:
-    stats = [source.path.stat() for source in sources]
-    files = [
-        (source.name, source.key, source.caption, source.identity, stat.st_size, stat.st_mtime_ns)
-        for source, stat in zip(sources, stats, strict=True)
-    ]
-    content = json.dumps([_VERSION, config, files], sort_keys=True)
+    content = json.dumps([_VERSION, config, [source.stamp() for source in sources]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -29,6 +29,11 @@ class Source:
     caption: str | None = None
     identity: str | None = None
 
+    def stamp(self) -> tuple[Any, ...]:
+        """What changes when the source or what is known of it does, as JSON takes it."""
+        stat = self.path.stat()
+        return (self.name, self.key, self.caption, self.identity, stat.st_size, stat.st_mtime_ns)
+
     def origin(self, licence: str | None) -> dict[str, Any]:
         """The `source` entry of a sample, to trace it by; clips set the seconds `t0` and `t1`."""
         with self.path.open("rb") as file:

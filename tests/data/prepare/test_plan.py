@@ -5,21 +5,8 @@ import pytest
 
 from portraitgen.data.manifest import manifest_path, write_json
 from portraitgen.data.prepare.plan import clear_superfluous, plan_shards
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=400,
-    videos_per_shard=2,
-    photos_per_shard=3,
-    licence=None,
-)
 CONFIG = {"size": 64, "source": "videos"}
 
 
@@ -32,10 +19,16 @@ def videos(tmp_path):
     return folder
 
 
-def plan(videos, config=CONFIG, **changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
+def plan(videos, config=CONFIG, videos_per_shard=2):
     sources = find_sources(str(videos))
-    return plan_shards(sources, videos.parent / "out", "train", settings=settings, config=config)
+    return plan_shards(
+        sources,
+        videos.parent / "out",
+        "train",
+        videos_per_shard=videos_per_shard,
+        photos_per_shard=3,
+        config=config,
+    )
 
 
 def finish(job, config=CONFIG, samples=0):

@@ -1,0 +1,124 @@
+"""A data set from its plan: make the shards that are missing, say what came of it, draw a contact sheet."""
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.engines.engine import Engine
+from portraitgen.data.manifest import update_dataset
+from portraitgen.data.prepare.contact_sheet import contact_sheet
+from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.outcome import Outcome, count
+from portraitgen.data.prepare.plan import ShardJob, clear_superfluous, discard_shard, discard_unfinished
+from portraitgen.data.reader import ClipReader
+from portraitgen.media.files import replace_file
+from portraitgen.runs.progress import progress
+
+log = logging.getLogger(__name__)
+
+_SHEET_ROWS = 16
+
+
+def check_split(split: str) -> None:
+    """Raise unless the names of shards may begin with it."""
+    if not re.fullmatch(r"\w+", split, re.ASCII):
+        raise ValueError(f"split={split}: use letters, digits and _ only; the shards' names begin with it")
+
+
+def make_data_set(
+    jobs: Sequence[ShardJob],
+    maker: Callable[[], ShardMaker],
+    engine: Engine,
+    *,
+    out: Path,
+    split: str,
+    source: str,
+    config: Mapping[str, Any],
+    fps: Fraction | None,
+) -> None:
+    """Make the shards that are not finished; remove those of the same split that no job makes any more.
+
+    Args:
+        maker: called when there is something to make.
+        source: as the user gave it, for messages.
+        config: everything that shapes the samples.
+        fps: of the clips, None for each source's own; for the progress.
+
+    Raises:
+        ValueError: the folder cannot be used, or no source gives a sample.
+    """
+    with _output_folder(out):
+        for name in clear_superfluous(jobs, out, split, config=config):
+            log.info(f"removed {name}: the sources no longer make it")
+        missing = [job for job in jobs if not job.is_finished()]
+        if missing:
+            _make(maker(), missing, engine, kept=len(jobs) - len(missing), fps=fps)
+        else:
+            log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
+        outcome = Outcome.of(jobs)
+        if not outcome.samples:
+            for job in jobs:
+                discard_shard(job.path)
+            raise ValueError("\n".join([f"source={source} gives nothing to train on", *outcome.lines()[1:]]))
+        sheet = out / "contact_sheet.png"
+        discard_unfinished(sheet)
+        discard_unfinished(out / "dataset.json")
+        update_dataset(out)
+        if missing or not sheet.is_file():
+            _draw(sheet, [job.path for job in jobs if job.path.is_file()])
+    for line in outcome.lines():
+        log.info(line)
+    log.info(f"contact sheet: {sheet}")
+
+
+def _make(
+    maker: ShardMaker, missing: list[ShardJob], engine: Engine, *, kept: int, fps: Fraction | None
+) -> None:
+    num_sources = sum(len(job.sources) for job in missing)
+    finished = f"; {count(kept, 'shard')} finished before" if kept else ""
+    log.info(f"preparing {count(num_sources, 'file')} into {count(len(missing), 'shard')}{finished}")
+    jobs = [job.with_lengths(fps) for job in missing]
+    total = round(sum(sum(job.frames) for job in jobs))
+    with progress("frames") as show:
+        engine.run(maker, jobs, progress=lambda done: show(round(done), total))
+
+
+@contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Make the folder and see that it can be written to; leave no empty folders behind."""
+    folders = [out / "shards", out / "index", out / "manifests", out, *out.parents]
+    made = [folder for folder in folders if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ValueError(
+            f"out={out} cannot be written to ({error.strerror}): choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _draw(path: Path, shards: list[Path]) -> None:
+    """Draw samples from all over the shards, read back as training will read them."""
+    catalog = Catalog([str(shard) for shard in shards])
+    places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
+    chosen = np.linspace(0, len(places) - 1, min(_SHEET_ROWS, len(places))).round().astype(int)
+    reader = ClipReader(catalog)
+    sheet = contact_sheet(reader.sample(*places[place]) for place in chosen)
+    encoded, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert encoded
+    replace_file(path, png.tobytes())
