@@ -56,7 +56,8 @@ class TemporalTransformer(nn.Module):
             )
         height, width = hidden.shape[-2:]
         frames = self.norm(hidden).unflatten(0, (-1, num_frames))
-        tokens = self.proj_in(frames.permute(0, 3, 4, 1, 2).flatten(0, 2))
+        # Contiguous, or the projection of a single clip becomes one small product a pixel.
+        tokens = self.proj_in(frames.permute(0, 3, 4, 1, 2).contiguous().flatten(0, 2))
         for block in self.transformer_blocks:
             tokens = block(tokens)
         tokens = self.proj_out(tokens).unflatten(0, (-1, height, width))
