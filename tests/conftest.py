@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import os
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +28,34 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data: set PORTRAITGEN_SHARED to the folder with golden/ and testdata/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def key_seeded():
+    """Weights by rule: from name → shape to name → tensor, each from its name alone (faceloss_keyseed.py)."""
+    import torch
+
+    def fill(shapes):
+        tensors = {}
+        for name, shape in shapes.items():
+            random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
+            owner, _, leaf = name.rpartition(".")
+            norm = f"{owner}.running_mean" in shapes
+            if leaf == "num_batches_tracked":
+                values = np.zeros(shape, np.int64)
+            elif leaf in ("running_mean", "bias"):
+                values = 0.1 * random.standard_normal(shape)
+            elif leaf == "running_var" or (leaf == "weight" and norm):
+                values = random.uniform(0.5, 1.5, shape)
+            elif len(shape) == 1:
+                values = random.uniform(0.1, 0.3, shape)
+            else:
+                values = 0.7 * random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+            whole = leaf == "num_batches_tracked"
+            tensors[name] = torch.from_numpy(np.asarray(values)).to(torch.int64 if whole else torch.float32)
+        return tensors
+
+    return fill
 
 
 @pytest.fixture(scope="session")

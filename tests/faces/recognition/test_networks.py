@@ -1,7 +1,6 @@
 """Recognition networks against the official ones (weights by rule) and against real weights."""
 
 import json
-import zlib
 from pathlib import Path
 
 import cv2
@@ -18,29 +17,6 @@ from portraitgen.faces.recognition.dlib_resnet import DlibResNet
 from portraitgen.faces.recognition.iresnet import IResNet, arcface_depth, from_tface
 from portraitgen.faces.recognition.recognizer import FaceRecognizer, load_recognition
 from portraitgen.faces.templates import ARCFACE
-
-
-def key_seeded(shapes):
-    """The goldens' rule (faceloss_keyseed.py): every tensor from its name and shape alone."""
-    tensors = {}
-    for name, shape in shapes.items():
-        random = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF)
-        owner, _, leaf = name.rpartition(".")
-        norm = f"{owner}.running_mean" in shapes
-        if leaf == "num_batches_tracked":
-            values = np.zeros(shape, np.int64)
-        elif leaf in ("running_mean", "bias"):
-            values = 0.1 * random.standard_normal(shape)
-        elif leaf == "running_var" or (leaf == "weight" and norm):
-            values = random.uniform(0.5, 1.5, shape)
-        elif len(shape) == 1:
-            values = random.uniform(0.1, 0.3, shape)
-        else:
-            values = 0.7 * random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        tensors[name] = torch.from_numpy(np.asarray(values)).to(
-            torch.int64 if leaf == "num_batches_tracked" else torch.float32
-        )
-    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +49,9 @@ def test_names_of_tface_are_ours_after_renaming(published):
 
 
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
-def test_iresnet_and_its_identity_gradient_are_the_official_ones(golden, published, depth, tmp_path):
+def test_iresnet_and_its_identity_gradient_are_the_official_ones(
+    golden, published, key_seeded, depth, tmp_path
+):
     torch.save(key_seeded(published[f"iresnet_r{depth}"]), tmp_path / "backbone.pth")
     recognizer = load_recognition("arcface", tmp_path / "backbone.pth")
     assert recognizer.name == f"arcface_r{depth}"
@@ -92,7 +70,7 @@ def test_iresnet_and_its_identity_gradient_are_the_official_ones(golden, publish
 
 
 @pytest.mark.slow
-def test_curricularface_is_the_official_one(golden, published, tmp_path):
+def test_curricularface_is_the_official_one(golden, published, key_seeded, tmp_path):
     torch.save(key_seeded(published["tface_IR_101"]), tmp_path / "curricular.bin")
     recognizer = load_recognition("curricularface", tmp_path / "curricular.bin")
     found = recognizer.network(golden["input"])
@@ -101,7 +79,7 @@ def test_curricularface_is_the_official_one(golden, published, tmp_path):
         torch.testing.assert_close(maps[:1, ::8], golden[f"ir101_mid{stage}"], rtol=1e-4, atol=1e-4)
 
 
-def test_tface_at_small_depth_is_the_official_one(golden):
+def test_tface_at_small_depth_is_the_official_one(golden, key_seeded):
     """IR_18 is IR_101 with fewer blocks: the same code in a second."""
     parts = {part: place for place, part in enumerate(("bn1", "conv1", "bn2", "prelu", "conv2", "bn3"))}
     heads = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}

@@ -1,0 +1,72 @@
+"""Sets of features of generated and of true clips, by method: what FID, KID, FVD and E-FID are taken of."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from portraitgen.metrics.frechet import FrechetDistance
+from portraitgen.metrics.grader import SetFigure
+from portraitgen.metrics.kernel_distance import KernelDistance
+
+
+class FeatureSets:
+    """Gathers features of each method beside those of the truth, on all processes.
+
+    Args:
+        num_features: D.
+        kernel_subset: samples in each subset of the kernel distance, or None to leave that out.
+    """
+
+    def __init__(self, num_features: int, *, kernel_subset: int | None = None) -> None:
+        self.num_features = num_features
+        self.kernel_subset = kernel_subset
+        self._sets: dict[str, _MethodSets] = {}
+
+    def add(self, method: str, generated: Tensor, real: Tensor, *, missing: int = 0) -> None:
+        """Add features [N, D] of a clip and of its true frames; `missing` are samples without features."""
+        sets = self._of(method)
+        sets.missing.update(missing)
+        for features, is_real in ((generated, False), (real, True)):
+            if not len(features):
+                continue
+            sets.frechet.update(features, real=is_real)
+            if sets.kernel is not None:
+                sets.kernel.update(features, real=is_real)
+            if not is_real:
+                sets.samples.update(len(features))
+
+    def compute(self, method: str) -> Mapping[str, SetFigure]:
+        """`frechet`, and `kernel` if it is gathered: NaN with the reason where there are too few samples."""
+        sets = self._of(method)
+        samples, missing = int(sets.samples.compute()), int(sets.missing.compute())
+        metrics = {"frechet": sets.frechet} | ({} if sets.kernel is None else {"kernel": sets.kernel})
+        figures = {}
+        for name, metric in metrics.items():
+            try:
+                result = metric.compute()
+            except ValueError as error:
+                figures[name] = SetFigure(float("nan"), samples, missing, str(error))
+                continue
+            value = result["mean"] if isinstance(result, dict) else result
+            figures[name] = SetFigure(float(value), samples, missing)
+        return figures
+
+    def _of(self, method: str) -> "_MethodSets":
+        if method not in self._sets:
+            self._sets[method] = _MethodSets(self.num_features, self.kernel_subset)
+        return self._sets[method]
+
+
+class _MethodSets:
+    def __init__(self, num_features: int, kernel_subset: int | None) -> None:
+        self.frechet = FrechetDistance(_as_they_are, num_features=num_features)
+        self.kernel = None
+        if kernel_subset is not None:
+            self.kernel = KernelDistance(_as_they_are, num_features=num_features, subset_size=kernel_subset)
+        self.samples = SumMetric()
+        self.missing = SumMetric()
+
+
+def _as_they_are(features: Tensor) -> Tensor:
+    return features
