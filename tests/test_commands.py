@@ -26,7 +26,7 @@ DOCUMENTS = [
 ]
 COMMAND = re.compile(
     r"(?:python|sbatch|submit\.sh)(?: +-\S+)* +(?:\S+/)?"
-    r"(train|generate|evaluate|prepare)\.(?:py|sbatch)([^\n`]*)"
+    r"(train|generate|evaluate|prepare|convert)\.(?:py|sbatch)([^\n`]*)"
 )
 # What a reader must give, where a document leaves it out.
 REQUIRED = {
@@ -34,6 +34,7 @@ REQUIRED = {
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
     "prepare": {"source": "s", "out": "o"},
+    "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},
 }
 
@@ -51,7 +52,7 @@ def commands() -> list[tuple[str, str, str]]:
 def overrides_of(arguments: str) -> list[str]:
     """The overrides among the words of a command line; of a sweep's values the first, and x for variables."""
     plain = re.sub(r"(seed|workers)=\"?\$[({]?\w+[)}]?\"?", r"\1=1", arguments)
-    plain = re.sub(r"\$\(\w+\)|\$\{?\w+\}?|\"?\$@\"?|…", "x", plain)
+    plain = re.sub(r"\$\(\w+\)|\$\{?[\w.]+\}?|\"?\$@\"?|…", "x", plain)
     words = shlex.split(re.split(r"\s[#|>;(]|\s&&", plain)[0].rstrip(":,.);"))
     overrides = [word for word in words if re.match(r"[+~]*[\w/.@]+=", word)]
     if "-m" in words:

@@ -62,14 +62,15 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
     """What cannot work on this one."""
     import torch
 
+    from portraitgen.training.stage import init_files
+
     if _uses_deepspeed(config) and config.trainer.accelerator != "cpu" and not torch.cuda.is_available():
         yield "strategy: DeepSpeed trains on CUDA GPUs only, and there is none here; use strategy=ddp"
     yield from missing_models(config.model, "model", models=config.paths.models)
-    start = config.stage.get("init_from")
-    if start is not None and not Path(start).is_file():
-        command = config.stage.get("init_command")
-        advice = f"make it with: {command}" if command else "set it to a weights file"
-        yield f"stage.init_from: {start} does not exist; {advice}"
+    for start, command in init_files(config.stage.get("init_from"), config.stage.get("init_command")):
+        if not start.is_file():
+            advice = f"make it with: {command}" if command else "set it to a weights file"
+            yield f"stage.init_from: {start} does not exist; {advice}"
     tasks = int(os.environ.get("SLURM_NTASKS", 0))
     devices = config.trainer.devices
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()

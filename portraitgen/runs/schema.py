@@ -138,6 +138,21 @@ class EvaluateConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
+@dataclass
+class ConvertConfig:
+    """What `convert.py` reads."""
+
+    kind: str = MISSING
+    """What `source` is, or "published": give our weights in published names."""
+    source: str = MISSING
+    """File, folder or hub id."""
+    out: str = MISSING
+    """File, or for "published" a folder."""
+    settings: list[str] = MISSING
+    """Overrides of the experiment whose network is filled."""
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
 def slug(name: str) -> str:
     """A run's name as an id that W&B takes: plain, at most 128 characters; long ones end in a checksum."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
@@ -163,6 +178,7 @@ def register_configs() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="generate_schema", node=GenerateConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="convert_schema", node=ConvertConfig)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
     OmegaConf.register_new_resolver("rank", process_rank, replace=True)

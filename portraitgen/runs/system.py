@@ -51,7 +51,7 @@ def load_learner(
         ValueError: not a weights file of a run, or its settings are refused or do not fit the weights.
     """
     tensors, facts = load_weights(path)
-    if "config" not in facts:
+    if not facts.get("config"):
         raise ValueError(
             f"{path} does not say what it belongs to: give a weights/*.safetensors that train.py wrote"
         )

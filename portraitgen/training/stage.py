@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from portraitgen.training.learner import Learner
 from portraitgen.training.weights import load_into, load_weights, matches
@@ -31,8 +31,10 @@ class TrainingStage(Callback):
         name: of the stage, e.g. "aniportrait/temporal"; stored in checkpoints.
         train: patterns of the parameters that train; the others are frozen, and so stay those that the
             network builds without gradient because it never runs them.
-        init_from: weights file to start from; None starts from the network as built.
-        init_command: the command that makes `init_from`, for the message when it is missing.
+        init_from: weights file to start from, or several that hold different parts of the network; None
+            starts from the network as built.
+        init_command: the command that makes `init_from`, for the message when it is missing; of several files
+            as many.
         expect_missing: patterns of names that `init_from` may lack.
         expect_unexpected: patterns of names in `init_from` that the network may lack.
         lr_scale: pattern → factor on the optimizer's learning rate; the first match counts.
@@ -43,16 +45,15 @@ class TrainingStage(Callback):
         name: str,
         *,
         train: Sequence[str] = ("*",),
-        init_from: Path | str | None = None,
-        init_command: str | None = None,
+        init_from: Path | str | Sequence[Path | str] | None = None,
+        init_command: str | Sequence[str] | None = None,
         expect_missing: Sequence[str] = (),
         expect_unexpected: Sequence[str] = (),
         lr_scale: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
         self.train = tuple(train)
-        self.init_from = None if init_from is None else Path(init_from)
-        self.init_command = init_command
+        self.init_from = init_files(init_from, init_command)
         self.expect_missing = tuple(expect_missing)
         self.expect_unexpected = tuple(expect_unexpected)
         self.lr_scale = dict(lr_scale or {})
@@ -68,8 +69,8 @@ class TrainingStage(Callback):
             return
         assert isinstance(pl_module, Learner)
         network = pl_module.network
-        if self.init_from is not None:
-            self._load(network, self.init_from)
+        if self.init_from:
+            self._load(network)
         names = [name for name, _ in network.named_parameters()]
         self._require_matches("train", self.train, names)
         for name, parameter in network.named_parameters():
@@ -96,24 +97,35 @@ class TrainingStage(Callback):
         if forgotten:
             raise RuntimeError(f"trained but in no optimizer: {', '.join(forgotten[:10])}")
 
-    def _load(self, network: nn.Module, path: Path) -> None:
-        if not path.is_file():
-            advice = f"Train it with: {self.init_command} (or set stage.init_from)"
-            raise ValueError(
-                f"stage {self.name!r} starts from {path}, which does not exist. "
-                + (advice if self.init_command else "Set stage.init_from to a weights file")
-            )
-        tensors, facts = load_weights(path)
+    def _load(self, network: nn.Module) -> None:
+        tensors: dict[str, Tensor] = {}
+        origin: dict[str, Path] = {}
+        for path, command in self.init_from:
+            if not path.is_file():
+                advice = f"Make it with: {command} (or set stage.init_from)"
+                raise ValueError(
+                    f"stage {self.name!r} starts from {path}, which does not exist. "
+                    + (advice if command else "Set stage.init_from to a weights file")
+                )
+            found, facts = load_weights(path)
+            twice = [name for name in found if name in tensors]
+            if twice:
+                raise ValueError(
+                    f"stage.init_from: {path} and {origin[twice[0]]} both hold {twice[0]} ({len(twice)} such "
+                    "tensors); each part of the network must come from one file"
+                )
+            tensors |= found
+            origin |= dict.fromkeys(found, path)
+            log.info("stage %r starts from %s (step %s)", self.name, path, facts.get("step", "unknown"))
         missing = load_into(
             network,
             tensors,
-            source=path,
+            source=" and ".join(str(path) for path, _ in self.init_from),
             expect_missing=self.expect_missing,
             expect_unexpected=self.expect_unexpected,
         )
-        log.info("stage %r starts from %s (step %s)", self.name, path, facts.get("step", "unknown"))
         if missing:
-            log.info("%d tensors are not in it and start as built", len(missing))
+            log.info("%d tensors are not in there and start as built", len(missing))
 
     @staticmethod
     def _require_matches(setting: str, patterns: Iterable[str], names: list[str]) -> None:
@@ -124,6 +136,17 @@ class TrainingStage(Callback):
                     f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names[:3])}, …"
                 )
                 raise ValueError(f"stage.{setting}: no parameter matches {pattern!r}; {hint}")
+
+
+def init_files(
+    init_from: Path | str | Sequence[Path | str] | None, init_command: str | Sequence[str] | None
+) -> list[tuple[Path, str | None]]:
+    """The files that a stage starts from, each with the command of the same place, if there is one."""
+    if init_from is None:
+        return []
+    files = [init_from] if isinstance(init_from, Path | str) else list(init_from)
+    commands = [init_command] if isinstance(init_command, str) else list(init_command or ())
+    return [(Path(file), commands[i] if i < len(commands) else None) for i, file in enumerate(files)]
 
 
 def stage_table(network: nn.Module, *, forgotten: int) -> list[str]:

@@ -66,6 +66,8 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights file {path}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no .safetensors file: make one of it with python convert.py (--help)")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -99,6 +101,28 @@ def load_into(
         ValueError: any other difference in names, or one in shapes; lists them.
     """
     own = module.state_dict()
+    missing = require_fit(
+        own,
+        tensors,
+        source=source,
+        target=type(module).__name__,
+        expect_missing=expect_missing,
+        expect_unexpected=expect_unexpected,
+    )
+    module.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
+    return missing
+
+
+def require_fit(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    *,
+    source: Path | str,
+    target: str,
+    expect_missing: Sequence[str] = (),
+    expect_unexpected: Sequence[str] = (),
+) -> list[str]:
+    """Compare `tensors` with the state `own` of a `target`, on any device: `load_into` before it loads."""
     missing = [name for name in own if name not in tensors]
     lost = [name for name in missing if not matches(name, expect_missing)]
     surplus = [name for name in tensors if name not in own and not matches(name, expect_unexpected)]
@@ -113,8 +137,7 @@ def load_into(
         *_listed("of another shape", reshaped),
     ]
     if problems:
-        raise ValueError("\n  ".join([f"{source} does not fit {type(module).__name__}:", *problems]))
-    module.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
+        raise ValueError("\n  ".join([f"{source} does not fit {target}:", *problems]))
     return missing
 
 

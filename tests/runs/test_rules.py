@@ -84,7 +84,9 @@ def test_pretrained_models_and_weights_must_be_here():
     hub = compose_experiment(
         "aniportrait/stage1", "model.codec.vae.pretrained_model_name_or_path=someone/vae"
     )
-    assert len(list(machine_problems(hub))) == 1  # a hub id is not judged
+    image, start = machine_problems(hub)  # a hub id is not judged
+    assert image.startswith("model.image_encoder.path")
+    assert "make it with: python convert.py kind=stable_diffusion" in start
 
 
 def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):

@@ -50,7 +50,7 @@ def test_missing_init_from_names_the_command_that_makes_it(tmp_path: Path) -> No
         toy.train(tmp_path, name="toy/temporal", init_from=missing, init_command=command)
     assert str(caught.value) == (
         f"stage 'toy/temporal' starts from {missing}, which does not exist. "
-        f"Train it with: {command} (or set stage.init_from)"
+        f"Make it with: {command} (or set stage.init_from)"
     )
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
 
@@ -136,3 +136,24 @@ def test_the_table_says_what_trains_and_a_parameter_without_optimizer_is_an_erro
     generator.__class__ = Forgetful
     with pytest.raises(RuntimeError, match=r"in no optimizer: network\.reference\.0\.weight"):
         toy.train(tmp_path / "b", generator=generator)
+
+
+def test_a_stage_starts_from_several_files_that_share_nothing(tmp_path: Path) -> None:
+    state = toy.make_generator().network.state_dict()
+    random = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
+    parts = [
+        {n: v for n, v in random.items() if n.startswith("denoiser.") is first} for first in (True, False)
+    ]
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path, part in zip(paths, parts, strict=True):
+        save_weights(path, part, config={}, step=0, system="toy")
+    trained = toy.train(tmp_path / "run", init_from=paths, train=["denoiser.conv_in.*"])
+    found = trained.network.state_dict()
+    assert torch.equal(found["reference.0.weight"], random["reference.0.weight"])
+    assert torch.equal(found["denoiser.conv_out.weight"], random["denoiser.conv_out.weight"])
+
+    with pytest.raises(ValueError, match=r"0\.safetensors and .*0\.safetensors both hold denoiser"):
+        toy.train(tmp_path / "twice", init_from=[paths[0], *paths])
+    commands = ["make one", "make two"]
+    with pytest.raises(ValueError, match=r"9\.safetensors, which does not exist\. Make it with: make two"):
+        toy.train(tmp_path, init_from=[paths[0], tmp_path / "9.safetensors"], init_command=commands)

@@ -29,13 +29,17 @@ def from_published_audio_name(name: str) -> str | None:
     return name
 
 
+def from_published_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a published file in our names, its table of positions left out."""
+    return {ours: value for name, value in tensors.items() if (ours := from_published_audio_name(name))}
+
+
 def load_published_audio(model: Audio2Mesh | Audio2Pose, tensors: Mapping[str, Tensor]) -> None:
     """Load tensors in published names: all that `model` has, and nothing else.
 
     Raises ``ValueError`` when names or shapes differ, listing them; nothing is loaded then.
     """
-    named = {ours: value for name, value in tensors.items() if (ours := from_published_audio_name(name))}
-    load_into(model, named, source="the published audio weights")
+    load_into(model, from_published_audio(tensors), source="the published audio weights")
 
 
 def published_audio_state(model: Audio2Mesh | Audio2Pose) -> dict[str, Tensor]:

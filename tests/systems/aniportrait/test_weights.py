@@ -1,19 +1,26 @@
 """Published names and ours: the map both ways, the names of the full-size files, files that do not fit."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.weights import (
+    from_animatediff,
+    from_published,
     from_published_name,
+    from_stable_diffusion,
     load_published,
+    position_tables,
     published_state,
     read_published,
     to_published_names,
 )
+from portraitgen.training.weights import require_fit
 
 UNET = {
     "block_out_channels": [8, 16],
@@ -81,6 +88,85 @@ def test_full_size_names_and_shapes_are_the_published_ones(shared: Path):
         assert {name: list(value.shape) for name, value in tensors.items()} == shapes
     whole = {**files["denoising_unet"], **files["motion_module"]}
     assert set(whole) == set(listed["denoising_unet_with_motion"])
+
+
+def test_full_size_files_fill_the_network_and_nothing_else(shared: Path):
+    """Motion modules in a file of their own or with the denoising U-Net, and those of AnimateDiff."""
+    listed = json.loads((shared / "golden/aniportrait_state_dict_shapes.json").read_text())
+    with torch.device("meta"):
+        files = {
+            file: {name: torch.empty(shape) for name, (shape, _) in entries.items()}
+            for file, entries in listed.items()
+        }
+        unet = {"attention_head_dim": 8, "cross_attention_dim": 768}
+        network = AniPortraitNetwork(denoising_unet=unet, reference_unet=unet, pose_guider={}, motion={})
+    state = network.state_dict()
+    tables = position_tables(state)
+    assert len(tables) == 21
+    counts = Counter(name.partition(".")[0] for name in state)
+    assert counts == {"denoising_unet": 1253, "reference_unet": 682, "pose_guider": 184}
+    rest = {part: files[part] for part in ("reference_unet", "pose_guider")}
+    apart = from_published(
+        denoising_unet=files["denoising_unet_stage1"], motion_module=files["motion_module"], **rest
+    )
+    together = from_published(denoising_unet=files["denoising_unet_with_motion"], **rest)
+    assert apart.keys() == together.keys()
+    require_fit(state, apart | tables, source="files", target="network")
+    motion = from_animatediff(files["denoising_unet_with_motion"])
+    assert len(motion) == 588 - 42
+    assert motion.keys() == {name for name in state if ".motion_modules." in name} - tables.keys()
+
+
+def ldm_name(name: str) -> str:
+    """The name of a diffusers tensor of Stable Diffusion 1.5's U-Net in the original single files."""
+    plain = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+    inner = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+    for ours, theirs in plain.items():
+        if name.startswith(f"{ours}."):
+            return name.replace(ours, theirs, 1)
+    parts = name.split(".")
+    if parts[0] == "mid_block":
+        slot = f"middle_block.{2 * int(parts[2]) if parts[1] == 'resnets' else 1}"
+        kind, rest = parts[1], parts[3:]
+    else:
+        block, kind, layer, rest = int(parts[1]), parts[2], int(parts[3]), parts[4:]
+        down = parts[0] == "down_blocks"
+        first = f"input_blocks.{3 * block + layer + 1}" if down else f"output_blocks.{3 * block + layer}"
+        if kind == "downsamplers":
+            return f"input_blocks.{3 * block + 3}.0.op.{rest[-1]}"
+        if kind == "upsamplers":
+            return f"output_blocks.{3 * block + 2}.{2 if block else 1}.conv.{rest[-1]}"
+        slot = f"{first}.{0 if kind == 'resnets' else 1}"
+    return ".".join([slot, *([inner[rest[0]], *rest[1:]] if kind == "resnets" else rest)])
+
+
+def test_stable_diffusion_as_a_single_file():
+    """Names of all 686 tensors, by the layout of the original blocks; VAE and text encoder stay out."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8).state_dict()
+    single = {f"model.diffusion_model.{ldm_name(name)}": value for name, value in unet.items()}
+    assert len(single) == len(unet) == 686
+    single["first_stage_model.encoder.conv_in.weight"] = torch.zeros(1)
+
+    found = from_stable_diffusion(single)
+
+    assert {name.removeprefix("denoising_unet.") for name in found if name[0] == "d"} == unet.keys()
+    assert len(found) == 686 + 682
+    for name, value in unet.items():
+        assert found[f"denoising_unet.{name}"] is value, name
 
 
 @pytest.mark.parametrize("where", ["own file", "denoising file", "whole U-Net as motion file"])
