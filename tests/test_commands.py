@@ -36,6 +36,7 @@ REQUIRED = {
     "prepare": {"source": "s", "out": "o"},
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},
+    "prepare_features": {"out": "o"},
 }
 
 

@@ -97,7 +97,7 @@ def test_every_option_of_every_group(option):
 
 def test_all_groups_are_covered():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine", "sync"}
+    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine", "sync", "features"}
     assert folders - other == set(TRAIN_GROUPS)
 
 
@@ -109,6 +109,7 @@ def test_every_other_command(name):
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
         "prepare": ["source=videos", "out=shards"],
         "prepare_verify": ["out=shards"],
+        "prepare_features": ["out=shards"],
     }
     assert find_problems(compose_config(name, needed[name])) == []
 
@@ -124,11 +125,20 @@ def test_every_step_of_preparation(option):
     assert find_problems(compose_config("prepare", words)) == []
 
 
+def test_all_features_together():
+    names = [Path(option).name for option in options("features")]
+    words = ["out=shards", f"features=[{','.join(names)}]"]
+    config = compose_config("prepare_features", words)
+    assert sorted(config.features) == names
+    models = [f"features.{name}.model=folder" for name in names if "model" in config.features[name].keys()]  # noqa: SIM118
+    assert find_problems(compose_config("prepare_features", [*words, *models])) == []
+
+
 @pytest.mark.parametrize("option", options("engine"))
-@pytest.mark.parametrize("name", ["prepare", "prepare_verify"])
+@pytest.mark.parametrize("name", ["prepare", "prepare_verify", "prepare_features"])
 def test_engines(name, option):
-    needed = {"prepare": ["source=videos", "out=shards"], "prepare_verify": ["out=shards"]}
-    config = compose_config(name, [*needed[name], f"engine={Path(option).name}"])
+    source = ["source=videos"] if name == "prepare" else []
+    config = compose_config(name, [*source, "out=shards", f"engine={Path(option).name}"])
     assert find_problems(config) == []
 
 

@@ -1,11 +1,13 @@
 """Tar shards as bytes in place: list the members without trusting them, read any of them by memory map."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _BLOCK = 512
+# More than the order of samples mixes, fewer than a process may hold files open.
+_MAX_OPEN = 64
 _REGULAR_FILE = (b"0", b"\0")
 
 
@@ -53,6 +55,25 @@ class Archive:
                 name = _text(header[345:500]) + "/" if header[257:262] == b"ustar" and header[345] else ""
                 yield Member(name + _text(header[:100]), offset + _BLOCK, size)
             offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
+
+
+class OpenArchives:
+    """Archives by number, opened when they are first asked for. One a process.
+
+    Args:
+        paths: of all that may be asked for.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._open: dict[int, Archive] = {}
+
+    def __getitem__(self, number: int) -> Archive:
+        if number not in self._open:
+            if len(self._open) >= _MAX_OPEN:
+                del self._open[next(iter(self._open))]
+            self._open[number] = Archive(self._paths[number])
+        return self._open[number]
 
 
 def _text(field: bytes) -> str:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+PICTURES = ("frames", "reference")
+
 # Fields start at multiples of a cache line.
 _ALIGNMENT = 64
 
@@ -32,11 +34,21 @@ class BatchLayout:
         masks                uint8   [B, T, H, W]       0/1, of the person's face, head or all; with `masks`
         audio                float32 [B, N]             16 kHz, in [-1, 1]; only with `audio_samples`
 
+    and of precomputed features (see docs/data.md), each only if asked for:
+
+        latents              float16 [B, T, C, h, w]    of the frames, as the codec's `encode` gives them
+        reference_latents    float16 [B, C, h, w]
+        image_embeds         float16 [B, T, D]          CLIP's, and reference_image_embeds [B, D]
+        speech               float16 [B, T, L, D]       hidden states, and reference_speech [B, L, D]
+        identity             float32 [B, D]             of the window's person
+        caption              list of B str
+
     The sound begins with the first frame and ends where the frame after the last one would begin.
 
     After `ClipDataModule.on_after_batch_transfer`, which is what systems see, the pictures are float
     in [-1, 1]: frames [B, T, 3, H, W], reference [B, 3, H, W], pose [B, T, 3, Hp, Wp]; and masks are float
-    0/1 [B, T, 1, H, W]. Without `pictures` there are no frames and no reference, only their landmarks.
+    0/1 [B, T, 1, H, W]; and features have the precision of the landmarks. Pictures that are not read are not
+    there; their landmarks are.
 
     All of them lie in one block of memory, so that a batch crosses from a worker as one shared slab.
 
@@ -46,8 +58,9 @@ class BatchLayout:
         num_landmarks: K.
         pose_size: (Hp, Wp), or None for no pose.
         masks: whether there are masks.
-        pictures: whether there are frames and reference.
+        pictures: which of frames and reference there are.
         audio_samples: N, 0 for no sound.
+        features: names and fields of the features that are tensors.
     """
 
     clip_frames: int
@@ -55,8 +68,9 @@ class BatchLayout:
     num_landmarks: int
     pose_size: tuple[int, int] | None = None
     masks: bool = False
-    pictures: bool = True
+    pictures: tuple[str, ...] = PICTURES
     audio_samples: int = 0
+    features: tuple[tuple[str, Field], ...] = ()
 
     def fields(self) -> dict[str, Field]:
         height, width = self.size
@@ -71,15 +85,16 @@ class BatchLayout:
             "reference_index": Field((), int64),
             "reference_landmarks": Field(points, float32),
         }
-        if not self.pictures:
-            del table["frames"], table["reference"]
+        for name in PICTURES:
+            if name not in self.pictures:
+                del table[name]
         if self.audio_samples:
             table["audio"] = Field((self.audio_samples,), float32)
         if self.pose_size is not None:
             table["pose"] = Field((self.clip_frames, 3, *self.pose_size), uint8)
         if self.masks:
             table["masks"] = Field((self.clip_frames, height, width), uint8)
-        return table
+        return table | dict(self.features)
 
     def num_bytes(self, batch_size: int) -> int:
         """Bytes of a block that holds a batch."""

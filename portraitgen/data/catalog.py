@@ -106,11 +106,13 @@ class Catalog:
         *,
         masks: str | None = None,
         audio: bool = False,
+        having: Mapping[str, np.ndarray] | None = None,
     ) -> Selection:
         """Samples that have a window and whose scores lie in the ranges of `filters`; with `audio`, a sound.
 
         {"min_face": (64, None)} takes faces from 64 px; a sample without that score is left out, as is one in
-        which somebody has no mask of the region `masks`.
+        which somebody has no mask of the region `masks`, and one that is False in a column of `having` (bool
+        [samples of all shards], by the name of what it says to be there).
 
         Raises:
             DataError: none is left, an unknown score, or frame sizes (with `audio`, frame rates) differ.
@@ -127,6 +129,10 @@ class Catalog:
         longest = np.concatenate([windows.longest_runs(index) for index in self.indexes])
         if not passing.any():
             raise DataError(f"data.filters {dict(filters or {})} leave none of {len(passing)} samples")
+        for name, present in (having or {}).items():
+            passing &= present
+            if not passing.any():
+                raise DataError(f"none of {len(passing)} samples that could be used has {name}")
         if audio:
             passing &= np.concatenate([_has_member(index, "wav") for index in self.indexes])
             if not passing.any():

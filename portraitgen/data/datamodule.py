@@ -4,11 +4,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
+from portraitgen.data.batch import PICTURES
 from portraitgen.data.catalog import Catalog, Range, Selection
 from portraitgen.data.clips import ClipWindows
 from portraitgen.data.examples import ClipExamples
+from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.loader import FixedLoader, ResumableLoader
 from portraitgen.data.order import EvenSpread, SampleOrder
 from portraitgen.data.sample import REGIONS, DataError
@@ -39,7 +43,9 @@ class ClipDataModule(LightningDataModule):
         snap_keyframes: see ClipWindows.
         masks: region of the window's person whose masks are read: "face", "head" or "person"; null for none.
             Samples in which somebody has none are left out.
-        pictures: read frames and references; without them nothing is decoded and landmarks are all there is.
+        pictures: read frames and references, or those named: ["reference"]. Without them nothing is decoded.
+            Grading reads both, unless there are none at all.
+        features: precomputed features to read, such as ["vae"], or "vae@1a2b3c4d" where there are several.
         audio: read the sound of the windows; samples without any are left out.
         filters: score -> [at least, at most], null for no limit, such as {"min_face": [64, null]}.
 
@@ -65,7 +71,8 @@ class ClipDataModule(LightningDataModule):
         reference: str = "random",
         snap_keyframes: bool = True,
         masks: str | None = None,
-        pictures: bool = True,
+        pictures: bool | Sequence[str] = True,
+        features: Sequence[str] | None = None,
         audio: bool = False,
         filters: Mapping[str, Sequence[float | None]] | None = None,
     ) -> None:
@@ -74,7 +81,10 @@ class ClipDataModule(LightningDataModule):
         self._shards, self._val_shards = shards, val_shards
         self._num_workers, self._seed = num_workers, seed
         self._samples_per_epoch, self._val_clips = samples_per_epoch, val_clips
-        self._pictures, self._audio = pictures, audio
+        if not isinstance(pictures, bool) and not set(pictures) <= set(PICTURES):
+            raise DataError(f"data.pictures={list(pictures)}: give true, false or some of {list(PICTURES)}")
+        chosen = pictures if not isinstance(pictures, bool) else PICTURES if pictures else ()
+        self._pictures, self._audio, self._features = tuple(chosen), audio, list(features or [])
         self._pose_size: tuple[int, int] | None = None
         if pose_size is not None:
             self._pose_size = _pair("pose_size", [pose_size] * 2 if isinstance(pose_size, int) else pose_size)
@@ -101,16 +111,23 @@ class ClipDataModule(LightningDataModule):
         if self._train is not None:
             return
         catalog = Catalog(self._shards)
-        chosen = catalog.select(self._train_windows, self._filters, masks=self._masks, audio=self._audio)
+        features, chosen = self._choose(catalog, self._train_windows)
         self._num_train = len(chosen)
         order = SampleOrder(chosen.shards, seed=self._seed)
-        self._train = self._examples(catalog, chosen, self._train_windows, order)
+        self._train = self._examples(
+            catalog, chosen, self._train_windows, order, features=features, pictures=self._pictures
+        )
         if self._val_windows is not None:
             catalog = Catalog(self._val_shards) if self._val_shards else catalog
-            chosen = catalog.select(self._val_windows, self._filters, masks=self._masks, audio=self._audio)
+            features, chosen = self._choose(catalog, self._val_windows)
             self._num_val = self._val_clips or len(chosen)
             self._val = self._examples(
-                catalog, chosen, self._val_windows, EvenSpread(len(chosen), self._num_val)
+                catalog,
+                chosen,
+                self._val_windows,
+                EvenSpread(len(chosen), self._num_val),
+                features=features,
+                pictures=PICTURES if self._pictures else (),
             )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -156,7 +173,9 @@ class ClipDataModule(LightningDataModule):
             pictures["pose"] = batch["pose"].to(dtype).div_(127.5).sub_(1)
         if "masks" in batch:
             pictures["masks"] = batch["masks"].to(dtype).unsqueeze(2)
-        return batch | pictures
+        # Features are stored in half precision.
+        halves = {name: value.to(dtype) for name, value in batch.items() if _is_half(value)}
+        return batch | halves | pictures
 
     def teardown(self, stage: str) -> None:
         """End the workers."""
@@ -171,8 +190,27 @@ class ClipDataModule(LightningDataModule):
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "pin_memory": on_gpu}
 
+    def _choose(self, catalog: Catalog, windows: ClipWindows) -> tuple[list[FeatureReader], Selection]:
+        """The features of a catalog's samples, and the samples that can be used."""
+        features = [FeatureReader(catalog, name) for name in self._features]
+        chosen = catalog.select(
+            windows,
+            self._filters,
+            masks=self._masks,
+            audio=self._audio,
+            having={feature.name: feature.has_values() for feature in features},
+        )
+        return features, chosen
+
     def _examples(
-        self, catalog: Catalog, chosen: Selection, windows: ClipWindows, order: Callable[[int], int]
+        self,
+        catalog: Catalog,
+        chosen: Selection,
+        windows: ClipWindows,
+        order: Callable[[int], int],
+        *,
+        features: Sequence[FeatureReader],
+        pictures: tuple[str, ...],
     ) -> ClipExamples:
         return ClipExamples(
             catalog,
@@ -182,9 +220,14 @@ class ClipDataModule(LightningDataModule):
             seed=self._seed,
             pose_size=self._pose_size,
             masks=self._masks,
-            pictures=self._pictures,
+            pictures=pictures,
             audio=self._audio,
+            features=features,
         )
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float16
 
 
 def _pair(name: str, values: Sequence[T]) -> tuple[T, T]:

@@ -1,5 +1,6 @@
 """Training examples by position: position -> sample and window, as a pure function of the seed."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from portraitgen.data.batch import BatchLayout
+from portraitgen.data.batch import PICTURES, BatchLayout
 from portraitgen.data.catalog import Catalog, Selection
 from portraitgen.data.clips import ClipWindows
+from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.slabs import Slab, SlabRing
@@ -35,6 +37,7 @@ class Examples(NamedTuple):
     """A batch as it is read; `tensors` on a slab if there was a free one."""
 
     keys: list[str]
+    texts: dict[str, list[str]]
     tensors: dict[str, Tensor] | Slab
     failures: list[Failure]
 
@@ -49,7 +52,8 @@ class ClipExamples:
         seed: of the windows; the window at a position depends on the seed and the position only.
         pose_size: (Hp, Wp) of the drawn landmarks, None for none.
         masks: region whose masks are read, None for none.
-        pictures: read frames and reference; without them nothing is decoded.
+        pictures: which of "frames" and "reference" are decoded.
+        features: read beside them.
         audio: read the sound of the windows; the selection must be of one frame rate.
     """
 
@@ -63,12 +67,13 @@ class ClipExamples:
         seed: int,
         pose_size: tuple[int, int] | None = None,
         masks: str | None = None,
-        pictures: bool = True,
+        pictures: tuple[str, ...] = PICTURES,
         audio: bool = False,
+        features: Sequence[FeatureReader] = (),
     ) -> None:
         self._catalog, self._selection, self._windows, self._order = catalog, selection, windows, order
         self._seed, self._masks = seed, masks
-        self._reader = ClipReader(catalog)
+        self._reader, self._features = ClipReader(catalog), features
         # Neighbouring windows of one length may differ by a sample: all get the same number.
         self._audio_frames = windows.clip_frames * windows.stride
         samples = frame_audio_window(0, self._audio_frames, fps=selection.frame_rate)[1] if audio else 0
@@ -80,6 +85,7 @@ class ClipExamples:
             masks=masks is not None,
             pictures=pictures,
             audio_samples=samples,
+            features=tuple(field for feature in features for field in feature.fields(windows.clip_frames)),
         )
         self.ring: SlabRing | None = None
 
@@ -90,14 +96,18 @@ class ClipExamples:
         """
         tensors, arrays = self._allocate(len(positions))
         keys: list[str] = []
+        texts: dict[str, list[str]] = defaultdict(list)
         failures: list[Failure] = []
         try:
             for slot, position in enumerate(positions):
                 targets = {name: array[slot, ...] for name, array in arrays.items()}
-                keys.append(self._read(position, targets, failures))
+                key, written = self._read(position, targets, failures)
+                keys.append(key)
+                for name, text in written.items():
+                    texts[name].append(text)
         except DataError as error:
             return error
-        return Examples(keys, tensors, failures)
+        return Examples(keys, dict(texts), tensors, failures)
 
     def _allocate(self, batch_size: int) -> tuple[dict[str, Tensor] | Slab, dict[str, np.ndarray]]:
         """Where the batch goes: a slab if there is a free one, else memory of its own."""
@@ -110,25 +120,30 @@ class ClipExamples:
         arrays = self.layout.views(block, batch_size)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}, arrays
 
-    def _read(self, position: int, targets: dict[str, np.ndarray], failures: list[Failure]) -> str:
-        """Fill one sample's part of the batch; returns its key. DataError after too many failures."""
+    def _read(
+        self, position: int, targets: dict[str, np.ndarray], failures: list[Failure]
+    ) -> tuple[str, dict[str, str]]:
+        """Fill one sample's part of the batch; returns its key and texts. DataError after many failures."""
         for attempt in range(MAX_FAILURES_IN_A_ROW):
             sample = self._order(position + attempt)
             shard, row = int(self._selection.shards[sample]), int(self._selection.rows[sample])
             key = self._catalog.indexes[shard].key(row)
             try:
-                self._fill(shard, row, np.random.default_rng([self._seed, 1, position, attempt]), targets)
+                rng = np.random.default_rng([self._seed, 1, position, attempt])
+                texts = self._fill(shard, row, rng, targets)
             except (ValueError, OSError) as error:
                 failures.append(Failure(self._catalog.shards[shard].name, key, str(error)))
             else:
-                return key
+                return key, texts
         last = failures[-1]
         raise DataError(
             f"{MAX_FAILURES_IN_A_ROW} samples in a row could not be read, the last being {last.key} of"
             f" {last.shard} ({last.reason}); check the disk and the shards"
         )
 
-    def _fill(self, shard: int, row: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> None:
+    def _fill(
+        self, shard: int, row: int, rng: np.random.Generator, targets: dict[str, np.ndarray]
+    ) -> dict[str, str]:
         index = self._catalog.indexes[shard]
         num_frames = int(index.num_frames[row])
         packets = index.packets(row)
@@ -136,8 +151,9 @@ class ClipExamples:
         track, frames, reference = self._windows.choose(num_frames, index.clip_runs(row), keyframes, rng)
         if self._windows.reference == "neutral":
             reference = self._neutral_frame(shard, row, track)
-        if self.layout.pictures:
+        if "frames" in targets:
             self._reader.frames(shard, row, frames, out=targets["frames"])
+        if "reference" in targets:
             self._reader.frames(shard, row, np.array([reference]), out=targets["reference"][None])
         if self.layout.audio_samples:
             rate = Fraction(*index.fps[row].tolist())
@@ -155,6 +171,10 @@ class ClipExamples:
                 canvas_size=self.layout.pose_size,
                 scheme=self._catalog.landmark_scheme,
             )
+        texts: dict[str, str] = {}
+        for feature in self._features:
+            texts |= feature.fill(shard, row, track, frames, reference, targets)
+        return texts
 
     def _neutral_frame(self, shard: int, row: int, track: int) -> int:
         """Of all valid frames of a person the one with the most closed mouth."""

@@ -68,10 +68,10 @@ class _BatchReader:
         for result in loader:
             if isinstance(result, DataError):
                 raise result
-            keys, tensors, failures = result
+            keys, texts, tensors, failures = result
             self._report(failures)
             # From a worker a slab arrives as its tensors.
-            yield {"key": keys, **(ring.tensors(tensors) if isinstance(tensors, Slab) else tensors)}
+            yield {"key": keys, **texts, **(ring.tensors(tensors) if isinstance(tensors, Slab) else tensors)}
 
     def _report(self, failures: list[Failure]) -> None:
         for failure in failures:

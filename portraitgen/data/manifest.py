@@ -71,4 +71,12 @@ def summarize_dataset(root: Path) -> dict[str, Any]:
             content[name] |= set(manifest[name])
         version = manifest["version"]
     summary = {name: sorted(values) for name, values in content.items()}
-    return {"schema": "portraitgen clip", "version": version, "splits": dict(splits), **summary}
+    files = sorted((root / "aux").glob("*@*/feature.json"))
+    features = {file.parent.name: json.loads(file.read_text())["identity"] for file in files}
+    return {
+        "schema": "portraitgen clip",
+        "version": version,
+        "splits": dict(splits),
+        **summary,
+        **({"features": features} if features else {}),
+    }

@@ -3,16 +3,14 @@
 import cv2
 import numpy as np
 
-from portraitgen.data.archive import Archive, Member
+from portraitgen.data.archive import Member, OpenArchives
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.members import sample_from_members
+from portraitgen.data.pictures import decode_jpeg, photo_planes
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.media.audio import SAMPLE_RATE, decode_wav
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle_batch
-
-# More than the order mixes, fewer than a process may hold files open.
-_MAX_ARCHIVES = 64
 
 
 class ClipReader:
@@ -23,7 +21,7 @@ class ClipReader:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._archives: dict[int, Archive] = {}
+        self._archives = OpenArchives(catalog.shards)
         self._decoder = GopDecoder()
 
     def frames(self, shard: int, row: int, frames: np.ndarray, *, out: np.ndarray) -> None:
@@ -36,9 +34,9 @@ class ClipReader:
         members = index.members(row)
         packets = index.packets(row)
         if packets is None:
-            out[:] = _i420(self._jpeg(shard, members["jpg"]))
+            out[:] = photo_planes(self._archives[shard].read(members["jpg"]))
         else:
-            video = self._archive(shard).read(members["mp4"])
+            video = self._archives[shard].read(members["mp4"])
             self._decoder.decode_frames(video, frames, table=packets, out=out, name="mp4")
 
     def landmarks(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
@@ -46,7 +44,7 @@ class ClipReader:
         index = self._catalog.indexes[shard]
         shape = (int(index.num_frames[row]), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
         place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
-        return np.frombuffer(self._archive(shard).read(place), "<f4").reshape(shape)[frames, track]
+        return np.frombuffer(self._archives[shard].read(place), "<f4").reshape(shape)[frames, track]
 
     def masks(
         self, shard: int, row: int, track: int, frames: np.ndarray, *, region: str = "face"
@@ -61,7 +59,7 @@ class ClipReader:
         if column < 0:
             raise DataError(f"has no mask of the {region} of person {track + 1}")
         height, width = index.size[row].tolist()
-        number, archive = int(index.num_masks[row]), self._archive(shard)
+        number, archive = int(index.num_masks[row]), self._archives[shard]
         num_cuts = int(index.num_frames[row]) * number + 1
         cuts = archive.read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
         offsets = np.frombuffer(cuts, "<i8")
@@ -78,7 +76,7 @@ class ClipReader:
         member = self._catalog.indexes[shard].members(row).get(f"face.{track + 1}_{rank}.jpg")
         if member is None:
             raise DataError(f"has no crop {rank} of the face of person {track + 1}")
-        return cv2.cvtColor(self._jpeg(shard, member), cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(decode_jpeg(self._archives[shard].read(member), member.name), cv2.COLOR_BGR2RGB)
 
     def audio(self, shard: int, row: int, begin: int, *, out: np.ndarray) -> None:
         """The clip's sound from sample `begin` on into `out`, float32 [N] at 16 kHz; silence after its end.
@@ -87,7 +85,7 @@ class ClipReader:
             ValueError: the sound is damaged or of another rate.
         """
         place = self._catalog.indexes[shard].members(row)["wav"]
-        sound, sample_rate = decode_wav(self._archive(shard).read(place), begin=begin, count=len(out))
+        sound, sample_rate = decode_wav(self._archives[shard].read(place), begin=begin, count=len(out))
         if sample_rate != SAMPLE_RATE:
             raise DataError(f"its sound has {sample_rate} samples a second, shards have {SAMPLE_RATE}")
         out[: len(sound)] = sound
@@ -96,31 +94,5 @@ class ClipReader:
     def sample(self, shard: int, row: int) -> ClipSample:
         """The whole sample, video and audio as bytes."""
         members = self._catalog.indexes[shard].members(row)
-        archive = self._archive(shard)
+        archive = self._archives[shard]
         return sample_from_members({name: archive.read(member) for name, member in members.items()})
-
-    def _jpeg(self, shard: int, member: Member) -> np.ndarray:
-        """uint8 [H, W, 3] BGR."""
-        data = np.frombuffer(self._archive(shard).read(member), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{member.name} is not a readable JPEG")
-        return image
-
-    def _archive(self, shard: int) -> Archive:
-        if shard not in self._archives:
-            if len(self._archives) >= _MAX_ARCHIVES:
-                del self._archives[next(iter(self._archives))]
-            self._archives[shard] = Archive(self._catalog.shards[shard])
-        return self._archives[shard]
-
-
-def _i420(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] BGR to [3H/2, W]: limited-range BT.601, mean chroma, as media/encode writes clips."""
-    height, width = image.shape[:2]
-    planes = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-    # cv2 takes the chroma of every second pixel; of 2x2 equal pixels that is their mean.
-    halved = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    blocks = cv2.resize(halved, (width, height), interpolation=cv2.INTER_NEAREST)
-    planes[height:] = cv2.cvtColor(blocks, cv2.COLOR_BGR2YUV_I420)[height:]
-    return planes

@@ -53,6 +53,12 @@ PREPARE: dict[str, SubCommand] = {
         "out=shards/mine",
         "read every shard to its last byte and say what is wrong",
     ),
+    "features": SubCommand(
+        "portraitgen.runs.compute_features.compute_features",
+        "prepare_features",
+        "out=shards/mine 'features=[vae]' features.vae.model=…",
+        "compute latents, embeddings and the like of prepared samples",
+    ),
 }
 """What prepare.py does, by its first word; without one it prepares."""
 

@@ -13,16 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from portraitgen.data.pictures import SamplePictures
 from portraitgen.data.sample import ClipMasks, ClipSample, DataError
-from portraitgen.media.gop import GopDecoder, packet_table
 from portraitgen.media.masks import encode_rle
-from portraitgen.media.yuv import yuv420_to_rgb
 
 if TYPE_CHECKING:
     from transformers import Sam2VideoModel
@@ -183,23 +181,15 @@ def _as_sam2_sees(picture: Tensor, side: int) -> Tensor:
 
 
 def _pictures(sample: ClipSample) -> Callable[[int], Tensor]:
-    """Frame -> float [3, H, W] in [-1, 1]; clips are decoded a few frames at a time, in either direction."""
-    if sample.image is not None:
-        image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR_RGB)
-        photo = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
-        return lambda frame: photo
-    video = sample.video
-    assert video is not None
-    table, decoder = packet_table(video, name=sample.key), GopDecoder()
-    chunks: dict[int, np.ndarray] = {}
+    """Frame -> float [3, H, W] in [-1, 1]; decoded a few frames at a time, in either direction."""
+    pictures, chunks = SamplePictures(sample), dict[int, Tensor]()
 
     def picture(frame: int) -> Tensor:
         start = frame // _CHUNK * _CHUNK
         if start not in chunks:
             chunks.clear()
-            count = min(_CHUNK, sample.num_frames - start)
-            chunks[start] = decoder.decode_yuv420(video, start=start, count=count, table=table)
-        return yuv420_to_rgb(torch.from_numpy(chunks[start][frame - start]))
+            chunks[start] = pictures.rgb(start, min(_CHUNK, sample.num_frames - start))
+        return chunks[start][frame - start]
 
     return picture
 

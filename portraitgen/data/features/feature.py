@@ -1,0 +1,55 @@
+"""What a feature is: what it computes from a sample, and which weights and settings its values depend on."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from portraitgen.data.sample import ClipSample
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Unit = Literal["frame", "person", "text"]
+"""Of what there is one value: each frame (first axis T), each person (first axis N); or one text a sample."""
+
+
+class Feature(Protocol):
+    """Computes one value of each sample. Settings only, so that it travels; models are loaded at first use.
+
+    Attributes:
+        name: of the folder, such as "vae".
+        batch_key: of a batch, such as "latents"; a value of each frame also comes as "reference_" + it.
+        unit: see `Unit`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def batch_key(self) -> str: ...
+    @property
+    def unit(self) -> Unit: ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """All that the values depend on, as JSON takes it: settings, and a digest of the weights.
+
+        Raises:
+            ValueError: the weights are not there, or are not of the right kind.
+        """
+        ...
+
+    def __call__(self, sample: ClipSample) -> np.ndarray | str:
+        """The value: an array of one dtype for all samples, or a text."""
+        ...
+
+
+def weights_digest(model: "nn.Module") -> str:
+    """SHA-256 of the names, types and values of all weights, wherever they were loaded from."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""Read features of windows in place: twelve frames of latents cost the bytes of twelve frames."""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from portraitgen.data.archive import Member, OpenArchives
+from portraitgen.data.batch import Field
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.features.store import FeatureFacts, FeatureIndex, feature_tar, shard_sha256
+from portraitgen.data.sample import DataError
+
+
+class FeatureKind(NamedTuple):
+    """What the values of a feature are: `shape` of one frame's or one person's, () for texts."""
+
+    batch_key: str
+    unit: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class FeatureReader:
+    """One feature of all samples of a catalog.
+
+    Args:
+        catalog: the shards.
+        name: of the feature, "vae"; or "vae@1a2b3c4d", which is needed where there are several.
+
+    Raises:
+        DataError: there is no such feature of a shard, or it was not made of this very shard.
+    """
+
+    def __init__(self, catalog: Catalog, name: str) -> None:
+        self.name = _resolved(catalog.shards, name)
+        tars = [feature_tar(_folder(shard, self.name), shard) for shard in catalog.shards]
+        self._facts = FeatureFacts.load(tars[0].parent)
+        self._indexes = [
+            _checked_index(tar, shard, index.keys)
+            for tar, shard, index in zip(tars, catalog.shards, catalog.indexes, strict=True)
+        ]
+        self._archives = OpenArchives(tars)
+        self.kind = self._kind()
+
+    def has_values(self) -> np.ndarray:
+        """bool [samples of all shards]: those that the feature could be computed of."""
+        return np.concatenate([index.offsets >= 0 for index in self._indexes])
+
+    def values(self, shard: int, row: int, places: np.ndarray | int) -> np.ndarray:
+        """Values of frames (or of a person) of a sample; only their bytes are touched."""
+        index = self._indexes[shard]
+        shape = index.shapes[row].tolist()
+        place = Member("", int(index.offsets[row]), prod(shape) * self.kind.dtype.itemsize)
+        data = self._archives[shard].read(place)
+        if place.offset < 0 or len(data) < place.size:
+            raise DataError(f"has no {self.name}")
+        return np.frombuffer(data, self.kind.dtype).reshape(shape)[places]
+
+    def fields(self, clip_frames: int) -> list[tuple[str, Field]]:
+        """What it adds to the tensors of a batch of windows of so many frames."""
+        key, unit, shape, dtype = self.kind
+        if unit == "text":
+            return []
+        if unit == "person":
+            return [(key, Field(shape, dtype))]
+        return [(key, Field((clip_frames, *shape), dtype)), (f"reference_{key}", Field(shape, dtype))]
+
+    def fill(
+        self,
+        shard: int,
+        row: int,
+        track: int,
+        frames: np.ndarray,
+        reference: int,
+        targets: dict[str, np.ndarray],
+    ) -> dict[str, str]:
+        """Write a window's values to their places in a batch; returns its texts, by name.
+
+        Raises:
+            DataError: the sample has none.
+        """
+        key, unit, _, _ = self.kind
+        if unit == "text":
+            return {key: self.text(shard, row)}
+        targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
+        if unit == "frame":
+            targets[f"reference_{key}"][...] = self.values(shard, row, reference)
+        return {}
+
+    def text(self, shard: int, row: int) -> str:
+        """The text of a sample."""
+        index = self._indexes[shard]
+        place = Member("", int(index.offsets[row]), int(index.shapes[row, 0]) if index.shapes.size else 0)
+        if place.offset < 0:
+            raise DataError(f"has no {self.name}")
+        return bytes(self._archives[shard].read(place)).decode()
+
+    def _kind(self) -> FeatureKind:
+        key, unit = self._facts.batch_key, self._facts.unit
+        if unit == "text":
+            return FeatureKind(key, unit, (), np.dtype(np.uint8))
+        filled = [index for index in self._indexes if (index.offsets >= 0).any()]
+        found = {
+            (str(index.dtype), tuple(shape[1:]))
+            for index in filled
+            for shape in np.unique(index.shapes[index.offsets >= 0], axis=0).tolist()
+        }
+        if len(found) != 1:
+            kinds = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in sorted(found)) or "none at all"
+            raise DataError(f"{self.name}: samples have values of several kinds ({kinds}): use one size")
+        ((dtype, shape),) = found
+        return FeatureKind(key, unit, shape, np.dtype(dtype))
+
+
+def _folder(shard: Path, name: str) -> Path:
+    return shard.parent.parent / "aux" / name
+
+
+def _resolved(shards: Sequence[Path], name: str) -> str:
+    """`name` with its fingerprint; DataError unless every data set of the shards has it."""
+    roots = sorted({shard.parent.parent for shard in shards})
+    present = [{folder.name for folder in (root / "aux").glob("*@*") if folder.is_dir()} for root in roots]
+    matching = sorted({each for each in set.intersection(*present) if name in (each, each.partition("@")[0])})
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise DataError(f"data.features: there are several {name} ({', '.join(matching)}): name one of them")
+    lacking = next(
+        (root for root, there in zip(roots, present, strict=True) if not _among(name, there)), roots[0]
+    )
+    known = ", ".join(sorted(present[roots.index(lacking)])) or "none"
+    raise DataError(
+        f"data.features: {lacking} has no {name} that all shards share (there: {known}); run:"
+        f" python prepare.py features out={lacking} 'features=[{name.partition('@')[0]}]'"
+    )
+
+
+def _among(name: str, folders: set[str]) -> bool:
+    return any(name in (each, each.partition("@")[0]) for each in folders)
+
+
+def _checked_index(tar: Path, shard: Path, keys: np.ndarray) -> FeatureIndex:
+    index = FeatureIndex.load(tar)
+    if str(index.shard_sha256) != shard_sha256(shard) or not np.array_equal(index.keys, keys):
+        raise DataError(
+            f"features {tar} were made of another {shard.name}: run prepare.py features again,"
+            " which makes them anew"
+        )
+    return index

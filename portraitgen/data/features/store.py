@@ -1,0 +1,207 @@
+"""Features on the disk, beside the shards that they were computed from.
+
+root/aux/{name}@{fingerprint}/feature.json        what it is, and of which weights and settings
+root/aux/{name}@{fingerprint}/{split}-{n}.tar     one member a sample, as in the shard of that name: the same
+                                                  keys in the same order; {key}.npy, or {key}.txt
+root/aux/{name}@{fingerprint}/{split}-{n}.idx.npz where the raw values lie; written last: what has one is done
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from portraitgen.data.features.feature import Feature, Unit
+from portraitgen.data.manifest import read_manifest, write_json
+from portraitgen.data.sample import DataError
+from portraitgen.media.files import replace_file, replacing
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFacts:
+    """What feature.json says. `identity` is `Feature.identity`.
+
+    The fingerprint, 8 hex digits, changes with the weights and with every setting.
+    """
+
+    name: str
+    fingerprint: str
+    batch_key: str
+    unit: Unit
+    identity: dict[str, Any]
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, feature: Feature) -> "FeatureFacts":
+        about = (feature.name, feature.batch_key, feature.unit, dict(feature.identity()))
+        name, batch_key, unit, identity = about
+        digest = hashlib.sha256(json.dumps([VERSION, *about], sort_keys=True).encode()).hexdigest()
+        return cls(name, digest[:8], batch_key, unit, identity)
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeatureFacts":
+        """DataError when the folder is not one of features of this version."""
+        try:
+            facts = cls(**json.loads((folder / "feature.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{folder} holds no features ({error}); make them again") from error
+        if facts.version != VERSION or facts.folder_name != folder.name:
+            raise DataError(
+                f"{folder}: feature.json says {facts.folder_name}, version {facts.version}; this program"
+                f" reads version {VERSION} in a folder of that name: make them again"
+            )
+        return facts
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}@{self.fingerprint}"
+
+    def save(self, root: Path) -> Path:
+        """Make the folder of these features in the data set `root`."""
+        folder = root / "aux" / self.folder_name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "feature.json", asdict(self))
+        return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeatureIndex:
+    """Columns over the S samples of one shard's features.
+
+    keys          bytes  [S]
+    offsets       i64    [S]       in the tar, of the raw values; -1 where the sample has none
+    shapes        i64    [S, D]    of the array; a text has its bytes
+    dtype         str    []        of the array; "utf-8" for texts
+    tar_bytes     i64    []
+    tar_sha256    str    []
+    shard_sha256  str    []        of the shard that the samples came from
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    shapes: np.ndarray
+    dtype: np.ndarray
+    tar_bytes: np.ndarray
+    tar_sha256: np.ndarray
+    shard_sha256: np.ndarray
+
+    @classmethod
+    def load(cls, tar: Path) -> "FeatureIndex":
+        """The index of a tar of features.
+
+        Raises:
+            DataError: it is not there, or the tar is not the one that it was made of.
+        """
+        path = feature_index_path(tar)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                index = cls(**stored)
+            size = tar.stat().st_size
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise DataError(f"features {tar} are not finished or damaged ({error})") from error
+        if size != int(index.tar_bytes):
+            raise DataError(f"features {tar} have {size} bytes and had {int(index.tar_bytes)}")
+        return index
+
+
+def feature_index_path(tar: Path) -> Path:
+    return tar.with_suffix(".idx.npz")
+
+
+def feature_tar(folder: Path, shard: Path) -> Path:
+    """Where the features of a shard lie."""
+    return folder / shard.name
+
+
+def is_finished(folder: Path, shard: Path) -> bool:
+    """Whether the features of a shard are whole, and of this very shard."""
+    try:
+        index = FeatureIndex.load(feature_tar(folder, shard))
+    except DataError:
+        return False
+    return str(index.shard_sha256) == shard_sha256(shard)
+
+
+def shard_sha256(shard: Path) -> str:
+    """Of a shard, as its manifest says.
+
+    Raises:
+        DataError: it has no manifest.
+    """
+    manifest = read_manifest(shard)
+    if manifest is None or "sha256" not in manifest:
+        raise DataError(f"shard {shard} has no manifest, so it is not finished; prepare it again")
+    return str(manifest["sha256"])
+
+
+def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.ndarray | str | None]]) -> None:
+    """Write the features of a shard: key and value (None: there is none) of its samples, in their order.
+
+    Equal values give equal bytes. A tar without an index is not finished; the index is written last.
+
+    Raises:
+        DataError: values differ in dtype or number of axes.
+    """
+    target = feature_tar(folder, shard)
+    feature_index_path(target).unlink(missing_ok=True)
+    for leftover in folder.glob(f".{shard.stem}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    keys: list[bytes] = []
+    offsets: list[int] = []
+    shapes: list[tuple[int, ...]] = []
+    kinds: set[tuple[str, int]] = set()
+    with replacing(target) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, value in values:
+                keys.append(key.encode())
+                if value is None:
+                    offsets.append(-1)
+                    shapes.append(())
+                    continue
+                data, header, shape, dtype = _as_member(value)
+                kinds.add((dtype, len(shape)))
+                entry = tarfile.TarInfo(f"{key}.{'txt' if dtype == 'utf-8' else 'npy'}")
+                entry.size = len(data)
+                offsets.append(tar.offset + tarfile.BLOCKSIZE + header)
+                shapes.append(shape)
+                tar.addfile(entry, io.BytesIO(data))
+        if len(kinds) > 1:
+            raise DataError(f"{folder.name} of {shard.name}: values differ in type: {sorted(kinds)}")
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.path.getsize(temporary)
+    dtype, axes = next(iter(kinds), ("none", 0))
+    index = FeatureIndex(
+        keys=np.array(keys, np.bytes_),
+        offsets=np.array(offsets, np.int64),
+        shapes=np.array([shape or (0,) * axes for shape in shapes], np.int64).reshape(len(keys), axes),
+        dtype=np.array(dtype),
+        tar_bytes=np.array(size),
+        tar_sha256=np.array(digest),
+        shard_sha256=np.array(shard_sha256(shard)),
+    )
+    buffer = io.BytesIO()
+    columns = {field.name: getattr(index, field.name) for field in fields(index)}
+    np.savez(buffer, allow_pickle=False, **columns)
+    replace_file(feature_index_path(target), buffer.getvalue())
+
+
+def _as_member(value: np.ndarray | str) -> tuple[bytes, int, tuple[int, ...], str]:
+    """Bytes of a member, where in them the raw values begin, their shape and dtype."""
+    if isinstance(value, str):
+        text = value.encode()
+        return text, 0, (len(text),), "utf-8"
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
+    data = buffer.getvalue()
+    return data, len(data) - value.nbytes, value.shape, value.dtype.str

@@ -1,0 +1,224 @@
+"""Features of samples: written beside shards, read window by window, refused when they are of others."""
+
+import io
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.engines.local import LocalEngine
+from portraitgen.data.features.extract import ExtractFeature
+from portraitgen.data.features.reader import FeatureReader
+from portraitgen.data.features.store import FeatureFacts, FeatureIndex, is_finished
+from portraitgen.data.manifest import update_dataset
+from portraitgen.data.sample import DataError
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+
+LENGTHS = (20, 26, 23)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Of each frame [2, 3] numbers that tell the sample and the frame; none of the second clip if `picky`."""
+
+    picky: bool = False
+    scale: float = 1.0
+    name: ClassVar[str] = "numbered"
+    batch_key: ClassVar[str] = "numbers"
+    unit: ClassVar[str] = "frame"
+
+    def identity(self):
+        return {"scale": self.scale}
+
+    def __call__(self, sample):
+        if self.picky and sample.num_frames == LENGTHS[1]:
+            raise DataError("not this one")
+        frames = np.arange(sample.num_frames)[:, None, None] + np.arange(6).reshape(2, 3) / 8
+        return (self.scale * (frames + 100 * sample.num_frames)).astype(np.float16)
+
+
+@dataclass(frozen=True)
+class PerPerson:
+    name: ClassVar[str] = "person"
+    batch_key: ClassVar[str] = "identity"
+    unit: ClassVar[str] = "person"
+
+    def identity(self):
+        return {}
+
+    def __call__(self, sample):
+        return np.stack(
+            [np.full(4, 10 * sample.num_frames + i, np.float32) for i in range(len(sample.tracks))]
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    name: ClassVar[str] = "said"
+    batch_key: ClassVar[str] = "caption"
+    unit: ClassVar[str] = "text"
+
+    def identity(self):
+        return {}
+
+    def __call__(self, sample):
+        return f"{sample.key} é"
+
+
+def compute(root: Path, feature, *, workers: int = 0) -> tuple[Path, list[str]]:
+    folder = FeatureFacts.of(feature).save(root)
+    shards = sorted((root / "shards").glob("*.tar"))
+    missing = [shard for shard in shards if not is_finished(folder, shard)]
+    results = LocalEngine(workers).run(ExtractFeature(feature, folder), missing, progress=lambda done: None)
+    return folder, [problem for found in results for problem in found]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Two shards with three clips, the last one of two people."""
+    root = tmp_path_factory.mktemp("data")
+    with ShardWriter(root, max_samples=2) as writer:
+        for number, length in enumerate(LENGTHS):
+            clip = synthetic_clip(f"clip{number}", num_frames=length, size=32, seed=number)
+            writer.write(replace(clip, tracks=clip.tracks * 2) if number == 2 else clip)
+    return root
+
+
+@pytest.fixture
+def root(prepared, tmp_path):
+    return Path(shutil.copytree(prepared, tmp_path / "data"))
+
+
+def datamodule(root: Path, **settings) -> ClipDataModule:
+    defaults = {"clip_frames": 4, "batch_size": 3, "samples_per_epoch": 12, "snap_keyframes": False}
+    return ClipDataModule(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_holds_the_values_of_its_frames_and_its_person(root, num_workers):
+    for feature in (Numbered(), PerPerson(), Said()):
+        compute(root, feature)
+    module = datamodule(root, features=["numbered", "person", "said"], num_workers=num_workers)
+    seen = set()
+    for batch in module.train_dataloader():
+        assert batch["numbers"].dtype == torch.float16
+        for i, key in enumerate(batch["key"]):
+            length = LENGTHS[int(key[4])]
+            expected = (
+                100 * length + batch["frame_index"][i][:, None, None] + torch.arange(6).reshape(2, 3) / 8
+            )
+            assert torch.equal(batch["numbers"][i], expected.half())
+            first = expected[0] - batch["frame_index"][i][0] + batch["reference_index"][i]
+            assert torch.equal(batch["reference_numbers"][i], first.half())
+            assert batch["identity"][i].tolist() in ([10.0 * length] * 4, [10.0 * length + 1] * 4)
+            assert batch["caption"][i] == f"{key} é"
+            seen.add(key)
+    assert len(seen) == 3
+    on_device = module.on_after_batch_transfer(batch, 0)
+    assert on_device["numbers"].dtype == on_device["identity"].dtype == torch.float32
+    module.teardown("fit")
+
+
+def test_tars_of_features_are_plain_and_in_the_order_of_the_shards(root):
+    folder, _ = compute(root, Numbered())
+    tar = folder / "train-000000.tar"
+    samples = list(webdataset.WebDataset(str(tar), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == ["clip0-000000000", "clip1-000000000"]
+    for sample, length in zip(samples, LENGTHS, strict=False):
+        stored = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+        np.testing.assert_array_equal(stored, Numbered()(synthetic_clip("x", num_frames=length, size=32)))
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_bytes_every_time_and_nothing_is_done_twice(root, prepared, tmp_path, workers):
+    other = Path(shutil.copytree(prepared, tmp_path / "other"))
+    first, _ = compute(root, Numbered())
+    second, _ = compute(other, Numbered(), workers=workers)
+    files = sorted(file.name for file in first.iterdir())
+    assert files == ["feature.json", *(f"train-00000{i}.{e}" for i in (0, 1) for e in ("idx.npz", "tar"))]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    (first / "train-000000.tar").write_bytes(b"cut short")
+    before = (first / "train-000001.tar").stat().st_mtime_ns
+    compute(root, Numbered())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    assert (first / "train-000001.tar").stat().st_mtime_ns == before
+
+
+def test_only_the_bytes_of_the_window_are_touched(root):
+    compute(root, Numbered())
+    reader = FeatureReader(Catalog(str(root / "shards" / "*.tar")), "numbered")
+    values = reader.values(0, 1, slice(3, 5))
+    assert values.base is not None, "a view of the mapped file"
+    assert values.shape == (2, 2, 3)
+
+
+def test_a_sample_without_a_value_is_left_out(root):
+    _, problems = compute(root, Numbered(picky=True))
+    assert problems == ["train-000000: clip1-000000000: not this one"]
+    module = datamodule(root, features=["numbered"], samples_per_epoch=30)
+    keys = {key for batch in module.train_dataloader() for key in batch["key"]}
+    assert keys == {"clip0-000000000", "clip2-000000000"}
+
+
+def test_settings_and_weights_give_another_folder(root):
+    first, second = compute(root, Numbered())[0], compute(root, Numbered(scale=2))[0]
+    assert first != second
+    with pytest.raises(DataError, match=r"several numbered \(numbered@\w{8}, numbered@\w{8}\): name one"):
+        datamodule(root, features=["numbered"]).train_dataloader()
+    batch = next(iter(datamodule(root, features=[second.name]).train_dataloader()))
+    assert batch["numbers"].min() > 2 * 100 * min(LENGTHS) - 1
+    update_dataset(root)
+    summary = json.loads((root / "dataset.json").read_text())
+    assert summary["features"] == {first.name: {"scale": 1.0}, second.name: {"scale": 2}}
+
+
+def test_features_of_other_shards_are_refused(root):
+    folder, _ = compute(root, Numbered())
+    index = dict(np.load(folder / "train-000001.idx.npz"))
+    np.savez(folder / "train-000001.idx.npz", **{**index, "shard_sha256": np.array("0" * 64)})
+    with pytest.raises(DataError, match=r"were made of another train-000001\.tar: run prepare\.py features"):
+        datamodule(root, features=["numbered"]).train_dataloader()
+    compute(root, Numbered())
+    next(iter(datamodule(root, features=["numbered"]).train_dataloader()))
+
+
+def test_features_that_are_not_there_are_named(root):
+    message = (
+        r"has no vae that all shards share \(there: numbered@\w{8}\); run: python prepare\.py features out="
+    )
+    compute(root, Numbered())
+    with pytest.raises(DataError, match=message):
+        datamodule(root, features=["vae"]).train_dataloader()
+    (root / "aux" / FeatureFacts.of(Numbered()).folder_name / "train-000000.idx.npz").unlink()
+    with pytest.raises(DataError, match=r"train-000000\.tar are not finished or damaged"):
+        datamodule(root, features=["numbered"]).train_dataloader()
+
+
+def test_pictures_can_be_left_out(root):
+    compute(root, Numbered())
+    batch = next(iter(datamodule(root, features=["numbered"], pictures=["reference"]).train_dataloader()))
+    assert "frames" not in batch
+    assert "reference" in batch
+    batch = next(iter(datamodule(root, features=["numbered"], pictures=False).train_dataloader()))
+    assert not {"frames", "reference"} & batch.keys()
+    module = datamodule(root, pictures=["reference"], train_span=(0, 0.5), val_span=(0.5, 1))
+    assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys(), "grading sees the truth"
+    with pytest.raises(DataError, match=r"data\.pictures=\['faces'\]: give true, false or some of"):
+        datamodule(root, pictures=["faces"])
+
+
+def test_a_cut_tar_is_refused(root):
+    folder, _ = compute(root, Numbered())
+    tar = folder / "train-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(DataError, match=r"have \d+ bytes and had \d+"):
+        FeatureIndex.load(tar)
