@@ -62,6 +62,7 @@ def generate(config: DictConfig) -> None:
         models=config.paths.models,
         device=choose_device(config.device),
     )
+    system.cast(getattr(torch, config.precision))
     rows = []
     for clip in _clips(config, system, facts):
         begin = time.perf_counter()
@@ -164,6 +165,7 @@ def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict
         "step": facts["step"],
         "commit": facts["commit"],
         "seed": config.seed,
+        "precision": config.precision,
         "sampling": {name: value for name, value in config.sampling.items() if value is not None},
     }
 

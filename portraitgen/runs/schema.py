@@ -100,6 +100,8 @@ class GenerateConfig:
     """Refuse operations that are not bit-exact from run to run."""
     device: str = MISSING
     """auto | cpu | cuda | cuda:0 …"""
+    precision: str = MISSING
+    """Of the weights while generating: float32 | float16 | bfloat16."""
     sampling: Any = MISSING
     """Sampling settings other than those in the weights file; null keeps one."""
     model: Any = MISSING

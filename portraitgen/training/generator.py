@@ -105,6 +105,11 @@ class Generator(Learner):
         """
         yield self.sample(batch, generator=generator)
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Give the weights the precision that clips are to be generated in."""
+        self.network.to(dtype)
+        self.codec.to(dtype)
+
     def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
         """Scalar losses, weighted, to be added to the objective's; the same names at every step."""
         return {}

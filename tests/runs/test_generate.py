@@ -83,6 +83,18 @@ def test_a_seed_means_one_clip(config, shards, tmp_path):
     assert not np.array_equal(clips[0], clips[2])
 
 
+def test_a_lower_precision_changes_little(config, shards, tmp_path):
+    clips = []
+    for precision in ("float32", "bfloat16"):
+        overrides = [f"shards={shards}", "span=[0.0,0.2]", "limit=1", f"precision={precision}"]
+        generate(config("generate", *overrides))
+        (sample,) = read_samples(tmp_path / "out")
+        clips.append(read_video(tmp_path / "out" / sample["video"]).astype(int))
+    assert 0 < np.abs(clips[0] - clips[1]).mean() < 10
+    with pytest.raises(ValueError, match="precision=half: choose one of float32, float16, bfloat16"):
+        generate(config("generate", f"shards={shards}", "precision=half"))
+
+
 def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, capsys):
     generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
     with pytest.raises(ValueError, match="a required check failed"):

@@ -14,6 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mode": ("video", "landmarks"),
     "frame": get_args(Frame),
     "retarget": (*get_args(Transfer), "none"),
+    "precision": ("float32", "float16", "bfloat16"),
 }
 
 

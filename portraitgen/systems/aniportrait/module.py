@@ -60,6 +60,14 @@ class AniPortrait(Generator):
         self.image_encoder = image_encoder
         self.pipeline = sampling(network, codec, image_encoder=image_encoder)
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """As `Generator.cast`, but for the pose guider: it is small, and the variance of upstream's drawings,
+        in [-1, 509], is out of the range of float16.
+        """
+        self.network.denoising_unet.to(dtype)
+        self.network.reference_unet.to(dtype)
+        self.codec.to(dtype)
+
     def encode(self, batch: Batch) -> Encoded:
         """As `Generator.encode`; `latents` [B, T, C, h, w] and `reference_latents` [B, C, h, w] of a batch
         take the place of its pictures. They are what the codec's `encode` gives, the mode: where the pictures

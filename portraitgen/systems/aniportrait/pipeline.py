@@ -27,7 +27,8 @@ class AniPortraitPipeline:
     """Samples clips of any length, of any height and width that the codec takes.
 
     What does not change from one denoising step to the next is computed once: reference features, their
-    keys and values, pose maps.
+    keys and values, pose maps. The U-Nets compute in the precision of their weights, half precision if they
+    are; latents, guidance and the scheduler's steps are float32.
 
     Args:
         network, codec, image_encoder: as trained; without an image encoder the context token is zero.
@@ -52,6 +53,7 @@ class AniPortraitPipeline:
             gives the noise that upstream draws from the same seed.
         offload_latents: keep the latents in the CPU's memory; windows visit the device of the network.
         decode_frames: frames that exist as pictures at once.
+        compile: compile the network, which takes minutes at the first step and pays off on a GPU.
 
     Raises:
         ValueError: a setting is out of range, or two contradict each other.
@@ -79,6 +81,7 @@ class AniPortraitPipeline:
         noise_order: NoiseOrder = "frames_first",
         offload_latents: bool = False,
         decode_frames: int = 8,
+        compile: bool = False,
     ) -> None:
         for name, value in (("num_steps", num_steps), ("decode_frames", decode_frames)):
             if value < 1:
@@ -115,6 +118,7 @@ class AniPortraitPipeline:
         self.noise_order = noise_order
         self.offload_latents = offload_latents
         self.decode_frames = decode_frames
+        self._predict = torch.compile(network) if compile else network
 
     def embed_image(self, reference: Tensor) -> Tensor:
         """Context token [B, 1, D] of the reference images [B, 3, H, W]; zeros without an image encoder."""
@@ -182,14 +186,15 @@ class AniPortraitPipeline:
         self._check_windows(num_frames)
         encoded = self.codec.encode(reference)
         check_drawings(take_frames(pose, [0]), encoded)
-        image = self.embed_image(reference)
+        weight = self.network.denoising_unet.conv_in.weight
+        device, dtype = weight.device, weight.dtype
+        image = self.embed_image(reference).to(dtype)
         no_image = self.embed_no_image(image)
-        keys_values = self.network.project_reference(self.network.encode_reference(encoded, image))
-        device = encoded.device
+        features = self.network.encode_reference(encoded.to(dtype), image)
+        keys_values = self.network.project_reference(features)
         maps = PoseMaps(
             self.network,
             pose,
-            device=device,
             stats=self.pose_stats,
             value_range=self.pose_range,
             capacity=0 if self.shift_windows else self.pose_cache_bytes,
@@ -197,13 +202,14 @@ class AniPortraitPipeline:
 
         def predict(condition_set: str, noisy: Tensor, time: Tensor, rows: WindowBatch) -> Tensor:
             conditional = condition_set == "conditional"
-            return self.network(
-                noisy.to(device),
+            prediction = self._predict(
+                noisy.to(device, dtype),
                 time.to(device),
                 reference=_of_samples(keys_values, rows) if conditional else None,
                 pose=maps.of_windows(rows.windows),
                 image_embeds=rows.of_samples(image if conditional else no_image),
             )
+            return prediction.float()
 
         noise = self._draw_noise(
             (len(encoded), num_frames, *encoded.shape[1:]), device=device, generator=generator

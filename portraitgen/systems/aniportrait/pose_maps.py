@@ -21,9 +21,8 @@ class PoseMaps:
     """Maps of the windows of B clips: the same at every denoising step, so made once and kept.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode, its pose guider in float32.
         drawings: [B, T, 3, 8h, 8w] in [-1, 1].
-        device: of the network.
         stats: see `AniPortraitPipeline`.
         value_range: likewise.
         capacity: bytes of maps that are kept; those of further windows are made at each step anew.
@@ -34,14 +33,12 @@ class PoseMaps:
         network: AniPortraitNetwork,
         drawings: FrameCondition,
         *,
-        device: torch.device,
         stats: PoseStats,
         value_range: PoseRange,
         capacity: int,
     ) -> None:
         self._network = network
         self._drawings = drawings
-        self._device = device
         self._stats = stats
         self._value_range = value_range
         self._capacity = capacity
@@ -55,7 +52,8 @@ class PoseMaps:
         key = tuple(frames)
         if key in self._kept:
             return self._kept[key]
-        maps = self._encode(self._take(frames))
+        dtype = self._network.denoising_unet.conv_in.weight.dtype
+        maps = tuple(level.to(dtype) for level in self._encode(self._take(frames)))
         num_bytes = sum(level.numel() * level.element_size() for level in maps)
         if self.num_bytes + num_bytes <= self._capacity:
             self._kept[key] = maps
@@ -68,7 +66,7 @@ class PoseMaps:
         return [level[0] if len(level) == 1 else torch.cat(level) for level in zip(*parts, strict=True)]
 
     def _take(self, frames: Sequence[int]) -> Tensor:
-        drawings = take_frames(self._drawings, frames).to(self._device)
+        drawings = take_frames(self._drawings, frames).to(self._network.pose_guider.scale.device)
         if self._value_range == "upstream":
             return ((drawings + 1) * 127.5).round() * 2 - 1
         return drawings

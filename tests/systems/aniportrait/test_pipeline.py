@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -175,6 +176,30 @@ def test_deterministic_algorithms_can_be_asked_for(pipeline: MakePipeline) -> No
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(*clips)
+
+
+def test_a_network_in_half_precision_keeps_latents_in_float32(pipeline: MakePipeline) -> None:
+    reference, pose = conditions(1, 11)
+    pipe = pipeline(MOTION, norm="batch", pose_stats="window", guidance_scale=2.0)
+    exact = pipe.sample_latents(reference, pose, generator=seeded_generators([1]))
+    pipe.network.denoising_unet.bfloat16()
+    pipe.network.reference_unet.bfloat16()
+    rounded = pipe.sample_latents(reference, pose, generator=seeded_generators([1]))
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_clip(
+    pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    reference, pose = conditions(1, 11)
+    plain, compiled = (
+        pipeline(MOTION, compile=compile)(reference, pose, generator=seeded_generators([1]))
+        for compile in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=0)
 
 
 def test_drawings_can_be_made_when_they_are_needed(pipeline: MakePipeline) -> None:

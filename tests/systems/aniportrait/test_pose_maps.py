@@ -42,7 +42,7 @@ def drawings() -> Tensor:
 
 def make(network: AniPortraitNetwork, **settings: object) -> PoseMaps:
     options = {"stats": "running", "value_range": "training", "capacity": 2**20, **settings}
-    return PoseMaps(network, drawings(), device=torch.device("cpu"), **options)
+    return PoseMaps(network, drawings(), **options)
 
 
 def in_training(network: AniPortraitNetwork, clip: Tensor) -> tuple[Tensor, ...]:
