@@ -28,6 +28,8 @@ from portraitgen.runs.driving.motion import read_motion, with_mesh
 from portraitgen.runs.driving.photo import driven_by_face
 from portraitgen.runs.driving.reference import read_reference
 from portraitgen.runs.driving.shards import ShardClips
+from portraitgen.runs.driving.speech import driven_by_sound
+from portraitgen.runs.driving.speech_models import load_speech
 from portraitgen.runs.landmarks import find_landmarks
 from portraitgen.runs.progress import progress
 from portraitgen.runs.sources.samples import SAMPLES
@@ -88,7 +90,7 @@ def _changes(config: DictConfig) -> dict[str, Any]:
 
 def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> Iterator[DrivenClip]:
     if config.shards is None:
-        yield _photo_clip(config, size=_picture_size(config.size, system, facts))
+        yield _photo_clip(config, size=_picture_size(config.size, system, facts), device=system.device)
         return
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
@@ -97,13 +99,17 @@ def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> I
         yield clips.read(key, frames[key])
 
 
-def _photo_clip(config: DictConfig, *, size: tuple[int, int]) -> DrivenClip:
+def _photo_clip(config: DictConfig, *, size: tuple[int, int], device: torch.device) -> DrivenClip:
     """The clip that brings the photo `config.reference` to life."""
     backend = with_mesh(instantiate(config.faces, _convert_="all"))
     reference = read_reference(Path(config.reference), backend, size=size, frame=config.frame)
+    fps, raw = exact_rate(config.fps), config.raw_points
+    if config.audio is not None:
+        speech = load_speech(config.speech, backend, models=config.paths.models, device=device, raw=raw)
+        return driven_by_sound(reference, Path(config.audio), speech, fps=fps, raw=raw, seed=config.seed)
     driving = Path(config.driving)
-    motion = read_motion(driving, backend, fps=exact_rate(config.fps))
-    return driven_by_face(reference, driving, motion, retarget=config.retarget, raw=config.raw_points)
+    motion = read_motion(driving, backend, fps=fps)
+    return driven_by_face(reference, driving, motion, retarget=config.retarget, raw=raw)
 
 
 def _picture_size(size: Any, system: Generator, facts: Mapping[str, Any]) -> tuple[int, int]:

@@ -83,6 +83,10 @@ class GenerateConfig:
     """Photo of a face, instead of shards."""
     driving: str | None = None
     """What the photo's face does: a video, a picture, or a landmark file (.npz)."""
+    audio: str | None = None
+    """A sound, or a video with one, that the photo's face speaks."""
+    speech: Any = MISSING
+    """What turns `audio` into motion: weights, or a head motion to follow."""
     frame: str = MISSING
     """What is shown of the photo: face | crop | letterbox | aniportrait."""
     size: Any = None

@@ -20,7 +20,7 @@ def save_tiny(
     shards: str = "none.tar",
     digests: Sequence[str | None] = (),
 ) -> Path:
-    """Weights for pictures of 64 pixels that were never trained.
+    """Weights of `experiment` that were never trained; those of a stage are for pictures of 64 pixels.
 
     Args:
         overrides: of `experiment`.
@@ -28,8 +28,9 @@ def save_tiny(
     """
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        words = [f"experiment={experiment}", "sampling.num_steps=1", f"data.shards={shards}", *overrides]
-        config = compose("train", words)
+        config = compose("train", [f"experiment={experiment}", f"data.shards={shards}", *overrides])
+    if "num_steps" in config.model.sampling:
+        config.model.sampling.num_steps = 1
     settings: Any = OmegaConf.to_container(config.model, resolve=True)
     torch.manual_seed(0)
     save_weights(

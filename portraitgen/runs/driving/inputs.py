@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from portraitgen.data.catalog import find_shards
 from portraitgen.faces.transfer import Transfer
 from portraitgen.runs.driving.reference import Frame
+from portraitgen.runs.driving.speech_models import SOURCES
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "mode": ("video", "landmarks"),
@@ -26,19 +27,39 @@ def check_inputs(config: DictConfig) -> None:
     if config.fps is not None and config.fps <= 0:
         raise ValueError(f"fps={config.fps}: give frames a second, or null for those of what drives")
     if config.mode == "landmarks":
-        if config.driving is None or config.reference is not None or config.shards is not None:
+        if config.driving is None or any(config[key] is not None for key in ("reference", "shards", "audio")):
             raise ValueError("mode=landmarks looks for one face: give driving=<video or picture>, no more")
-    elif (config.shards is None) == (config.reference is None or config.driving is None):
-        raise ValueError("say what drives: either shards=…, or reference=<photo> and driving=<video>")
-    elif config.weights is None:
-        raise ValueError("give weights=<a weights/*.safetensors of a run>: they draw the video")
+    else:
+        _check_drivers(config)
     if len(config.span) != 2 or not 0 <= config.span[0] < config.span[1] <= 1:
         raise ValueError(f"span={list(config.span)}: give a share of each clip, such as [0.75,1.0]")
     if config.shards is not None:
         find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
-    for key in ("weights", "reference", "driving"):
-        if config[key] is not None and not Path(config[key]).is_file():
-            raise ValueError(f"{key}={config[key]}: no such file")
+    files = {key: config[key] for key in ("weights", "reference", "driving", "audio")}
+    if config.audio is not None:
+        files |= {f"speech.{key}": config.speech[key] for key in ("audio2mesh", "audio2pose", "head")}
+    for key, path in files.items():
+        if path is not None and not Path(path).is_file():
+            source = f": {SOURCES.format(name=key[7:])}" if key.startswith("speech.audio2") else ""
+            raise ValueError(f"{key}={path}: no such file{source}")
+
+
+def _check_drivers(config: DictConfig) -> None:
+    """One thing drives, and what it needs is given."""
+    if config.weights is None:
+        raise ValueError("give weights=<a weights/*.safetensors of a run>: they draw the video")
+    given = [key for key in ("shards", "driving", "audio") if config[key] is not None]
+    if len(given) != 1 or (config.reference is None) != (given == ["shards"]):
+        raise ValueError(
+            "say what drives: either shards=…, or reference=<photo> and one of driving=<video, picture or "
+            "landmarks> and audio=<sound>"
+        )
+    if config.audio is None:
+        return
+    if config.speech.audio2mesh is None:
+        raise ValueError(f"audio=… needs speech.audio2mesh=<weights>: {SOURCES.format(name='audio2mesh')}")
+    if config.speech.audio2pose is not None and config.speech.head is not None:
+        raise ValueError("speech.audio2pose and speech.head both move the head: give one of them")
 
 
 def exact_rate(fps: float | None) -> Fraction | None:
