@@ -70,7 +70,7 @@ def driven_by_sound(
         identity = speech.identity
         if identity is None:
             manners = speech.pose.network.id_embed.num_embeddings
-            identity = stream_seed(seed, key, "identity") % manners
+            identity = int(np.random.default_rng(stream_seed(seed, key, "identity")).integers(manners))
         poses = speech.pose.poses(heard, identity=identity)
     else:
         identity = None
