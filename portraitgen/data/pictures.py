@@ -1,13 +1,15 @@
 """The pictures of a sample as the loader gives them, for what is computed from whole samples."""
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.media.gop import GopDecoder, packet_table
-from portraitgen.media.yuv import yuv420_to_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SamplePictures:
@@ -28,8 +30,13 @@ class SamplePictures:
             sample.video, start=start, count=count, table=self._table, name=sample.key
         )
 
-    def rgb(self, start: int, count: int, *, device: torch.device | str = "cpu") -> Tensor:
+    def rgb(self, start: int, count: int, *, device: str = "cpu") -> "Tensor":
         """The same as float [count, 3, H, W] in [-1, 1] on a device."""
+        # Preparation, which reads shards too, does without torch.
+        import torch
+
+        from portraitgen.media.yuv import yuv420_to_rgb
+
         return yuv420_to_rgb(torch.from_numpy(self.planes(start, count)).to(device))
 
 

@@ -5,8 +5,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.runs.check_latents import check_latents
 from portraitgen.runs.compute_features import compute_features
 from portraitgen.runs.schema import register_configs
 
@@ -71,6 +73,24 @@ def test_latents_are_what_encoding_the_frames_gives(run, root, vae):
             expected = codec.encode(batch[pictures])
             torch.testing.assert_close(batch[latents], expected, rtol=2e-3, atol=2e-3)
     assert "1 finished before" in run(*words)[0], "another chunk is no other feature"
+
+
+def test_latents_of_another_codec_are_refused_before_training(run, root, vae):
+    from diffusers.models import AutoencoderKL
+
+    from portraitgen.diffusion.latents import PixelCodec, VAECodec
+
+    run(f"out={root}", "features=[vae]", f"features.vae.model={vae}")
+    shards = str(root / "shards" / "*.tar")
+    model = AutoencoderKL.from_pretrained(vae)
+    check_latents(shards, ["vae"], VAECodec(model))
+    check_latents(shards, ["vae"], VAECodec(model.to(torch.bfloat16)))
+    with pytest.raises(DataError, match=r"they are \[4, 16, 16\] and \[48, 16, 16\]"):
+        check_latents(shards, ["vae"], PixelCodec(4))
+    torch.manual_seed(1)
+    other = VAECodec(AutoencoderKL.from_config(model.config))
+    with pytest.raises(DataError, match=r"vae@\w{8} are not the latents of this model's codec \(of clip0-0"):
+        check_latents(shards, ["vae"], other)
 
 
 def test_other_weights_are_another_feature(run, root, vae, tmp_path):

@@ -52,7 +52,7 @@ class VAELatents:
         latents = []
         for start in range(0, sample.num_frames, self.chunk):
             count = min(self.chunk, sample.num_frames - start)
-            frames = pictures.rgb(start, count, device=codec.vae.device)
+            frames = pictures.rgb(start, count, device=str(codec.vae.device))
             latents.append(codec.encode(frames).to(torch.float16).cpu().numpy())
         return np.concatenate(latents)
 
