@@ -72,14 +72,22 @@ class AniPortrait(Generator):
         """As `Generator.encode`; `latents` [B, T, C, h, w] and `reference_latents` [B, C, h, w] of a batch
         take the place of its pictures. They are what the codec's `encode` gives, the mode: where the pictures
         would be sampled from their posterior, precomputed ones are not.
+
+        Raises:
+            ValueError: drawings are missing or do not fit, or there is no reference picture.
         """
+        if "reference" not in batch:
+            raise ValueError(
+                "no reference pictures in the batch: image encoder and samples look at them beside the "
+                "precomputed latents, so set data.pictures=[reference]"
+            )
         if "reference_latents" in batch:
-            reference = batch["reference_latents"].float()
+            reference = batch["reference_latents"]
         else:
             reference = self.codec.encode(batch["reference"])
         check_drawings(batch.get("pose"), reference)
         if "latents" in batch:
-            clean = batch["latents"].float()
+            clean = batch["latents"]
         else:
             clean = self.codec.encode(batch["frames"], sample=True)
         return Encoded(

@@ -188,18 +188,19 @@ def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
     module, batch = make_module(), make_batch(2)
     expected = module.encode(batch)
     latents = {
-        "latents": module.codec.encode(batch["frames"]).half(),
-        "reference_latents": module.codec.encode(batch["reference"]).half(),
+        "latents": module.codec.encode(batch["frames"]).half().float(),
+        "reference_latents": module.codec.encode(batch["reference"]).half().float(),
     }
-    # Without frames, and with another reference picture, which only the image embedding would look at.
+    # The reference picture is only embedded: another one changes nothing here.
     found = module.encode(
         {"key": batch["key"], "pose": batch["pose"], "reference": -batch["reference"], **latents}
     )
-    assert found.clean.dtype == torch.float32
     torch.testing.assert_close(found.clean, expected.clean, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(
         found.conditions["reference"], expected.conditions["reference"], atol=1e-3, rtol=1e-3
     )
+    with pytest.raises(ValueError, match=r"set data\.pictures=\[reference\]"):
+        module.encode({"key": batch["key"], "pose": batch["pose"], **latents})
 
 
 @pytest.fixture
