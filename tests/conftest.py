@@ -31,6 +31,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def goldens() -> Path:
+    """Folder with goldens of the metrics' reference implementations, part of the checkout."""
+    return REPOSITORY / "tests/golden/metrics"
+
+
+@pytest.fixture(scope="session")
 def key_seeded():
     """Weights by rule: from name → shape to name → tensor, each from its name alone (faceloss_keyseed.py)."""
     import torch

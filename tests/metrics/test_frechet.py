@@ -37,11 +37,12 @@ def sets():
     return x, y
 
 
+@pytest.mark.golden
 @pytest.mark.filterwarnings("ignore:Fréchet distance of")
 @pytest.mark.parametrize("case", CASES)
-def test_distance_is_that_of_the_reference_implementations(shared, case):
-    expected = json.loads((shared / "golden/metrics_frechet.json").read_text())["cases"][case]
-    arrays = np.load(shared / "golden/metrics_frechet.npz", allow_pickle=False)
+def test_distance_is_that_of_the_reference_implementations(goldens, case):
+    expected = json.loads((goldens / "metrics_frechet.json").read_text())["cases"][case]
+    arrays = np.load(goldens / "metrics_frechet.npz", allow_pickle=False)
     x, y = (torch.from_numpy(arrays[f"{case}__{name}"]) for name in "xy")
     found = distance(x, y)
     assert found >= 0
@@ -51,18 +52,20 @@ def test_distance_is_that_of_the_reference_implementations(shared, case):
     assert found.item() == pytest.approx(expected["torchmetrics"], rel=1e-6, abs=1e-4)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("case", CASES)
-def test_consisid_variant_is_theirs(shared, case):
-    expected = json.loads((shared / "golden/metrics_frechet.json").read_text())["cases"][case]
-    arrays = np.load(shared / "golden/metrics_frechet.npz", allow_pickle=False)
+def test_consisid_variant_is_theirs(goldens, case):
+    expected = json.loads((goldens / "metrics_frechet.json").read_text())["cases"][case]
+    arrays = np.load(goldens / "metrics_frechet.npz", allow_pickle=False)
     x, y = (moments(torch.from_numpy(arrays[f"{case}__{name}"])) for name in "xy")
     found = consisid_frechet_distance(*x, *y).item()
     assert found == pytest.approx(expected["consisid_eigh_on_product"], rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("index", range(4))
-def test_distance_beside_consisid_evaluation(shared, index):
-    case = json.loads((shared / "golden/consisid_eval_fid.json").read_text())["cases"][index]
+def test_distance_beside_consisid_evaluation(goldens, index):
+    case = json.loads((goldens / "consisid_eval_fid.json").read_text())["cases"][index]
     random = np.random.RandomState(case["seed"])
     (num_x, dimensions), (num_y, _) = case["shapes"]
     copies = 2 if case["identical_rows"] else 1

@@ -12,12 +12,13 @@ from portraitgen.metrics.frame_choice import spread_frames, strided_frames
 from portraitgen.metrics.identity import MeanIdentity, embed_faces, match_identities
 
 
-def test_samplers_are_the_references(shared):
-    cases = json.loads((shared / "golden/metrics_frame_sampling.json").read_text())
+@pytest.mark.golden
+def test_samplers_are_the_references(goldens):
+    cases = json.loads((goldens / "metrics_frame_sampling.json").read_text())
     for case in cases:
         assert spread_frames(case["total"], case["n"]).tolist() == case["facesim_linspace"]
         assert strided_frames(case["total"], case["n"]).tolist() == case["clip_floor"]
-    consisid = json.loads((shared / "golden/consisid_eval_frame_indices.json").read_text())["cases"]
+    consisid = json.loads((goldens / "consisid_eval_frame_indices.json").read_text())["cases"]
     for case in consisid:
         arguments = (case["total_frames"], case["num_frames"])
         assert spread_frames(*arguments).tolist() == case["facesim_indices"]
@@ -26,8 +27,9 @@ def test_samplers_are_the_references(shared):
         spread_frames(0)
 
 
-def test_similarities_are_the_references(shared):
-    golden = json.loads((shared / "golden/metrics_facesim.json").read_text())
+@pytest.mark.golden
+def test_similarities_are_the_references(goldens):
+    golden = json.loads((goldens / "metrics_facesim.json").read_text())
 
     def wave(phase):
         vector = np.sin(0.11 * np.arange(512) + phase)
@@ -40,22 +42,24 @@ def test_similarities_are_the_references(shared):
     np.testing.assert_allclose(cosines, golden["cosine"], atol=1e-6)
     assert clamped_similarity(cosines) == pytest.approx(golden["consisid_mean_of_clamped"], rel=1e-6)
     assert cosines.mean() == pytest.approx(golden["plain_mean"], rel=1e-6)
-    for case in json.loads((shared / "golden/consisid_eval_cosine.json").read_text())["cases"]:
+    for case in json.loads((goldens / "consisid_eval_cosine.json").read_text())["cases"]:
         score = clamped_similarity(np.array([case["cosine"], np.nan]))
         assert score == pytest.approx(case["score"], abs=1e-12)
 
 
-def test_padding_is_the_references(shared):
-    for case in json.loads((shared / "golden/consisid_eval_pad.json").read_text())["cases"]:
+@pytest.mark.golden
+def test_padding_is_the_references(goldens):
+    for case in json.loads((goldens / "consisid_eval_pad.json").read_text())["cases"]:
         padded, moved = pad_grey(np.full((*case["hw"], 3), 7, np.uint8), case["scale"])
         assert list(padded.shape[:2]) == case["out_hw"]
         assert list(moved) == case["left_top"]
         assert padded[0, 0].tolist() == case["corner"]
 
 
-def test_pseudo_fid_is_the_references(shared):
+@pytest.mark.golden
+def test_pseudo_fid_is_the_references(goldens):
     """Where ConsisID repeats one picture of each side; sets are graded in test_frechet."""
-    cases = json.loads((shared / "golden/consisid_eval_fid.json").read_text())["cases"]
+    cases = json.loads((goldens / "consisid_eval_fid.json").read_text())["cases"]
     case = next(case for case in cases if case["identical_rows"])
     random = np.random.RandomState(case["seed"])
     generated, reference = (torch.from_numpy(random.randn(1, 16)).float() for _ in range(2))

@@ -30,6 +30,7 @@ def pictures():
     return torch.from_numpy(values.reshape(2, 3, 48, 40).astype(np.uint8))
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("resize", ["torch_fidelity", "torchmetrics"])
 def test_features_are_the_references(network, pictures, resize):
     network.resize = resize

@@ -15,18 +15,19 @@ from portraitgen.metrics.motion import (
 )
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("case", ["talk", "rigid", "static"])
-def test_glo_and_exp_are_the_golden_definition(shared, case):
-    expected = json.loads((shared / "golden/metrics_glo_exp.json").read_text())[case]
-    landmarks = np.load(shared / "golden/metrics_glo_exp.npz", allow_pickle=False)[case]
+def test_glo_and_exp_are_the_golden_definition(goldens, case):
+    expected = json.loads((goldens / "metrics_glo_exp.json").read_text())[case]
+    landmarks = np.load(goldens / "metrics_glo_exp.npz", allow_pickle=False)[case]
     glo, exp = motion_variance(landmarks, frame_size=512)
     assert glo == pytest.approx(expected["glo_mean"], rel=1e-9, abs=1e-12)
     assert exp == pytest.approx(expected["exp_mean"], rel=1e-9, abs=1e-12)
     assert len(UPPER_FACE) == 37
 
 
-def test_motion_is_that_of_a_frame_of_512_over_frames_with_a_face(shared):
-    landmarks = np.load(shared / "golden/metrics_glo_exp.npz", allow_pickle=False)["talk"]
+def test_motion_is_that_of_a_frame_of_512_over_frames_with_a_face(goldens):
+    landmarks = np.load(goldens / "metrics_glo_exp.npz", allow_pickle=False)["talk"]
     expected = motion_variance(landmarks, frame_size=512)
     assert motion_variance(landmarks / 4, frame_size=128) == pytest.approx(expected)
     missing = np.full((3, 68, 2), np.nan)
@@ -41,8 +42,9 @@ def grid(frames, factor, modulus):
     return torch.from_numpy(values.reshape(frames, 12, 16, 3)).permute(0, 3, 1, 2)
 
 
-def test_flicker_and_smoothness_are_the_reference(shared):
-    golden = json.loads((shared / "golden/metrics_vbench.json").read_text())
+@pytest.mark.golden
+def test_flicker_and_smoothness_are_the_reference(goldens):
+    golden = json.loads((goldens / "metrics_vbench.json").read_text())
     frames, between = grid(9, 37, 251), grid(4, 53, 241)
     np.testing.assert_allclose(frame_differences(frames).numpy(), golden["mae"], rtol=1e-6)
     assert temporal_flicker(frames) == pytest.approx(golden["temporal_flickering"], rel=1e-6)

@@ -57,9 +57,10 @@ def shapes(network):
     return [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
 
 
-def test_syncnet_is_the_reference(shared, syncnet):
-    facts = json.loads((shared / "golden/metrics_syncnet_net.json").read_text())
-    golden = np.load(shared / "golden/metrics_syncnet_net.npz", allow_pickle=False)
+@pytest.mark.golden
+def test_syncnet_is_the_reference(goldens, syncnet):
+    facts = json.loads((goldens / "metrics_syncnet_net.json").read_text())
+    golden = np.load(goldens / "metrics_syncnet_net.npz", allow_pickle=False)
     assert shapes(syncnet) == facts["state_dict"]
     assert sum(parameter.numel() for parameter in syncnet.parameters()) == facts["n_params"]
     frames = 127.5 + 127.5 * wave((2, 3, 5, 224, 224), 0.013, 0.5)
@@ -98,9 +99,10 @@ def test_syncnet_names_what_it_cannot_take(syncnet):
     assert lips.shape == sounds.shape == (0, 1024)
 
 
-def test_i3d_is_the_reference(shared, i3d, clip):
-    facts = json.loads((shared / "golden/metrics_i3d.json").read_text())
-    golden = np.load(shared / "golden/metrics_i3d.npz", allow_pickle=False)
+@pytest.mark.golden
+def test_i3d_is_the_reference(goldens, i3d, clip):
+    facts = json.loads((goldens / "metrics_i3d.json").read_text())
+    golden = np.load(goldens / "metrics_i3d.npz", allow_pickle=False)
     assert shapes(i3d)[:8] == facts["state_dict_head"]
     assert len(i3d.state_dict()) == facts["n_state"]
     prepared = preprocess_clips(clip)

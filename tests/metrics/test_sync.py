@@ -12,8 +12,9 @@ from portraitgen.metrics.syncnet import SyncNet, num_windows
 CASES = ["aligned", "shift_plus3", "shift_minus4", "random", "short_7_frames", "vshift10_dim16"]
 
 
-def test_mfcc_is_the_reference(shared):
-    golden = np.load(shared / "golden/metrics_mfcc.npz", allow_pickle=False)
+@pytest.mark.golden
+def test_mfcc_is_the_reference(goldens):
+    golden = np.load(goldens / "metrics_mfcc.npz", allow_pickle=False)
     found = mfcc(golden["signal"])
     assert found.shape == (99, 13)
     np.testing.assert_allclose(found, golden["mfcc"], rtol=1e-6, atol=1e-6)
@@ -31,19 +32,21 @@ def test_mfcc_needs_mono():
         mfcc(np.zeros(0))
 
 
-def test_number_of_windows_is_the_reference(shared):
-    cases = json.loads((shared / "golden/metrics_syncnet_windows.json").read_text())
+@pytest.mark.golden
+def test_number_of_windows_is_the_reference(goldens):
+    cases = json.loads((goldens / "metrics_syncnet_windows.json").read_text())
     assert len(cases) == 6
     for case in cases:
         assert num_windows(case["n_frames"], case["n_samples"]) == case["n_windows"]
     assert num_windows(3, 16000) == 0
 
 
+@pytest.mark.golden
 @pytest.mark.filterwarnings("ignore:kernel_size exceeds")
 @pytest.mark.parametrize("case", CASES)
-def test_scores_are_the_reference(shared, case):
-    facts = json.loads((shared / "golden/metrics_syncnet_calc.json").read_text())["cases"][case]
-    arrays = np.load(shared / "golden/metrics_syncnet_calc.npz", allow_pickle=False)
+def test_scores_are_the_reference(goldens, case):
+    facts = json.loads((goldens / "metrics_syncnet_calc.json").read_text())["cases"][case]
+    arrays = np.load(goldens / "metrics_syncnet_calc.npz", allow_pickle=False)
     lips, sounds = (torch.from_numpy(arrays[f"{case}__{name}"]) for name in ("im", "cc"))
     score = compare_shifts(lips, sounds, max_shift=facts["vshift"])
     assert len(lips) == facts["n"]

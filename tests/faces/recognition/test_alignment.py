@@ -15,12 +15,14 @@ def golden(shared):
     return load_file(shared / "golden/faceloss_align.safetensors")
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("side", [112, 128, 224, 256])
 def test_matrices_are_those_of_insightface(golden, side):
     found = fit_similarities(golden["kps"], torch.as_tensor(ARCFACE.scaled(side).keypoints))
     torch.testing.assert_close(found, golden[f"M_{side}"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.golden
 def test_crops_are_those_of_cv2(golden):
     image = golden["image_bgr_u8"].permute(2, 0, 1)[None].float()
     count = len(golden["kps"])

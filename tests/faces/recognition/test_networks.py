@@ -31,6 +31,7 @@ def published(shared):
     return {network: dict(shapes) for network, shapes in json.loads(text).items()}
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("depth", [18, 34, 50, 100])
 def test_names_are_those_of_arcface_torch(published, depth):
     with torch.device("meta"):
@@ -40,6 +41,7 @@ def test_names_are_those_of_arcface_torch(published, depth):
     assert arcface_depth(network.state_dict()) == depth
 
 
+@pytest.mark.golden
 def test_names_of_tface_are_ours_after_renaming(published):
     with torch.device("meta"):
         network = IResNet(100, tface=True)
@@ -48,6 +50,7 @@ def test_names_of_tface_are_ours_after_renaming(published):
     assert sum(parameter.numel() for parameter in network.parameters()) == 65_150_912
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_iresnet_and_its_identity_gradient_are_the_official_ones(
     golden, published, key_seeded, depth, tmp_path
@@ -69,6 +72,7 @@ def test_iresnet_and_its_identity_gradient_are_the_official_ones(
             torch.testing.assert_close(found[:1, ::8], golden[f"r50_layer{stage}"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.golden
 @pytest.mark.slow
 def test_curricularface_is_the_official_one(golden, published, key_seeded, tmp_path):
     torch.save(key_seeded(published["tface_IR_101"]), tmp_path / "curricular.bin")
@@ -79,6 +83,7 @@ def test_curricularface_is_the_official_one(golden, published, key_seeded, tmp_p
         torch.testing.assert_close(maps[:1, ::8], golden[f"ir101_mid{stage}"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.golden
 def test_tface_at_small_depth_is_the_official_one(golden, key_seeded):
     """IR_18 is IR_101 with fewer blocks: the same code in a second."""
     parts = {part: place for place, part in enumerate(("bn1", "conv1", "bn2", "prelu", "conv2", "bn3"))}
@@ -126,6 +131,7 @@ def dlib_recognizer():
     return load_recognition("dlib")
 
 
+@pytest.mark.golden
 def test_the_dlib_network_is_dlibs(dlib_recognizer):
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (3, 150, 150, 3), dtype=np.uint8)
