@@ -1,15 +1,9 @@
-"""Grade generated clips: python evaluate.py generated=… (conf/evaluate.yaml)."""
+"""Grade generated clips: python evaluate.py generated=… (conf/evaluate.yaml).
 
-from omegaconf import DictConfig
+`python evaluate.py --help` lists what else it does, such as `python evaluate.py selftest`.
+"""
 
-from portraitgen.runs.command import command
-
-
-def main(config: DictConfig) -> None:
-    from portraitgen.runs.evaluate import evaluate  # loads torch, once the configuration has composed
-
-    evaluate(config)
-
+from portraitgen.runs.subcommands import EVALUATE, run_subcommand
 
 if __name__ == "__main__":
-    command(main, config_name="evaluate")
+    run_subcommand("evaluate.py", EVALUATE)

@@ -63,9 +63,28 @@ PREPARE: dict[str, SubCommand] = {
 """What prepare.py does, by its first word; without one it prepares."""
 
 
+EVALUATE: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.evaluate.evaluate",
+        "evaluate",
+        "generated=out/",
+        "grade generated clips",
+    ),
+    "selftest": SubCommand(
+        "portraitgen.runs.selftest.selftest",
+        "evaluate_selftest",
+        "",
+        "hold every metric against the goldens of its reference implementation",
+    ),
+}
+"""What evaluate.py does, by its first word; without one it grades."""
+
+
 def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
     """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`."""
     words = sys.argv[1:]
+    if words and words[0].startswith("eval="):  # `eval=selftest` says the same as `selftest`
+        words[0] = words[0].removeprefix("eval=")
     word = words[0] if words and re.fullmatch(r"[^-+~=][^=]*", words[0]) else ""
     if word not in subcommands:
         print(f"error: {_unknown(script, word, subcommands)}", file=sys.stderr)
