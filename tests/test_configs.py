@@ -106,6 +106,7 @@ def test_every_other_command(name):
     needed = {
         "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "evaluate": ["generated=out"],
+        "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
         "prepare": ["source=videos", "out=shards"],
         "prepare_verify": ["out=shards"],
