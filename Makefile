@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := deepspeed,slurm,dev
+EXTRAS := deepspeed,slurm,ray,dev
 # More words for pip, such as --extra-index-url and the address of pytorch.org's index of CPU builds.
 PIP_FLAGS ?=
 

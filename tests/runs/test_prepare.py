@@ -3,11 +3,8 @@
 import hashlib
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -17,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.identities import Identities
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.encode import write_video
@@ -254,58 +250,3 @@ def test_command_line_read_only_folder(repository, videos, tmp_path):
     assert f"error: out={out} cannot be written to" in result.stderr
     assert "choose another folder" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_killed_and_started_again(repository, run, videos, tmp_path):
-    line = [sys.executable, str(repository / "prepare.py"), f"source={videos}", f"out={tmp_path / 'killed'}"]
-    line += ["size=64", "fps=null", "videos_per_shard=1", "workers=2"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "killed").glob("manifests/*.json")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        # Ends when the workers, who hold the output too, are gone.
-        process.communicate(timeout=60)
-    finished = list((tmp_path / "killed").glob("manifests/*.json"))
-    assert finished
-    options = {"videos_per_shard": 1, "source": videos}
-    messages = run(out=tmp_path / "killed", **options)
-    assert f"{len(finished)} shard" in messages[0]
-    run(out=tmp_path / "undisturbed", **options)
-    assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
-    assert all_files(tmp_path / "killed") == all_files(tmp_path / "undisturbed")
-
-
-def test_people_are_named_by_folder_and_by_face(run, shared, tmp_path):
-    """Photos of a group beside those of known people; captions from a table; then other labels."""
-    photos = shared / "testdata" / "photos"
-    source, people = tmp_path / "source", tmp_path / "people"
-    for name in ("multi/obama_biden.jpg", "single/astronaut.png"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(photos / name, source / name)
-    for name in ("obama/2.jpg", "biden/2.jpg"):
-        (people / name).parent.mkdir(parents=True)
-        shutil.copy(photos / "ids" / name, people / name)
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,caption,identity\nmulti/obama_biden.jpg,two men,\nlost.jpg,,\n")
-    out = tmp_path / "out"
-    settings = {"source": source, "out": out, "labels": labels, "identities": people}
-    messages = run(**settings, folder_identities=True)
-    assert any("labels.csv: 1 file of it are not in source" in message for message in messages)
-    catalog = Catalog(str(out / "shards" / "*.tar"))
-    samples = [ClipReader(catalog).sample(0, row) for row in range(2)]
-    group, single = samples
-    assert group.caption == "two men"
-    assert {track.identity for track in group.tracks} == {"obama", "biden"}, "not the folder, multi"
-    assert [track.identity for track in single.tracks] == ["single"]
-    assert Identities(catalog).names == ["biden", "obama", "single"]
-
-    before = digests(out)
-    assert run(**settings, folder_identities=True)[-3].endswith("nothing to do")
-    run(**settings, folder_identities=False)
-    assert digests(out) != before, "another label makes the shard anew"
-    with pytest.raises(ValueError, match="identities looks for people by embedding, which embed_every=0"):
-        run(**settings, embed_every=0)
-    shutil.copy(photos / "ids" / "biden" / "1.jpg", people / "biden")
-    with pytest.raises(ValueError, match=r"prepared in another way \(identities was "):
-        run(**settings)

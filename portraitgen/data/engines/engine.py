@@ -1,11 +1,11 @@
 """The protocol of engines: do many independent jobs somewhere, and lose none of them to a crash."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-CODE = Path(__file__).resolve().parents[3]
-"""Folder of the package: on the path of every worker, so that all run the same code."""
+_CODE = Path(__file__).resolve().parents[3]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -18,6 +18,11 @@ Work = Callable[[Job, Report, Mapping[str, str]], Result]
 """What is done with a job: `work(job, report, skip)`. Picklable: each process gets a copy, once, so that
 models are loaded once a process. `skip` names the items that killed their process again and again, and how;
 the work leaves them out and says so. Doing a job anew, from its beginning, gives the same result."""
+
+
+def python_path() -> str:
+    """PYTHONPATH for workers on other machines, on which they find this very code first."""
+    return os.pathsep.join([str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 class WorkerDied(ValueError):

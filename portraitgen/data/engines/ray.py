@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from portraitgen.data.engines.engine import CODE, Result, Work
+from portraitgen.data.engines.engine import Result, Work, python_path
 from portraitgen.data.engines.supervise import Died, Event, Failed, Finished, Progressed, supervise
 
 _REPORT_EVERY_S = 0.5
@@ -75,7 +75,7 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 # Workers run this very code, wherever they are started.
-                runtime_env={"env_vars": {"PYTHONPATH": str(CODE)}},
+                runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
             )
         except ConnectionError as error:
             raise ValueError(

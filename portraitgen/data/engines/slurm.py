@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from portraitgen.data.engines.engine import CODE, Result, Work
+from portraitgen.data.engines.engine import Result, Work, python_path
 from portraitgen.data.engines.local import LocalEngine
 from portraitgen.data.engines.supervise import sendable, with_traceback
 from portraitgen.media.files import replace_file
@@ -34,6 +34,7 @@ class SlurmEngine:
             owner only.
         cluster: "slurm"; "local" runs the array's tasks as processes of this machine, to try things out.
         retries: how often a job is begun anew whose process died at one and the same item.
+        requeues: how often a task that ran into its time limit goes back into the queue.
         parameters: further options of submitit, such as timeout_min, slurm_partition or slurm_account.
 
     Raises:
@@ -48,10 +49,13 @@ class SlurmEngine:
         folder: str,
         cluster: str = "slurm",
         retries: int = 2,
+        requeues: int = 20,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
         if array < 1:
             raise ValueError(f"engine.array={array}: give the number of array tasks, at least 1")
+        if cluster not in ("slurm", "local"):
+            raise ValueError(f"engine.cluster={cluster}: give slurm, or local to try it out on this machine")
         try:
             import submitit  # noqa: F401
         except ModuleNotFoundError:
@@ -60,6 +64,7 @@ class SlurmEngine:
                 "prepare.py on one machine: sbatch experiments/slurm/prepare.sbatch"
             ) from None
         self.array, self.folder, self.cluster = array, Path(folder), cluster
+        self.requeues = requeues
         self.pool = LocalEngine(workers, retries=retries)
         self.parameters = {"name": "prepare", "cpus_per_task": max(workers, 1), **(parameters or {})}
 
@@ -94,9 +99,11 @@ class SlurmEngine:
     def _executor(self) -> Any:
         import submitit
 
-        setup = f"export PYTHONPATH={shlex.quote(str(CODE))}"  # this very code
+        setup = f"export PYTHONPATH={shlex.quote(python_path())}"
         try:
-            executor = submitit.AutoExecutor(self.folder, cluster=self.cluster)
+            executor = submitit.AutoExecutor(
+                self.folder, cluster=self.cluster, **{f"{self.cluster}_max_num_timeout": self.requeues}
+            )
             executor.update_parameters(**{f"{self.cluster}_setup": [setup], **self.parameters})
         except RuntimeError as error:
             raise ValueError(

@@ -1,0 +1,84 @@
+"""One shard as an engine's work: what is reported, and what becomes of a file that killed its workers."""
+
+import json
+
+import pytest
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.manifest import manifest_path
+from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.outcome import Outcome
+from portraitgen.data.prepare.plan import plan_shards
+from portraitgen.data.prepare.preparation import Preparation
+from portraitgen.data.prepare.settings import PrepareSettings
+from portraitgen.data.prepare.sources import find_sources
+from portraitgen.faces.dlib import DlibBackend
+from portraitgen.media.decode import iter_frames
+from portraitgen.media.encode import write_video
+
+SETTINGS = PrepareSettings(
+    size=64,
+    fps=None,
+    margin=0.4,
+    min_frames=4,
+    max_frames=10,
+    crf=18,
+    photo_size=400,
+    videos_per_shard=3,
+    photos_per_shard=1,
+    licence=None,
+    embed_every=0,
+)
+
+
+@pytest.fixture
+def job(tmp_path, carphone):
+    """Two short videos and a broken one, for one shard."""
+    man = [frame.image for frame in iter_frames(carphone) if frame.index < 6]
+    for name in ("a", "c"):
+        write_video(tmp_path / f"in/{name}.mp4", man, fps=25)
+    (tmp_path / "in/b.mp4").write_text("no video")
+    sources = find_sources(str(tmp_path / "in"))
+    sizes = {"videos_per_shard": 3, "photos_per_shard": 3}
+    (job,) = plan_shards(sources, tmp_path / "out", "train", **sizes, config={})
+    return job.with_lengths(None)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes the shard of a job; gives what was reported."""
+
+    def make(job, skip):
+        reports = []
+        maker = ShardMaker(str(tmp_path / "out"), Preparation(DlibBackend(), SETTINGS), {})
+        maker(job, lambda *report: reports.append(report), skip)
+        return reports
+
+    return make
+
+
+def test_every_frame_is_reported_once(job, make):
+    assert job.frames == (6.0, 0.0, 6.0)
+    reports = make(job, {})
+    assert list(dict.fromkeys(item for item, _ in reports)) == ["a.mp4", "b.mp4", "c.mp4", None]
+    assert sum(amount for _, amount in reports) == pytest.approx(12)
+    assert len(reports) > 12, "a long video is reported while it goes by"
+
+
+def test_a_finished_shard_is_left_alone(job, make):
+    make(job, {})
+    before = job.path.stat().st_mtime_ns
+    assert make(job, {}) == [(None, 12.0)]
+    assert job.path.stat().st_mtime_ns == before
+
+
+def test_a_file_that_killed_its_workers_is_left_out_and_named(job, make):
+    make(job, {"a.mp4": "was killed (SIGKILL, as when memory runs out) each of 3 times"})
+    assert Catalog(str(job.path)).indexes[0].keys.tolist() == [b"c-000000000"]
+    error = json.loads(manifest_path(job.path).read_text())["errors"][0]
+    assert (error["source"], error["stage"], error["type"]) == ("a.mp4", "crash", "WorkerDied")
+    line = Outcome.of([job]).lines()[1]
+    assert line.startswith(
+        "  skipped a.mp4: its worker process was killed (SIGKILL, as when memory runs out)"
+    )
+    assert f"delete {manifest_path(job.path)} and run the same command" in line
