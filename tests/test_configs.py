@@ -95,9 +95,33 @@ def test_every_option_of_every_group(option):
     assert_runs(config)
 
 
+@pytest.mark.parametrize("option", options("interpolation"))
+def test_interpolation(option):
+    given = [
+        "weights=w",
+        "shards=s",
+        "out=o",
+        *(["interpolation.between.file=f"] if "film" in option else []),
+    ]
+    config = compose_config("generate", [f"interpolation={Path(option).name}", *given])
+    assert find_problems(config) == []
+    assert (config.interpolation.every > 1) is (config.interpolation.between is not None)
+
+
 def test_all_groups_are_covered():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    other = {"experiment", "hydra", "local", "faces", "masks", "metrics", "engine", "sync", "features"}
+    other = {
+        "experiment",
+        "hydra",
+        "local",
+        "faces",
+        "masks",
+        "metrics",
+        "interpolation",
+        "engine",
+        "sync",
+        "features",
+    }
     assert folders - other == set(TRAIN_GROUPS)
 
 

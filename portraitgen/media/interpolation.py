@@ -97,36 +97,34 @@ class FilmBetween:
     A TorchScript file is a program: it runs what is written in it. Give only a file that you trust.
 
     Args:
-        file: the TorchScript file.
-        device: where it runs; half precision on a GPU, float32 on a CPU.
+        file: the TorchScript file. It runs where the frames are: in half precision on a GPU.
 
     Raises:
         ValueError: no such file, or no TorchScript in it.
     """
 
-    def __init__(self, file: str | Path, *, device: str | torch.device) -> None:
+    def __init__(self, file: str | Path) -> None:
         if not Path(file).is_file():
             raise ValueError(
                 f"interpolation.between.file={file}: no such file; FILM as TorchScript is film_net_fp16.pt "
                 "of ZJYang/AniPortrait on the hub, or take interpolation=flow, which needs no weights"
             )
-        self._device = torch.device(device)
-        self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         try:
-            self._model = torch.jit.load(str(file), map_location=self._device)  # type: ignore[no-untyped-call]
+            self._model = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"interpolation.between.file={file} is no TorchScript ({reason})") from error
-        self._model.eval().to(device=self._device, dtype=self._dtype)
+        self._model.eval()
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor, count: int) -> list[Tensor]:
+        device, dtype = first.device, torch.float16 if first.is_cuda else torch.float32
+        self._model.to(device=device, dtype=dtype)
         frames = {
-            end: frame.to(self._device, self._dtype)[None] / 2 + 0.5
-            for end, frame in ((0, first), (count + 1, second))
+            end: frame.to(device, dtype)[None] / 2 + 0.5 for end, frame in ((0, first), (count + 1, second))
         }
         for place, before, after, time in film_order(count):
-            moment = torch.full((1, 1), time, device=self._device, dtype=self._dtype)
+            moment = torch.full((1, 1), time, device=device, dtype=dtype)
             frames[place] = self._model(frames[before], frames[after], moment).clamp(0, 1)
         return [(2 * frames[place][0] - 1).to(first) for place in range(1, count + 1)]
 

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from portraitgen.diffusion.frames import FramesOnDemand
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.files import replacing, writable_folder
+from portraitgen.media.interpolation import Between, fill_between, key_positions
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.check import check_config
 from portraitgen.runs.clip_files import write_clip
@@ -39,6 +41,9 @@ from portraitgen.training.step_seed import stream_seed
 
 log = logging.getLogger(__name__)
 
+CHUNK_FRAMES = 8
+"""Frames that are written at once."""
+
 
 def generate(config: DictConfig) -> None:
     """Write into `config.out` for each clip the clip itself, a comparison video and a contact sheet.
@@ -51,6 +56,9 @@ def generate(config: DictConfig) -> None:
     """
     check_config(config)
     check_inputs(config)
+    between = instantiate(config.interpolation.between, _convert_="all")
+    if config.interpolation.every > 1 and between is None:
+        raise ValueError("interpolation.every is above 1: say what makes the others (interpolation=flow)")
     if config.mode == "landmarks":
         find_landmarks(config)
         return
@@ -69,7 +77,9 @@ def generate(config: DictConfig) -> None:
     for clip in _clips(config, system, facts):
         begin = time.perf_counter()
         with progress(f"{clip.key}: denoising") as on_step:
-            files = write_clip(out, clip, _draw(system, clip, seed=config.seed, on_step=on_step))
+            positions = key_positions(len(clip.landmarks), config.interpolation.every)
+            drawn = _draw(system, clip, positions, between, seed=config.seed, on_step=on_step)
+            files = write_clip(out, clip, drawn)
         rows.append({"key": clip.key, **files, **_row(config, clip, facts)})
         with replacing(out / SAMPLES) as temporary:
             temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -131,9 +141,20 @@ def _picture_size(size: Any, system: Generator, facts: Mapping[str, Any]) -> tup
 
 
 def _draw(
-    system: Generator, clip: DrivenClip, *, seed: int, on_step: Callable[[int, int], None]
+    system: Generator,
+    clip: DrivenClip,
+    positions: Sequence[int],
+    between: Between | None,
+    *,
+    seed: int,
+    on_step: Callable[[int, int], None],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Generated frames [n, 3, H, W] and landmark drawings [n, 3, Hp, Wp], chunk by chunk, in [-1, 1]."""
+    """Generated frames [n, 3, H, W] and landmark drawings [n, 3, Hp, Wp], chunk by chunk, in [-1, 1].
+
+    Args:
+        positions: frames that the system draws, the first and the last among them.
+        between: makes the others; None: there are no others.
+    """
     height, width = clip.reference.shape[-2:]
     canvas = (DRAWING_FACTOR * height // system.codec.factor, DRAWING_FACTOR * width // system.codec.factor)
 
@@ -146,14 +167,16 @@ def _draw(
     batch = {
         "key": [clip.key],
         "reference": clip.reference[None].to(system.device),
-        "pose": FramesOnDemand(len(clip.landmarks), lambda frames: drawings(frames)[None]),
+        "pose": FramesOnDemand(len(positions), lambda keys: drawings([positions[key] for key in keys])[None]),
     }
     noise = seeded_generators([stream_seed(seed, clip.key)])
+    chunks = system.stream(batch, generator=noise, on_step=on_step)
+    frames = (frame for chunk in chunks for frame in chunk[0].float())
+    filled = frames if between is None else fill_between(frames, positions, between)
     done = 0
-    for chunk in system.stream(batch, generator=noise, on_step=on_step):
-        generated = chunk[0].float().cpu()
-        yield generated, drawings(range(done, done + len(generated)))
-        done += len(generated)
+    while group := list(islice(filled, CHUNK_FRAMES)):
+        yield torch.stack(group).cpu(), drawings(range(done, done + len(group)))
+        done += len(group)
 
 
 def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +196,7 @@ def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict
         "seed": config.seed,
         "precision": config.precision,
         "sampling": {name: value for name, value in config.sampling.items() if value is not None},
+        "interpolation": OmegaConf.to_container(config.interpolation, resolve=True),
     }
 
 

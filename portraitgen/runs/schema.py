@@ -104,6 +104,8 @@ class GenerateConfig:
     """Refuse operations that are not bit-exact from run to run."""
     device: str = MISSING
     """auto | cpu | cuda | cuda:0 …"""
+    interpolation: Any = MISSING
+    """`every`: each such frame is drawn; `between`: what makes the others."""
     precision: str = MISSING
     """Of the weights while generating: float32 | float16 | bfloat16."""
     sampling: Any = MISSING

@@ -52,7 +52,7 @@ def test_film_is_asked_in_upstreams_order(goldens):
 
 
 def test_film_gives_upstreams_frames(goldens, film_file):
-    between = FilmBetween(film_file, device="cpu")
+    between = FilmBetween(film_file)
     for case, given, expected in goldens:
         frames = [2 * frame - 1 for frame in given.unbind(1)]
         step = case["inter_frames"] + 1
@@ -130,7 +130,7 @@ def test_flow_beats_fading_and_copying_on_a_real_face(shared: Path):
 
 def test_files_that_are_no_film(tmp_path):
     with pytest.raises(ValueError, match=r"film_net_fp16\.pt of ZJYang.*or take interpolation=flow"):
-        FilmBetween(tmp_path / "film.pt", device="cpu")
+        FilmBetween(tmp_path / "film.pt")
     (tmp_path / "film.pt").write_bytes(b"no program")
     with pytest.raises(ValueError, match="is no TorchScript"):
-        FilmBetween(tmp_path / "film.pt", device="cpu")
+        FilmBetween(tmp_path / "film.pt")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
 from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
@@ -71,6 +72,19 @@ def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
     with av.open(str(tmp_path / "out" / sample["panel"])) as panel:
         assert panel.streams.video[0].frames == 4
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+def test_every_third_frame_is_drawn_and_the_others_made(config, shards, tmp_path):
+    words = [f"shards={shards}", "span=[0.0,0.5]", "limit=1"]
+    generate(config("generate", *words, "interpolation=flow"))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["frames"] == list(range(8))
+    assert sample["interpolation"]["every"] == 3
+    assert read_video(tmp_path / "out" / sample["video"]).shape == (8, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"say what makes the others \(interpolation=flow\)"):
+        generate(config("generate", *words, "interpolation.every=2"))
+    with pytest.raises(InstantiationException, match=r"interpolation\.between\.file=nowhere: no such file"):
+        generate(config("generate", *words, "interpolation=film", "interpolation.between.file=nowhere"))
 
 
 def test_a_seed_means_one_clip(config, shards, tmp_path):
