@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from itertools import count
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from portraitgen.data.consisid.detections import (
     Box,
@@ -15,9 +14,7 @@ from portraitgen.data.consisid.detections import (
     estimate_num_people,
 )
 from portraitgen.data.sample import DataError
-from portraitgen.media.geometry import box_containment, box_iou
-
-_MIN_CONTAINMENT = 0.5
+from portraitgen.faces.association import match_boxes, match_parts
 
 
 def assign_track_ids(
@@ -57,7 +54,8 @@ def _assign_one_to_one(frames: FrameDetections, min_iou: float, max_gap: int) ->
         objects = frames[str(frame)]
         seen = {track: last for track, last in seen.items() if frame - last[0] <= max_gap + 1}
         persons = objects.get("person", [])
-        known = _matches(persons, [box for _, box in seen.values()], min_iou, containment=False)
+        last = _boxes(box for _, box in seen.values())
+        known = match_boxes(_boxes(person["box"] for person in persons), last, min_iou=min_iou)
         tracks = list(seen)
         for number, person in enumerate(persons):
             track = tracks[known[number]] if number in known else next(numbers)
@@ -65,30 +63,16 @@ def _assign_one_to_one(frames: FrameDetections, min_iou: float, max_gap: int) ->
             seen[track] = (frame, person["box"])
         for region in ("head", "face"):
             items = objects.get(region, [])
-            owners = _matches(items, [box for _, box in seen.values()], _MIN_CONTAINMENT, containment=True)
+            persons_now = _boxes(box for _, box in seen.values())
+            owners = match_parts(_boxes(item["box"] for item in items), persons_now)
             tracks = list(seen)
             for number, owner in owners.items():
                 items[number]["new_track_id"] = tracks[owner]
 
 
-def _matches(
-    items: list[Detection], boxes: list[Box], threshold: float, *, containment: bool
-) -> dict[int, int]:
-    """Item -> box, one to one, with the largest sum of scores among pairs above the threshold."""
-    if not items or not boxes:
-        return {}
-    first = np.array([_corners(item["box"]) for item in items])[:, None]
-    second = np.array([_corners(box) for box in boxes])[None]
-    iou = box_iou(first, second)
-    score = box_containment(first, second) if containment else iou
-    # IoU decides between persons that both contain the face.
-    weight = np.where(score > threshold, score + iou, 0)
-    pairs = zip(*linear_sum_assignment(weight, maximize=True), strict=True)
-    return {int(row): int(column) for row, column in pairs if weight[row, column] > 0}
-
-
-def _corners(box: Box) -> list[float]:
-    return [float(box[name]) for name in ("x1", "y1", "x2", "y2")]
+def _boxes(boxes: Iterable[Box]) -> np.ndarray:
+    corners = [[float(box[name]) for name in ("x1", "y1", "x2", "y2")] for box in boxes]
+    return np.array(corners).reshape(-1, 4)
 
 
 def _assign_to_frame_before(frames: FrameDetections, min_iou: float) -> None:
