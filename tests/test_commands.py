@@ -37,6 +37,8 @@ REQUIRED = {
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},
     "prepare_features": {"out": "o"},
+    "prepare_import_consisid": {"source": "s", "out": "o"},
+    "prepare_export_consisid": {"shards": "s", "out": "o"},
 }
 
 

@@ -135,6 +135,8 @@ def test_every_other_command(name):
         "prepare": ["source=videos", "out=shards"],
         "prepare_verify": ["out=shards"],
         "prepare_features": ["out=shards"],
+        "prepare_import_consisid": ["source=demo", "out=shards"],
+        "prepare_export_consisid": ["shards=shards.tar", "out=demo"],
     }
     assert find_problems(compose_config(name, needed[name])) == []
 

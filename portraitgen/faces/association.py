@@ -1,4 +1,4 @@
-"""Which part belongs to which whole: a face to a head, a head to a person, one detector's face to another's."""
+"""Which part belongs to which whole: a face to a head, a head to a person."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -9,9 +9,9 @@ from portraitgen.media.geometry import box_containment, box_iou
 def match_parts(parts: np.ndarray, wholes: np.ndarray, *, min_containment: float = 0.5) -> dict[int, int]:
     """Part -> whole, one to one, as many as can be.
 
-    A part belongs to a whole when it shares at least `min_containment` of the smaller one's area: a face covers
-    too little of a person for their intersection over union to say anything. That decides between wholes which
-    both contain the part.
+    A part belongs to a whole when they share more than `min_containment` of the smaller one's area: a face
+    covers too little of a person for their intersection over union to say anything. That decides between
+    wholes which both contain the part.
 
     Args:
         parts, wholes: float boxes [N, 4] and [M, 4], xyxy.

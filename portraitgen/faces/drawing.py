@@ -40,6 +40,9 @@ _CURVES = {
     ),
 }
 
+DRAWN = frozenset({*_CURVES, "mediapipe478"})
+"""Schemes that `draw_landmarks` knows."""
+
 
 def draw_landmarks(
     landmarks: np.ndarray,
@@ -66,7 +69,7 @@ def draw_landmarks(
     if scheme == "mediapipe478":
         return draw_face_mesh(landmarks, image_size=image_size, canvas_size=canvas_size)
     if scheme not in _CURVES:
-        known = ", ".join((*_CURVES, "mediapipe478"))
+        known = ", ".join(sorted(DRAWN))
         raise ValueError(f"cannot draw landmarks of scheme {scheme!r}; known: {known}")
     curves = _CURVES[scheme]
     count = max(curve.last for curve in curves) + 1

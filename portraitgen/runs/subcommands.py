@@ -59,6 +59,18 @@ PREPARE: dict[str, SubCommand] = {
         "out=shards/mine 'features=[vae]' features.vae.model=…",
         "compute latents, embeddings and the like of prepared samples",
     ),
+    "import_consisid": SubCommand(
+        "portraitgen.runs.consisid.import_consisid",
+        "prepare_import_consisid",
+        "source=demo_train_data/ out=shards/demo",
+        "turn ConsisID's training folders into shards",
+    ),
+    "export_consisid": SubCommand(
+        "portraitgen.runs.consisid.export_consisid",
+        "prepare_export_consisid",
+        "shards='shards/demo/shards/train-*.tar' out=consisid/demo",
+        "write clips of shards as ConsisID's training folders",
+    ),
 }
 """What prepare.py does, by its first word; without one it prepares."""
 

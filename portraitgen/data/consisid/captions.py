@@ -1,6 +1,7 @@
 """ConsisID's list of clips: where videos and annotations lie, and what a caption says of each."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,12 +12,14 @@ from portraitgen.data.sample import DataError
 
 @dataclass(frozen=True, slots=True)
 class CaptionedClip:
-    """One clip of the list: its video, the folder with its annotations, its name in there, its caption."""
+    """One clip of the list: its video, the folder with its annotations, its name in there, its caption, and
+    all that the captions file says of it."""
 
     video: Path
     annotations: Path
     name: str
-    caption: str
+    caption: str | None
+    entry: Mapping[str, Any]
 
 
 def read_clip_list(file: Path | str, *, root: Path | str, min_frames: int = 49) -> list[CaptionedClip]:
@@ -39,10 +42,12 @@ def read_clip_list(file: Path | str, *, root: Path | str, min_frames: int = 49) 
         if len(parts) != 3:
             raise DataError(f"{file}:{number}: must be 'videos folder,captions.json,annotations folder'")
         videos, captions, annotations = (Path(root) / part for part in parts)
-        for entry in _read_captions(captions):
+        for entry in read_captions(captions):
             if float(entry["fps"]) * float(entry["duration"]) >= min_frames:
                 path = _inside(entry["path"], captions)
-                clips.append(CaptionedClip(videos / path, annotations, check_name(path.stem), entry["cap"]))
+                clips.append(
+                    CaptionedClip(videos / path, annotations, check_name(path.stem), entry["cap"], entry)
+                )
     return clips
 
 
@@ -54,7 +59,8 @@ def _inside(path: str, captions: Path) -> PurePosixPath:
     return with_suffix
 
 
-def _read_captions(file: Path) -> list[dict[str, Any]]:
+def read_captions(file: Path) -> list[dict[str, Any]]:
+    """The entries of a captions file: path, cap, fps, duration and more; DataError when it is none."""
     try:
         entries = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

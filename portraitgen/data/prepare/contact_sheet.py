@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from portraitgen.data.sample import ClipSample
-from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.faces.drawing import DRAWN, draw_landmarks
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.masks import decode_rle
 
@@ -58,12 +58,7 @@ def _annotated(image: np.ndarray, sample: ClipSample, frame: int) -> np.ndarray:
     picture, scale = _fitted(image)
     size = (picture.shape[0], picture.shape[1])
     for person, track in enumerate(sample.tracks):
-        lines = draw_landmarks(
-            track.landmarks[frame : frame + 1],
-            image_size=(sample.height, sample.width),
-            canvas_size=size,
-            scheme=sample.landmark_scheme,
-        )[0].transpose(1, 2, 0)
+        lines = _landmarks(sample, track.landmarks[frame], size)
         picture = np.maximum(picture // 2 + picture // 4, lines) if lines.any() else picture
         if np.isfinite(track.boxes[frame]).all():
             left, top, right, bottom = (track.boxes[frame] * scale).round().astype(int).tolist()
@@ -76,6 +71,21 @@ def _annotated(image: np.ndarray, sample: ClipSample, frame: int) -> np.ndarray:
     if not any(track.valid[frame] for track in sample.tracks):
         cv2.rectangle(picture, (0, 0), (size[1] - 1, size[0] - 1), (255, 0, 0), 3)
     return picture
+
+
+def _landmarks(sample: ClipSample, landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Landmarks [K, 2] on black, uint8 [*size, 3]: as curves, or as points where nobody knows their order."""
+    image_size = (sample.height, sample.width)
+    if sample.landmark_scheme in DRAWN:
+        curves = draw_landmarks(
+            landmarks[None], image_size=image_size, canvas_size=size, scheme=sample.landmark_scheme
+        )
+        return curves[0].transpose(1, 2, 0)
+    canvas = np.zeros((*size, 3), np.uint8)
+    known = landmarks[np.isfinite(landmarks).all(axis=1)]
+    for point in (known * size[0] / sample.height).round().astype(int).tolist():
+        cv2.circle(canvas, point, 1, (255, 255, 255), -1)
+    return canvas
 
 
 def _outlines(sample: ClipSample, mask_id: int, frame: int, size: tuple[int, int]) -> Sequence[np.ndarray]:
