@@ -1,0 +1,49 @@
+"""LPIPS of each frame against the true frame."""
+
+from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.lpips import MIN_SIDE, WEIGHTS, frame_lpips, load_lpips
+from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
+
+METRICS = {
+    "lpips": MetricInfo(
+        "LPIPS",
+        "",
+        3,
+        False,
+        "distance of each 8-bit RGB frame from the true frame in AlexNet's features (LPIPS 0.1), mean over "
+        "frames",
+    )
+}
+
+
+class LpipsGrader:
+    """Perceptual distance from the truth; the truth itself has none.
+
+    Args:
+        weights: torchvision's AlexNet.
+
+    Raises:
+        ValueError: a file that does not fit.
+        MissingWeights: no weights file.
+    """
+
+    metrics = METRICS
+
+    def __init__(self, weights: str | None = None) -> None:
+        path = require(weights, WEIGHTS, setting="weights")
+        self.network = load_lpips(path)
+        self.facts: dict[str, Fact] = weights_facts(path)
+
+    def grade(self, clip: GradedClip) -> Grades:
+        """`lpips` of every frame."""
+        frames = clip.pictures.frames
+        if clip.method == TRUTH:
+            return Grades({}, {})
+        if clip.truth is None:
+            return missing_grades(METRICS, len(frames), "no true frames are given")
+        if min(frames.shape[-2:]) < MIN_SIDE:
+            return missing_grades(METRICS, len(frames), f"frames of fewer than {MIN_SIDE} pixels a side")
+        return Grades(
+            {"lpips": frame_lpips(self.network, frames, clip.truth.frames).double().cpu().numpy()}, {}
+        )
