@@ -30,8 +30,8 @@ class ShardIndex:
     scores            f32    [S, C]    NaN where a sample has no such score; names in score_names str [C]
     runs              i32    [R, 3]    track, start, end of each run of valid frames of the face
     num_masks         i32    [S]       M of the sample, 0 without masks
-    mask_cuts_offset  i64    [S]       in the tar, of the raw int64 [T * M + 1] that cut the runs into masks
-    mask_runs_offset  i64    [S]       in the tar, of the raw uint32 runs
+    mask_cuts_offset  i64    [S]       in the tar, of the raw int64 [T * M + 1] that cut the packed masks
+    mask_packed_offset i64   [S]       in the tar, of the packed masks
     mask_columns      i32    [N, 3]    of all tracks of all samples, the masks of face, head, person; -1: none
     identities        i32    [N]       of all tracks of all samples, row of identity_names str [I], or -1
     packet_offsets    u32    [P]       in the mp4; P = frames of all clips, photos have none
@@ -60,7 +60,7 @@ class ShardIndex:
     run_splits: np.ndarray
     num_masks: np.ndarray
     mask_cuts_offset: np.ndarray
-    mask_runs_offset: np.ndarray
+    mask_packed_offset: np.ndarray
     mask_columns: np.ndarray
     identities: np.ndarray
     identity_names: np.ndarray

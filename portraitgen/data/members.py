@@ -6,8 +6,8 @@
                      affine f32[T,2,3], embedding f32[N,D] when there is one; R regions, named in the json:
                      the face alone, or face, head and person (NaN for those that a track has not)
     lmk.npz          lmk f32[T,N,K,2]; uncompressed, so that single frames can be read in place
-    masks.npz        runs u32[], off i64[T*M+1], size i32[2] (height, width); M masks a frame, ids in the
-                     json; uncompressed, so that single masks can be read in place
+    masks.npz        packed u8[], off i64[T*M+1], size i32[2] (height, width); M masks a frame, ids in the
+                     json; bytes off[i] to off[i+1] are `pack_runs` of mask i: single ones are read in place
     face.{id}_{k}.jpg  k-th best crop of person id (from 1)
     txt              caption
     json             all the rest. Always the last member: a sample whose json is there is complete.
@@ -19,11 +19,13 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from portraitgen.data.sample import REGIONS, ClipMasks, ClipRegion, ClipSample, ClipTrack, DataError
+from portraitgen.media.masks import pack_runs, unpack_runs
 
 SCHEMA_VERSION = 1
 
@@ -45,8 +47,7 @@ def sample_members(sample: ClipSample, *, codec: Mapping[str, Any]) -> Iterator[
     yield "tracks.npz", _npz(**_track_arrays(sample))
     yield "lmk.npz", _npz(lmk=np.stack([track.landmarks for track in sample.tracks], axis=1))
     if sample.masks is not None:
-        size = np.array([sample.height, sample.width], dtype=np.int32)
-        yield "masks.npz", _npz(runs=sample.masks.runs, off=sample.masks.offsets, size=size)
+        yield "masks.npz", _npz(**_packed_masks(sample, sample.masks))
     for person, track in enumerate(sample.tracks, start=1):
         for rank, crop in enumerate(track.faces):
             yield f"face.{person}_{rank}.jpg", crop
@@ -65,7 +66,10 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
     masks = None
     if "masks.npz" in members:
         stored = _load_npz(members["masks.npz"])
-        masks = ClipMasks(stored["runs"], stored["off"], tuple(about["mask_ids"]), about["mask_source"])
+        runs = [unpack_runs(stored["packed"][slice(*cut)].tobytes()) for cut in pairwise(stored["off"])]
+        offsets = np.cumsum([0, *map(len, runs)], dtype=np.int64)
+        joined = np.concatenate([np.zeros(0, np.uint32), *runs])
+        masks = ClipMasks(joined, offsets, tuple(about["mask_ids"]), about["mask_source"])
 
     def optional(name: str) -> bytes | None:
         return bytes(members[name]) if name in members else None
@@ -119,6 +123,15 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
         scores=about["scores"],
         caption=bytes(members["txt"]).decode() if "txt" in members else None,
     )
+
+
+def _packed_masks(sample: ClipSample, masks: ClipMasks) -> dict[str, np.ndarray]:
+    packed = [pack_runs(masks.runs[slice(*cut)]) for cut in pairwise(masks.offsets)]
+    return {
+        "packed": np.frombuffer(b"".join(packed), np.uint8),
+        "off": np.cumsum([0, *map(len, packed)], dtype=np.int64),
+        "size": np.array([sample.height, sample.width], dtype=np.int32),
+    }
 
 
 def _track_arrays(sample: ClipSample) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from portraitgen.data.pictures import decode_jpeg, photo_planes
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.media.audio import SAMPLE_RATE, decode_wav
 from portraitgen.media.gop import GopDecoder
-from portraitgen.media.masks import decode_rle_batch
+from portraitgen.media.masks import decode_rle, unpack_runs
 
 
 class ClipReader:
@@ -63,9 +63,10 @@ class ClipReader:
         num_cuts = int(index.num_frames[row]) * number + 1
         cuts = archive.read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
         offsets = np.frombuffer(cuts, "<i8")
-        runs = archive.read(Member("runs", int(index.mask_runs_offset[row]), 4 * int(offsets[-1])))
-        places = frames * number + column
-        return decode_rle_batch(np.frombuffer(runs, "<u4"), offsets, (height, width), places)
+        packed = archive.read(Member("packed", int(index.mask_packed_offset[row]), int(offsets[-1])))
+        places = (frames * number + column).tolist()
+        chosen = [unpack_runs(packed[offsets[place] : offsets[place + 1]]) for place in places]
+        return np.stack([decode_rle(runs, (height, width)) for runs in chosen])
 
     def face_crop(self, shard: int, row: int, track: int, *, rank: int = 0) -> np.ndarray:
         """The best crop (or the next ones) of the face of person `track`: uint8 [S, S, 3] RGB.

@@ -111,11 +111,11 @@ class _Entry:
 
 
 class _Masks(NamedTuple):
-    """How many masks a sample has in each frame, and where their cuts and their runs lie in the tar."""
+    """How many masks a sample has in each frame, and where their cuts and their bytes lie in the tar."""
 
     number: int
     cuts_offset: int
-    runs_offset: int
+    packed_offset: int
 
 
 def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
@@ -144,8 +144,8 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
     mask_ids, masks = list(about.get("mask_ids") or ()), None
     if "masks.npz" in members:
         cuts = _array_offset(archive, members["masks.npz"], "off", "<i8", (num_frames * len(mask_ids) + 1,))
-        runs = _array_offset(archive, members["masks.npz"], "runs", "<u4", (None,))
-        masks = _Masks(len(mask_ids), cuts, runs)
+        packed = _array_offset(archive, members["masks.npz"], "packed", "|u1", (None,))
+        masks = _Masks(len(mask_ids), cuts, packed)
     landmarks = _array_offset(
         archive, members["lmk.npz"], "lmk", "<f4", (num_frames, num_tracks, num_landmarks, 2)
     )
@@ -233,8 +233,8 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
         mask_cuts_offset=np.array(
             [entry.masks.cuts_offset if entry.masks else 0 for entry in entries], np.int64
         ),
-        mask_runs_offset=np.array(
-            [entry.masks.runs_offset if entry.masks else 0 for entry in entries], np.int64
+        mask_packed_offset=np.array(
+            [entry.masks.packed_offset if entry.masks else 0 for entry in entries], np.int64
         ),
         mask_columns=np.array(
             list(chain.from_iterable(entry.mask_columns for entry in entries)), np.int32

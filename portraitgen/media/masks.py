@@ -1,10 +1,11 @@
 """Masks as run lengths, and masks drawn from landmarks and boxes.
 
-A run-length mask is one twentieth of the time and a fifth of the bytes of a PNG. Runs go row by row and
-alternate between outside and inside, beginning outside (so the first run is 0 where the first pixel is
-inside).
+Runs go row by row and alternate between outside and inside, beginning outside (so the first run is 0 where
+the first pixel is inside). On the disk they are packed: a row's runs are much like those of the row before,
+so each run is stored as what it is longer than the last but one, deflated (figures: `benchmarks/masks.py`).
 """
 
+import zlib
 from collections.abc import Iterable
 
 import cv2
@@ -66,6 +67,30 @@ def decode_rle_batch(
     for mask, place in zip(decoded, chosen.reshape(-1), strict=True):
         mask[...] = decode_rle(runs[offsets[place] : offsets[place + 1]], size)
     return decoded.reshape(*chosen.shape, *size)
+
+
+def pack_runs(runs: np.ndarray) -> bytes:
+    """The runs of one mask, uint32 [R], in as few bytes as is quick."""
+    steps = runs.astype("<u4")
+    # Below 0 it wraps round, and back again when it is summed up.
+    steps[2:] -= runs[:-2]
+    return zlib.compress(steps.tobytes())
+
+
+def unpack_runs(packed: bytes | memoryview) -> np.ndarray:
+    """Inverse of `pack_runs`.
+
+    Raises:
+        ValueError: these are no packed runs.
+    """
+    try:
+        steps = np.frombuffer(zlib.decompress(packed), "<u4")
+    except zlib.error as error:
+        raise ValueError(f"a mask is damaged ({error})") from error
+    runs = np.empty(len(steps), np.uint32)
+    for side in (slice(0, None, 2), slice(1, None, 2)):
+        np.cumsum(steps[side], dtype=np.uint32, out=runs[side])
+    return runs
 
 
 def hull_mask(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,6 +13,8 @@ from portraitgen.media.masks import (
     encode_rle,
     encode_rle_batch,
     hull_mask,
+    pack_runs,
+    unpack_runs,
 )
 
 
@@ -78,3 +80,23 @@ def test_ellipse_fills_its_box() -> None:
 def test_absent_faces_give_empty_masks() -> None:
     assert not ellipse_mask(np.full(4, np.nan), (8, 8)).any()
     assert not hull_mask(np.full((5, 2), np.nan), (8, 8)).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_packed_runs_come_back(share):
+    mask = np.random.default_rng(0).random((24, 31)) < share
+    runs = encode_rle(mask)
+    unpacked = unpack_runs(pack_runs(runs))
+    assert unpacked.dtype == np.uint32
+    np.testing.assert_array_equal(unpacked, runs)
+
+
+def test_packing_pays_where_rows_are_alike():
+    disc = ellipse_mask(np.array([30, 20, 330, 400]), (480, 360))
+    runs = encode_rle(disc)
+    assert len(pack_runs(runs)) * 8 < runs.nbytes
+
+
+def test_damaged_runs_are_refused():
+    with pytest.raises(ValueError, match="a mask is damaged"):
+        unpack_runs(b"no runs")

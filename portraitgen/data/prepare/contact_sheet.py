@@ -8,7 +8,7 @@ import numpy as np
 from portraitgen.data.sample import ClipSample
 from portraitgen.faces.drawing import DRAWN, draw_landmarks
 from portraitgen.media.decode import iter_frames
-from portraitgen.media.masks import decode_rle
+from portraitgen.media.masks import decode_rle_batch
 
 _CELL = 224
 _COLUMNS = 6
@@ -92,9 +92,9 @@ def _outlines(sample: ClipSample, mask_id: int, frame: int, size: tuple[int, int
     """Outlines, in a picture of `size`, of a mask."""
     assert sample.masks is not None
     place = frame * len(sample.masks.ids) + sample.masks.ids.index(mask_id)
-    runs = sample.masks.runs[slice(*sample.masks.offsets[place : place + 2])]
-    mask = decode_rle(runs, (sample.height, sample.width)).astype(np.uint8)
-    scaled = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
+    whole = (sample.height, sample.width)
+    mask = decode_rle_batch(sample.masks.runs, sample.masks.offsets, whole, np.array(place))
+    scaled = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_AREA)
     return cv2.findContours(scaled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
 
 
