@@ -25,7 +25,8 @@ class ClipWindows:
 
     Attributes:
         clip_frames: frames in a window, 1 for single pictures.
-        stride: distance between them.
+        stride: distance between them. Of several, each is drawn equally often; where a run is too short for
+            it, as much of the run as there is, and for the smallest of them there must be enough.
         span: share of each clip that may be used, such as (0, 0.75) for training and (0.75, 1) for grading;
             spans that share a border share no frame.
         snap_keyframes: start windows (and take random references) at keyframes where there is one to choose.
@@ -37,13 +38,13 @@ class ClipWindows:
     """
 
     clip_frames: int
-    stride: int = 1
+    stride: int | tuple[int, ...] = 1
     span: tuple[float, float] = (0.0, 1.0)
     snap_keyframes: bool = True
     reference: str = "random"
 
     def __post_init__(self) -> None:
-        if self.clip_frames < 1 or self.stride < 1:
+        if self.clip_frames < 1 or min(self.strides, default=0) < 1:
             raise DataError(f"clip_frames ({self.clip_frames}) and stride ({self.stride}) must be at least 1")
         if not 0 <= self.span[0] < self.span[1] <= 1:
             raise DataError(f"span {self.span} must be a range within [0, 1], such as [0, 0.75]")
@@ -51,9 +52,13 @@ class ClipWindows:
             raise DataError(f"reference {self.reference!r} is not one of {', '.join(REFERENCES)}")
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        return (self.stride,) if isinstance(self.stride, int) else self.stride
+
+    @property
     def reach(self) -> int:
-        """Frames from the first to the last of a window, both counted."""
-        return (self.clip_frames - 1) * self.stride + 1
+        """Frames from the first to the last of the shortest windows, both counted."""
+        return (self.clip_frames - 1) * min(self.strides) + 1
 
     def longest_runs(self, index: ShardIndex) -> np.ndarray:
         """Longest run of valid frames within the span, for each sample of a shard: int64 [S]; 0 for none.
@@ -72,11 +77,13 @@ class ClipWindows:
     ) -> Window:
         """Draw one window, all starts being equally likely.
 
+        With strides 1 and 4 these are the windows of AniPortrait's training.
+
         Args:
             num_frames: T of the clip.
             runs: int [R, 3] track, start, end of its runs of valid frames.
             keyframes: bool [T].
-            rng: two draws are taken from it.
+            rng: two draws are taken from it, one more for several strides.
 
         Raises:
             DataError: the clip has no window.
@@ -91,11 +98,16 @@ class ClipWindows:
             raise DataError(
                 f"has no {self.reach} valid frames in a row within {self.span} of its {num_frames}"
             )
-        starts = np.concatenate([frames[: len(frames) - self.reach + 1] for _, frames in usable])
-        tracks = np.concatenate([np.full(len(frames) - self.reach + 1, track) for track, frames in usable])
+        strides = self.strides
+        stride = strides[0] if len(strides) == 1 else int(rng.choice(strides))
+        wanted = (self.clip_frames - 1) * stride + 1
+        reaches = [min(wanted, len(frames)) for _, frames in usable]
+        kept = [frames[: len(frames) - reach + 1] for (_, frames), reach in zip(usable, reaches, strict=True)]
+        starts = np.concatenate(kept)
+        run_of = np.repeat(np.arange(len(usable)), [len(each) for each in kept])
         picked = rng.choice(self._snapped(np.arange(len(starts)), keyframes[starts]))
-        track = int(tracks[picked])
-        window = starts[picked] + self.stride * np.arange(self.clip_frames)
+        track, reach = usable[run_of[picked]][0], reaches[run_of[picked]]
+        window = spread(int(starts[picked]), reach, self.clip_frames)
         own = runs[runs[:, 0] == track]
         if self.reference != "random":  # who reads the landmarks looks for the neutral one
             return Window(track, window, int(own[:, 1].min()))
@@ -110,3 +122,8 @@ class ClipWindows:
 
     def _snapped(self, candidates: np.ndarray, at_keyframe: np.ndarray) -> np.ndarray:
         return candidates[at_keyframe] if self.snap_keyframes and at_keyframe.any() else candidates
+
+
+def spread(start: int, reach: int, count: int) -> np.ndarray:
+    """`count` frames, int64, from `start` to the last of `reach` frames, evenly spread and rounded down."""
+    return start + np.arange(count, dtype=np.int64) * (reach - 1) // max(count - 1, 1)

@@ -30,7 +30,8 @@ class ClipDataModule(LightningDataModule):
 
     Args:
         shards: path or patterns of the training shards, such as "data/shards/train-{000000..000127}.tar".
-        clip_frames, stride: frames of a window and the distance between them; 1 frame for single pictures.
+        clip_frames, stride: frames of a window and the distance between them, or several distances, see
+            ClipWindows; 1 frame for single pictures.
         batch_size: per device.
         num_workers: reading processes per device; 0 reads in the trainer.
         seed: of order and windows.
@@ -58,7 +59,7 @@ class ClipDataModule(LightningDataModule):
         shards: str | Sequence[str],
         *,
         clip_frames: int,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         batch_size: int,
         num_workers: int = 0,
         seed: int = 0,
@@ -96,7 +97,8 @@ class ClipDataModule(LightningDataModule):
         }
 
         def windows(name: str, span: Sequence[float]) -> ClipWindows:
-            return ClipWindows(clip_frames, stride, _pair(name, span), snap_keyframes, reference)
+            distances = stride if isinstance(stride, int) else tuple(stride)
+            return ClipWindows(clip_frames, distances, _pair(name, span), snap_keyframes, reference)
 
         self._train_windows = windows("train_span", train_span)
         self._val_windows = windows("val_span", val_span or (0.0, 1.0)) if val_span or val_shards else None

@@ -75,7 +75,9 @@ class ClipExamples:
         self._seed, self._masks = seed, masks
         self._reader, self._features = ClipReader(catalog), features
         # Neighbouring windows of one length may differ by a sample: all get the same number.
-        self._audio_frames = windows.clip_frames * windows.stride
+        if audio and len(windows.strides) > 1:
+            raise DataError(f"data.stride={list(windows.strides)}: windows with sound need one stride")
+        self._audio_frames = windows.clip_frames * windows.strides[0]
         samples = frame_audio_window(0, self._audio_frames, fps=selection.frame_rate)[1] if audio else 0
         self.layout = BatchLayout(
             windows.clip_frames,

@@ -1,9 +1,11 @@
 """Windows and references: inside the span, inside a run, at keyframes when asked, all starts reachable."""
 
+import json
+
 import numpy as np
 import pytest
 
-from portraitgen.data.clips import ClipWindows
+from portraitgen.data.clips import ClipWindows, spread
 from portraitgen.data.sample import DataError
 
 NUM_FRAMES = 120
@@ -88,3 +90,32 @@ def test_settings_that_make_no_sense_are_named(settings, message):
 def test_a_clip_without_window_is_refused():
     with pytest.raises(DataError, match="no 12 valid frames in a row"):
         draw(ClipWindows(12), [[0, 0, 11]])
+
+
+def test_windows_are_those_of_the_official_data_sets(shared):
+    """Given a case's stride and start: frames at a distance, or as much of a short clip as there is."""
+    cases = json.loads((shared / "golden/aniportrait_dataset_sampling.json").read_text())
+    for case in cases:
+        length = int(case["video"][1:])
+        count = 1 if case["stage"] == "stage1" else 16
+        strides = {"stage2": (1, 4), "stage2_noaug": (4,)}.get(case["stage"], (1,))
+        first, frames = case["frames"][0], case["frames"]
+        possible = [spread(first, min((count - 1) * stride + 1, length), count) for stride in strides]
+        assert frames in [window.tolist() for window in possible]
+        if case["stage"] == "stage2" and frames[-1] - frames[0] > 15:
+            assert frames == possible[1].tolist()
+
+
+def test_several_strides_are_drawn_equally_often_and_squeezed_into_short_runs():
+    windows = ClipWindows(16, (1, 4), (0, 1), snap_keyframes=False)
+    steps = [int(np.diff(window.frames)[0]) for window in draw(windows)]
+    assert set(steps) == {1, 4}
+    assert 110 < steps.count(4) < 190
+    short = [[0, 10, 41]]
+    for _, frames, _ in draw(windows, short, count=50):
+        assert frames.tolist() in ([*range(frames[0], frames[0] + 16)], [*range(10, 41, 2)])
+        assert 10 <= frames[0] <= frames[-1] < 41
+    with pytest.raises(DataError, match="has no 16 valid frames in a row"):
+        draw(windows, [[0, 0, 15]])
+    with pytest.raises(DataError, match="must be at least 1"):
+        ClipWindows(16, (1, 0))

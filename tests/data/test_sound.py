@@ -89,3 +89,8 @@ def test_clips_of_different_rates_have_no_common_length(tmp_path):
     write(tmp_path, Fraction(30), split="b")
     with pytest.raises(DataError, match=r"differ in frame rate \(2 of 25/1, 2 of 30/1\)"):
         first_batch(str(tmp_path / "shards/*.tar"))
+
+
+def test_sound_needs_one_stride(tmp_path):
+    with pytest.raises(DataError, match=r"data\.stride=\[1, 4\]: windows with sound need one stride"):
+        first_batch(write(tmp_path), stride=[1, 4])
