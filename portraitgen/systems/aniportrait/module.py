@@ -67,6 +67,8 @@ class AniPortrait(Generator):
         self.network.denoising_unet.to(dtype)
         self.network.reference_unet.to(dtype)
         self.codec.to(dtype)
+        if self.image_encoder is not None:
+            self.image_encoder.to(dtype)
 
     def encode(self, batch: Batch) -> Encoded:
         """As `Generator.encode`; `latents` [B, T, C, h, w] and `reference_latents` [B, C, h, w] of a batch

@@ -243,6 +243,23 @@ def test_a_dropped_image_is_what_sampling_takes_for_no_image(
     assert (dropped[~keep] - kept[~keep]).abs().max() > 1e-4
 
 
+def test_a_lower_precision_is_not_for_the_pose_guider(image_encoder: ClipImageEncoder) -> None:
+    """In float16 the variance of upstream's drawings, up to 509, would be infinite."""
+    network = AniPortraitNetwork(
+        denoising_unet=UNET, reference_unet=UNET, pose_guider=GUIDER | {"norm": "batch"}
+    )
+    module = make_module(network=network, image_encoder=image_encoder).eval()
+    module.cast(torch.bfloat16)
+    dtypes = {name: next(part.parameters()).dtype for name, part in module.network.named_children()}
+    assert dtypes == {
+        "denoising_unet": torch.bfloat16,
+        "reference_unet": torch.bfloat16,
+        "pose_guider": torch.float32,
+    }
+    clip = module.sample(make_batch(1), generator=torch.Generator().manual_seed(0))
+    assert clip.isfinite().all()
+
+
 def test_the_gray_image_is_zero_in_the_range_of_clip(image_encoder: ClipImageEncoder) -> None:
     """Upstream sets the encoder's input to zero after its normalisation."""
     expected = image_encoder.model(torch.zeros(1, 3, 32, 32)).image_embeds
