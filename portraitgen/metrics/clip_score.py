@@ -107,9 +107,7 @@ def load_clip(folder: Path | str) -> ClipScorer:
     if not (folder / "config.json").is_file():
         raise ValueError(f"no CLIP model in {folder}: fetch {CLIP_WEIGHTS}")
     try:
-        loaded: Any = CLIPModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, use_safetensors=True
-        )
+        loaded: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(

@@ -113,3 +113,10 @@ def test_what_is_missing_is_named(folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ValueError, match="cannot be read as a CLIP model"):
         load_clip(tmp_path)
+    # Older folders hold their weights as torch.save writes them.
+    torch.save(load_clip(folder).model.state_dict(), tmp_path / "pytorch_model.bin")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    old, new = ClipGrader(str(tmp_path)), ClipGrader(str(folder))
+    torch.testing.assert_close(old.scorer.embed_text("a"), new.scorer.embed_text("a"))
+    assert old.facts["weights sha256"] != new.facts["weights sha256"]

@@ -11,6 +11,9 @@ from portraitgen.metrics.frame_choice import NUM_FRAMES, strided_frames
 from portraitgen.metrics.grader import Fact, GradedClip, MissingWeights
 from portraitgen.metrics.scores import Grades, MetricInfo
 
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where transformers finds the weights in a folder, in its order."""
+
 
 class ClipGrader:
     """CLIPScore of a clip with its prompt, and likeness of a clip to its reference picture.
@@ -26,8 +29,9 @@ class ClipGrader:
     """
 
     def __init__(self, weights: str | None = None, *, consisid_compat: bool = False) -> None:
-        folder = None if weights is None else Path(weights).expanduser()
-        if folder is None or not (folder / "config.json").is_file():
+        folder = Path("" if weights is None else weights).expanduser()
+        files = [folder / name for name in _WEIGHT_FILES if (folder / name).is_file()]
+        if weights is None or not files:
             raise MissingWeights(
                 weights,
                 file=CLIP_WEIGHTS.name,
@@ -42,7 +46,7 @@ class ClipGrader:
         self.bgr = consisid_compat
         self.facts: Mapping[str, Fact] = {
             "weights": folder.name,
-            "weights sha256": file_digest(folder / "model.safetensors"),
+            "weights sha256": file_digest(files[0]),
             "frames": NUM_FRAMES,
             "channels": "BGR, as ConsisID" if consisid_compat else "RGB",
         }
