@@ -55,18 +55,46 @@ DLIB = FaceTemplate(
 """The 150x150 picture of dlib's network: medians of dlib's own alignment over 38 photos."""
 
 
-def upright_crop(image: np.ndarray, keypoints: np.ndarray, template: FaceTemplate) -> np.ndarray:
+FACEXLIB = FaceTemplate(
+    512,
+    np.array(
+        [
+            [192.98138, 239.94708],
+            [318.90277, 240.1936],
+            [256.63416, 314.01935],
+            [201.26117, 371.41043],
+            [313.08905, 371.15118],
+        ]
+    ),
+    whole_is_centre=True,
+)
+"""The 512x512 picture of facexlib's restoration helper: as FFHQ, with all of the head."""
+
+
+def upright_matrix(keypoints: np.ndarray, template: FaceTemplate) -> np.ndarray:
+    """The map [2, 3] from the picture to the template's crop, for key points [5, 2]; in continuous pixels."""
+    offset = 0.5 if template.whole_is_centre else 0.0
+    return similarity_transform(keypoints + offset, template.keypoints + offset)
+
+
+def upright_crop(
+    image: np.ndarray,
+    keypoints: np.ndarray,
+    template: FaceTemplate,
+    *,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> np.ndarray:
     """A face cut out so that its key points come to lie where the template has them.
 
-    Bilinear and black outside the picture; with ARCFACE the same as insightface's `norm_crop`.
+    Bilinear; with ARCFACE the same as insightface's `norm_crop`.
 
     Args:
         image: uint8 [H, W, 3].
         keypoints: float [5, 2], as in `Face.keypoints`.
+        fill: colour outside the picture.
 
     Returns:
         uint8 [side, side, 3].
     """
-    offset = 0.5 if template.whole_is_centre else 0.0
-    matrix = similarity_transform(keypoints + offset, template.keypoints + offset)
-    return warp_affine(image, matrix, (template.side, template.side))
+    size = (template.side, template.side)
+    return warp_affine(image, upright_matrix(keypoints, template), size, fill=fill)

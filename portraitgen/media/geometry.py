@@ -114,15 +114,24 @@ def apply_affine(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
-def warp_affine(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def warp_affine(
+    image: np.ndarray,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    *,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> np.ndarray:
     """Resample a picture [H, W, C] so that what was at p comes to lie at `apply_affine(p, matrix)`.
 
     Args:
         matrix: [2, 3].
-        size: (height, width) of the result; what lies outside the picture is black.
+        size: (height, width) of the result.
+        fill: colour of what lies outside the picture.
     """
     height, width = size
     # cv2 puts whole numbers on pixel centres: shift by half a pixel before and back after.
     centred = matrix.astype(np.float64)
     centred[:, 2] += centred[:, :2].sum(axis=1) / 2 - 0.5
-    return np.asarray(cv2.warpAffine(image, centred, (width, height), flags=cv2.INTER_LINEAR))
+    return np.asarray(
+        cv2.warpAffine(image, centred, (width, height), flags=cv2.INTER_LINEAR, borderValue=fill)
+    )
