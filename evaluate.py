@@ -1,6 +1,6 @@
 """Grade generated clips: python evaluate.py generated=… (conf/evaluate.yaml).
 
-`python evaluate.py --help` lists what else it does, such as `python evaluate.py selftest`.
+`python evaluate.py --help` lists what else it does: `compare`, `sweep`, `selftest`.
 """
 
 from portraitgen.runs.subcommands import EVALUATE, run_subcommand

@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 
 from portraitgen.runs.check import find_problems
 from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.subcommands import PREPARE
+from portraitgen.runs.subcommands import EVALUATE, PREPARE
 
 ROOT = CONF.parent
 DOCUMENTS = [
@@ -39,7 +39,11 @@ REQUIRED = {
     "prepare_features": {"out": "o"},
     "prepare_import_consisid": {"source": "s", "out": "o"},
     "prepare_export_consisid": {"shards": "s", "out": "o"},
+    "evaluate_selftest": {},
+    "evaluate_compare": {"results": "r", "out": "o"},
+    "evaluate_sweep": {"weights": "w", "shards": "s", "out": "o"},
 }
+SUBCOMMANDS = {"prepare": PREPARE, "evaluate": EVALUATE}
 
 
 def commands() -> list[tuple[str, str, str]]:
@@ -58,15 +62,15 @@ def overrides_of(arguments: str) -> list[str]:
     plain = re.sub(r"\$\(\w+\)|\$\{?[\w.]+\}?|\"?\$@\"?|…", "x", plain)
     words = shlex.split(re.split(r"\s[#|>;(]|\s&&", plain)[0].rstrip(":,.);"))
     overrides = [word for word in words if re.match(r"[+~]*[\w/.@]+=", word)]
-    if "-m" in words:
+    if {"-m", "sweep"} & set(words):
         overrides = [re.sub(r"^([\w./@]+=[^,\[{]+),.*$", r"\1", override) for override in overrides]
     return overrides
 
 
 @pytest.mark.parametrize(("document", "name", "arguments"), commands())
 def test_the_command_composes(document, name, arguments):
-    if name == "prepare":
-        subcommand = PREPARE[arguments.split()[0] if re.match(r"[a-z_]+(\s|$)", arguments) else ""]
+    if name in SUBCOMMANDS:
+        subcommand = SUBCOMMANDS[name][arguments.split()[0] if re.match(r"[a-z_]+(\s|$)", arguments) else ""]
         subcommand.load()  # registers its schema
         name = subcommand.config_name
     if "optuna" in arguments:

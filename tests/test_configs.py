@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from portraitgen.runs.check import find_problems
 from portraitgen.runs.rules import setting_problems
 from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.subcommands import PREPARE
+from portraitgen.runs.subcommands import EVALUATE, PREPARE
 
 EXPERIMENTS = [
     f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"
@@ -47,7 +47,7 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: list[str]):
     register_configs()
-    for subcommand in PREPARE.values():
+    for subcommand in [*PREPARE.values(), *EVALUATE.values()]:
         subcommand.load()  # registers its schema
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides)
@@ -121,6 +121,7 @@ def test_all_groups_are_covered():
         "engine",
         "sync",
         "features",
+        "plan",
     }
     assert folders - other == set(TRAIN_GROUPS)
 
@@ -133,6 +134,8 @@ def test_every_other_command(name):
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
         "prepare": ["source=videos", "out=shards"],
+        "evaluate_compare": ["results=[a,b]", "out=out"],
+        "evaluate_sweep": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "prepare_verify": ["out=shards"],
         "prepare_features": ["out=shards"],
         "prepare_import_consisid": ["source=demo", "out=shards"],
@@ -167,6 +170,17 @@ def test_engines(name, option):
     source = ["source=videos"] if name == "prepare" else []
     config = compose_config(name, [*source, "out=shards", f"engine={Path(option).name}"])
     assert find_problems(config) == []
+
+
+@pytest.mark.parametrize("option", options("plan"))
+def test_plans_of_sweeps(option):
+    register_configs()
+    for subcommand in EVALUATE.values():
+        subcommand.load()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("evaluate_sweep", [f"plan={Path(option).name}"], return_hydra_config=True)
+        first = [f"{key}={value.split(',')[0]}" for key, value in config.hydra.sweeper.params.items()]
+        assert find_problems(compose("evaluate_sweep", [f"plan={Path(option).name}", *first])) == []
 
 
 @pytest.mark.parametrize("option", options("hydra/launcher"))

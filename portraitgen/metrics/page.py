@@ -1,12 +1,20 @@
-"""The report as one HTML page that needs nothing else: media embedded, no script, no network."""
+"""The report of one evaluation as an HTML page that needs nothing else."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
+from typing import Any
 
-from portraitgen.metrics.page_style import STYLE
+from portraitgen.metrics.page_parts import (
+    Media,
+    document,
+    fact_list,
+    figure,
+    legend,
+    note_list,
+    section,
+    table,
+    table_row,
+)
 from portraitgen.metrics.plot import Line, line_plot
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import protocol_json
@@ -16,32 +24,23 @@ from portraitgen.metrics.tables import figure_table, graded, mark, missing_notes
 PLOTTED = ("psnr", "landmark_error")
 MAX_PLOTTED_VIDEOS = 8
 
-_MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
 
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """A video (.mp4) or picture (.png, .jpg) shown in the report.
-
-    Raises:
-        ValueError: a file of another kind.
-    """
-
-    path: Path
-    caption: str
-
-    def __post_init__(self) -> None:
-        if self.path.suffix.lower() not in _MEDIA_TYPES:
-            raise ValueError(f"{self.path}: a report shows {', '.join(_MEDIA_TYPES)} files")
-
-
-def report_page(results: Results, *, title: str, media: Sequence[Media] = ()) -> str:
+def report_page(
+    results: Results,
+    *,
+    title: str,
+    media: Sequence[Media] = (),
+    media_heading: str = "Pictures",
+    papers: str = "",
+) -> str:
     """The whole page as text.
 
     Args:
         results: what to report.
         title: heading of the page.
         media: files to embed, in their order.
+        media_heading: what they are.
+        papers: a part with figures of papers, from `papers.papers_part`.
 
     Raises:
         OSError: a media file cannot be read.
@@ -49,32 +48,15 @@ def report_page(results: Results, *, title: str, media: Sequence[Media] = ()) ->
     body = [
         f'<header><h1>{escape(title)}</h1><p class="quiet">{escape(graded(results))}</p></header>',
         _verdicts(results),
-        _section("Figures", _figures(results)),
-        *([_section("Pictures", "".join(map(_figure, media)))] if media else []),
-        _section("Frame by frame", _plots(results)),
-        *([_section("Videos", _videos(results))] if len(results.videos) > 1 else []),
-        _section("Protocol", _protocol(results)),
+        section("Figures", _figures(results)),
+        *([section(escape(media_heading), media_grid(media))] if media else []),
+        section("Frame by frame", _plots(results)),
+        *([section("Videos", _videos(results))] if len(results.videos) > 1 else []),
+        papers,
+        *([section("Skipped", skipped_list(results.skipped))] if results.skipped else []),
+        section("Protocol", protocol_part(protocol_json(results))),
     ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # The page promises to need no network; the browser holds it to that.
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-            "media-src data:; style-src 'unsafe-inline'\">",
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head>",
-            "<body><main>",
-            *body,
-            "</main></body></html>",
-            "",
-        ]
-    )
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{heading}</h2>{content}</section>"
+    return document(body, title=title)
 
 
 def _verdicts(results: Results) -> str:
@@ -90,55 +72,30 @@ def _verdicts(results: Results) -> str:
 def _figures(results: Results) -> str:
     header, body = figure_table(results)
     rows = [
-        _table_row(method, [mean + (f"<small>{bounds}</small>" if bounds else "") for mean, bounds in cells])
-        for method, cells in zip(results.estimates, body, strict=True)
+        table_row([escape(mean) + (f"<small>{bounds}</small>" if bounds else "") for mean, bounds in cells])
+        for cells in body
     ]
     notes = [*missing_notes(results), f"Under each figure: {results.interval_statement}."]
-    paragraphs = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f'{_table(header, rows)}<div class="quiet notes">{paragraphs}</div>'
+    return table(header, rows, style="figures") + note_list(notes)
 
 
 def _videos(results: Results) -> str:
     names = [name for name in shown_metrics(results) if results.metrics[name].level != "set"]
     rows = [
-        _table_row("", [escape(row.video), *[results.metrics[name].show(row.mean(name)) for name in names]])
+        table_row([escape(row.video), *[results.metrics[name].show(row.mean(name)) for name in names]])
         for row in results.rows
         if row.method == GENERATED
     ]
-    return _table(["Generated video", *[results.metrics[name].heading for name in names]], rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[str]) -> str:
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table>{head}{body}</table></div>'
-
-
-def _table_row(style: str, cells: Sequence[str]) -> str:
-    name, *figures = cells
-    data = "".join(f"<td>{cell}</td>" for cell in figures)
-    return f'<tr class="{style}"><th scope="row">{name}</th>{data}</tr>'
-
-
-def _figure(media: Media) -> str:
-    kind = _MEDIA_TYPES[media.path.suffix.lower()]
-    data = base64.b64encode(media.path.read_bytes()).decode("ascii")
-    source, caption = f"data:{kind};base64,{data}", escape(media.caption, quote=True)
-    if kind.startswith("video/"):
-        shown = (
-            f'<video controls loop muted autoplay playsinline aria-label="{caption}" src="{source}"></video>'
-        )
-    else:
-        shown = f'<img alt="{caption}" src="{source}">'
-    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+    return table(["Generated video", *[results.metrics[name].heading for name in names]], rows)
 
 
 def _plots(results: Results) -> str:
     by_video: dict[str, list[Row]] = {}
     for row in results.rows:
-        by_video.setdefault(row.video, []).append(row)
+        if row.failure is None:
+            by_video.setdefault(row.video, []).append(row)
     shown = list(by_video.items())[:MAX_PLOTTED_VIDEOS]
-    parts = [_legend(results.estimates)]
+    parts = [legend([(method, METHODS[method].label) for method in results.estimates])]
     if len(shown) < len(by_video):
         parts.append(f'<p class="quiet">The first {len(shown)} of {len(by_video)} videos.</p>')
     for video, rows in shown:
@@ -165,44 +122,30 @@ def _plots(results: Results) -> str:
     return "".join(parts)
 
 
-def _legend(methods: Iterable[str]) -> str:
-    items = "".join(
-        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><g class="{method}"><path d="M2 5H32"/></g></svg>'
-        f"{escape(METHODS[method].label)}</li>"
-        for method in methods
-    )
-    return f'<ul class="legend">{items}</ul>'
+def media_grid(media: Sequence[Media]) -> str:
+    """All media, one below the other."""
+    return "".join(map(figure, media))
 
 
-def _protocol(results: Results) -> str:
-    facts = protocol_json(results)
-    apart = {
-        name: facts.pop(name) for name in ("metrics", "graders", "videos", "versions", "settings", "source")
-    }
-    named = {f"{info['label']} ({name})": info["definition"] for name, info in apart["metrics"].items()}
+def skipped_list(skipped: Mapping[str, str]) -> str:
+    """The graders that had no weights, each with what to do about it."""
+    return fact_list(skipped)
+
+
+def protocol_part(protocol: Mapping[str, Any]) -> str:
+    """A protocol in JSON as lists of facts: the whole of it, how each figure is taken, versions."""
+    apart = ("metrics", "graders", "videos", "versions", "settings", "source")
+    stated = {name: value for name, value in protocol.items() if name not in apart}
+    named = {f"{info['label']} ({name})": info["definition"] for name, info in protocol["metrics"].items()}
     taken = {
-        f"{name}: {fact}": value
-        for name, stated in apart["graders"].items()
-        for fact, value in stated.items()
+        f"{grader}: {fact}": value
+        for grader, facts in protocol["graders"].items()
+        for fact, value in facts.items()
     }
+    plain = {name.replace("_", " "): value for name, value in {**stated, **protocol["settings"]}.items()}
     return (
-        _facts({name.replace("_", " "): value for name, value in {**facts, **apart["settings"]}.items()})
-        + f"<details open><summary>How each figure is taken</summary>{_facts({**named, **taken})}</details>"
-        + f"<details><summary>Versions</summary>{_facts(apart['versions'])}</details>"
+        fact_list(plain)
+        + "<details open><summary>How each figure is taken</summary>"
+        + f"{fact_list({**named, **taken})}</details>"
+        + f"<details><summary>Versions</summary>{fact_list(protocol['versions'])}</details>"
     )
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd>" for name, value in facts.items()
-    )
-    return f"<dl>{items}</dl>"
-
-
-def _said(value: object) -> str:
-    """A fact of the protocol in words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
-    if isinstance(value, list):
-        return "×".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
-    return "–" if value is None else str(value)

@@ -7,6 +7,7 @@ STYLE = """
   --passed: #116b32; --passed-back: #dcf5e3; --failed: #a40e26; --failed-back: #ffe5e7;
   --unknown: #7a4d00; --unknown-back: #fff1cf;
   --generated: #0b62c4; --copy_reference: #b3400c; --copy_nearest: #7a3fc0; --truth: #57606a;
+  --run0: #57606a; --run1: #0b62c4; --run2: #b3400c; --run3: #7a3fc0; --run4: #0f766e; --run5: #a3195b;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -14,6 +15,7 @@ STYLE = """
     --passed: #7ee2a0; --passed-back: #12351f; --failed: #ff9ba3; --failed-back: #431a1f;
     --unknown: #f2c66d; --unknown-back: #3b2d0e;
     --generated: #6cb2ff; --copy_reference: #ff9d66; --copy_nearest: #c9a3ff; --truth: #a0a8b2;
+    --run0: #a0a8b2; --run1: #6cb2ff; --run2: #ff9d66; --run3: #c9a3ff; --run4: #5fd0c4; --run5: #ff8fc0;
   }
 }
 * { box-sizing: border-box; }
@@ -45,8 +47,9 @@ th, td {
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 thead th { color: var(--quiet); font-weight: 600; font-size: .88rem; vertical-align: bottom; }
 tbody th { font-weight: 400; }
-tr.generated th, tr.generated td { font-weight: 650; background: var(--panel); }
-tr.generated th { padding-left: .75rem; }
+table.figures td:nth-child(2), table.figures thead th:nth-child(2) {
+  font-weight: 650; background: var(--panel); color: var(--text);
+}
 td small { display: block; color: var(--quiet); font-weight: 400; font-size: .8rem; }
 figure { margin: 0 0 1.75rem; }
 figcaption { color: var(--quiet); font-size: .9rem; margin-top: .4rem; }
@@ -67,6 +70,20 @@ g.generated { color: var(--generated); } g.generated path { stroke-width: 3; }
 g.copy_reference { color: var(--copy_reference); } g.copy_reference path { stroke-dasharray: 7 6; }
 g.copy_nearest { color: var(--copy_nearest); } g.copy_nearest path { stroke-dasharray: 1 5; stroke-width: 3; }
 g.truth { color: var(--truth); } g.truth path { stroke-dasharray: 12 4 1 4; }
+g.run0 { color: var(--run0); } g.run1 { color: var(--run1); } g.run2 { color: var(--run2); }
+g.run3 { color: var(--run3); } g.run4 { color: var(--run4); } g.run5 { color: var(--run5); }
+g.run0 path { stroke-dasharray: 12 4 1 4; } g.run2 path { stroke-dasharray: 7 6; }
+g.run3 path { stroke-dasharray: 1 5; stroke-width: 3; } g.run5 path { stroke-dasharray: 12 5; }
+g path.whisker { stroke-dasharray: none; stroke-width: 3; opacity: .55; }
+.parts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: .4rem 2rem; }
+.parts h3 { margin: .8rem 0 .1rem; } svg.intervals { width: 100%; height: auto; }
+td small.better { color: var(--passed); } td small.worse { color: var(--failed); }
+.alarm {
+  margin: 1.5rem 0 0; padding: 1rem 1.25rem; border: 3px solid var(--failed); border-radius: 10px;
+  color: var(--failed); background: var(--failed-back);
+}
+.alarm strong { font-size: 1.15rem; } .alarm ul { margin: .5rem 0 0; padding-left: 1.2rem; font-size: .9rem; }
+.alarm li { overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.5rem; margin: 0; }
 dt { color: var(--quiet); }
 dd { margin: 0; overflow-wrap: anywhere; }

@@ -1,4 +1,4 @@
-"""Line plots as inline SVG: no script, no network, coloured by the style sheet of the page they stand on."""
+"""Plots as inline SVG: no script, no network, coloured by the style sheet of the page they stand on."""
 
 import math
 from collections.abc import Sequence
@@ -80,6 +80,58 @@ def line_plot(
                     f'<circle{style} cx="{across:.1f}" cy="{down:.1f}"><title>{said}</title></circle>'
                 )
         parts.append("</g>")
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A mean with its interval; NaN bounds leave the mean alone, a NaN mean leaves an empty line."""
+
+    label: str
+    style: str
+    mean: float
+    interval: tuple[float, float]
+
+
+def interval_plot(bars: Sequence[Bar], *, title: str, digits: int) -> str:
+    """An SVG element with a mean and an interval for each bar, one below the other on one scale.
+
+    Args:
+        bars: from above; one mean at least is finite.
+        title: read aloud instead of the picture.
+        digits: decimals of the values said.
+    """
+    width, line, left, right, below = 420, 26, 12, 14, 24
+    height = len(bars) * line + below
+    values = [value for bar in bars for value in (bar.mean, *bar.interval) if math.isfinite(value)]
+    ticks = _ticks(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+
+    def across(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" class="intervals">'
+    ]
+    for tick in ticks[:: max(1, len(ticks) // 4)]:
+        x = across(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - below}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+    for index, bar in enumerate(bars):
+        y = (index + 0.5) * line
+        if not math.isfinite(bar.mean):
+            continue
+        said = f"{bar.label}: {bar.mean:.{digits}f}"
+        parts.append(f'<g class="{escape(bar.style)}">')
+        if math.isfinite(bar.interval[0]):
+            x1, x2 = (across(bound) for bound in bar.interval)
+            parts.append(f'<path class="whisker" d="M{x1:.1f} {y:.1f}H{x2:.1f}"/>')
+            said += f" ({bar.interval[0]:.{digits}f} to {bar.interval[1]:.{digits}f})"
+        parts.append(
+            f'<circle class="lone" r="5.5" cx="{across(bar.mean):.1f}" cy="{y:.1f}">'
+            f"<title>{escape(said)}</title></circle></g>"
+        )
     parts.append("</svg>")
     return "".join(parts)
 

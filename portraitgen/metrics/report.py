@@ -1,18 +1,28 @@
-"""Write what came of an evaluation: JSON, CSV and Markdown for further work, one HTML page to look at."""
+"""Write what came of an evaluation or a comparison: JSON, CSV and Markdown, and one HTML page to look at."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from portraitgen.media.files import replace_file
-from portraitgen.metrics.page import Media, report_page
+from portraitgen.metrics.comparison import Comparison
+from portraitgen.metrics.comparison_page import comparison_page
+from portraitgen.metrics.comparison_tables import comparison_csv, comparison_json, comparison_markdown
+from portraitgen.metrics.page import report_page
+from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import FRAMES, RESULTS, results_json
 from portraitgen.metrics.tables import frames_csv, results_markdown, rows_csv
 
 
 def write_report(
-    results: Results, folder: Path, *, title: str, media: Sequence[Media] = ()
+    results: Results,
+    folder: Path,
+    *,
+    title: str,
+    media: Sequence[Media] = (),
+    media_heading: str = "Pictures",
+    papers: str = "",
 ) -> dict[str, Path]:
     """Write the whole report into a folder; files of an earlier report are replaced, each at once.
 
@@ -21,6 +31,8 @@ def write_report(
         folder: made when it is missing.
         title: heading of the page and the Markdown.
         media: videos and pictures to embed in the page, such as the comparison video and the contact sheet.
+        media_heading: what they are.
+        papers: a part of the page with figures of papers.
 
     Returns:
         Paths by what they are: `json` results.json, `csv` results.csv (a line a video and method), `frames`
@@ -30,7 +42,7 @@ def write_report(
         ValueError: a media file cannot be read, or the folder cannot be written.
     """
     try:
-        page = report_page(results, title=title, media=media)
+        page = report_page(results, title=title, media=media, media_heading=media_heading, papers=papers)
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
     contents = {
@@ -40,6 +52,42 @@ def write_report(
         "markdown": ("results.md", results_markdown(results, title=title)),
         "html": ("report.html", page),
     }
+    return _write(contents, folder)
+
+
+def write_comparison(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    title: str,
+    media: Sequence[Media] = (),
+    media_heading: str = "Side by side",
+    papers: str = "",
+) -> dict[str, Path]:
+    """Write a comparison into a folder: comparison.json, .csv, .md and .html; arguments as `write_report`.
+
+    Raises:
+        ValueError: a media file cannot be read, or the folder cannot be written.
+    """
+    try:
+        page = comparison_page(
+            comparison, title=title, media=media, media_heading=media_heading, papers=papers
+        )
+    except OSError as error:
+        raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
+    contents = {
+        "json": (
+            "comparison.json",
+            json.dumps(comparison_json(comparison), indent=2, allow_nan=False, ensure_ascii=False) + "\n",
+        ),
+        "csv": ("comparison.csv", comparison_csv(comparison)),
+        "markdown": ("comparison.md", comparison_markdown(comparison, title=title)),
+        "html": ("comparison.html", page),
+    }
+    return _write(contents, folder)
+
+
+def _write(contents: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, Path]:
     paths = {kind: folder / name for kind, (name, _) in contents.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

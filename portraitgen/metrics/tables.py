@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from portraitgen.metrics.estimate import Estimate
 from portraitgen.metrics.results import Results
-from portraitgen.metrics.scores import GENERATED, METHODS
+from portraitgen.metrics.scores import METHODS, MetricInfo
 
 MAX_REASONS = 3
 """Videos named in a sentence about missing figures; results.json names all."""
@@ -20,7 +22,7 @@ def rows_csv(results: Results) -> str:
     table = [["video", "method", "num_frames", *names, "missing"]]
     for row in results.rows:
         reasons = row.failure or "; ".join(dict.fromkeys(row.reasons.values()))
-        means = [_cell(row.mean(name)) for name in names]
+        means = [cell(row.mean(name)) for name in names]
         table.append([row.video, row.method, str(len(row.frames)), *means, reasons])
     return _csv(table)
 
@@ -31,7 +33,7 @@ def frames_csv(results: Results) -> str:
     table = [["video", "method", "frame", *names]]
     for row in results.rows:
         for place, frame in enumerate(row.frames):
-            values = [_cell(row.scores[name][place]) if name in row.scores else "" for name in names]
+            values = [cell(row.scores[name][place]) if name in row.scores else "" for name in names]
             table.append([row.video, row.method, str(frame), *values])
     return _csv(table)
 
@@ -39,47 +41,59 @@ def frames_csv(results: Results) -> str:
 def results_markdown(results: Results, *, title: str) -> str:
     """Table, verdicts and protocol in Markdown."""
     header, body = figure_table(results)
-    lines = [f"# {title}", "", _markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
-    lines += [
-        _markdown_row([f"{mean} ({bounds})" if bounds else mean for mean, bounds in cells]) for cells in body
-    ]
-    lines += ["", *[f"- {mark(verdict.passed)}: {verdict.text}" for verdict in results.verdicts]]
+    lines = [f"# {title}", "", *markdown_table(header, body), ""]
+    lines += [f"- {mark(verdict.passed)}: {verdict.text}" for verdict in results.verdicts]
     lines += ["", *[f"- {note}" for note in missing_notes(results)]]
     lines += ["", f"{graded(results)}. Intervals: {results.interval_statement}."]
     return "\n".join(lines) + "\n"
 
 
-def terminal_table(results: Results, *, title: str) -> Table:
-    """The same table for a terminal: `rich.console.Console().print(table)`."""
-    header, body = figure_table(results)
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
+    """Lines of a table of cells (text, what stands behind it in brackets)."""
+    lines = [_markdown_row(header), _markdown_row(["---"] + ["---:"] * (len(header) - 1))]
+    return lines + [
+        _markdown_row([f"{text} ({behind})" if behind else text for text, behind in cells]) for cells in body
+    ]
+
+
+def terminal_table(
+    header: Sequence[str], body: Iterable[Sequence[tuple[str, str]]], *, title: str, bold: int | None = None
+) -> Table:
+    """A table of cells (text, what stands below it) for a terminal: `rich.console.Console().print(table)`.
+
+    Args:
+        bold: index of a column to emphasise.
+    """
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
     )
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
-    for method, cells in zip(results.estimates, body, strict=True):
-        shown = [f"{mean}\n[dim]{bounds}[/dim]" if bounds else mean for mean, bounds in cells]
-        table.add_row(*shown, style="bold" if method == GENERATED else None)
+        style = "bold" if index == bold else None
+        table.add_column(name, justify="right" if index else "left", style=style, header_style=style)
+    for cells in body:
+        table.add_row(*[f"{text}\n[dim]{below}[/dim]" if below else text for text, below in cells])
     return table
 
 
 def figure_table(results: Results) -> tuple[list[str], list[list[tuple[str, str]]]]:
-    """Header, then one line for each method: name and figures, each as (mean, bounds), a dash for none."""
-    names = shown_metrics(results)
-    header = ["Method", *[results.metrics[name].heading for name in names]]
+    """Header, then a line for each figure: its name and, for each method, (mean, bounds)."""
+    header = ["", *[METHODS[method].label for method in results.estimates]]
     body = []
-    for method, figures in results.estimates.items():
-        cells = [(METHODS[method].label, "")]
-        for name in names:
-            figure, metric = figures.get(name), results.metrics[name]
-            if figure is None:
-                cells.append(("–", ""))
-                continue
-            low, high = figure.interval
-            bounds = "" if math.isnan(low) else f"{metric.show(low)}–{metric.show(high)}"
-            cells.append((metric.show(figure.mean), bounds))
+    for name in shown_metrics(results):
+        metric = results.metrics[name]
+        cells = [(metric.heading, "")]
+        for figures in results.estimates.values():
+            cells.append(figure_cell(figures.get(name), metric))
         body.append(cells)
     return header, body
+
+
+def figure_cell(figure: Estimate | None, metric: MetricInfo) -> tuple[str, str]:
+    """(mean, bounds) of a figure as text."""
+    if figure is None:
+        return "–", ""
+    low, high = figure.interval
+    return metric.show(figure.mean), "" if math.isnan(low) else f"{metric.show(low)}–{metric.show(high)}"
 
 
 def shown_metrics(results: Results) -> list[str]:
@@ -129,7 +143,8 @@ def _first_reasons(reasons: tuple[str, ...]) -> str:
     return "; ".join(reasons[:MAX_REASONS]) + (f"; and {more} more videos" if more > 0 else "")
 
 
-def _cell(value: float) -> str:
+def cell(value: float) -> str:
+    """A figure in CSV, to its last digit; nothing for a missing one."""
     return repr(float(value)) if math.isfinite(value) else ""
 
 
@@ -139,5 +154,5 @@ def _csv(table: list[list[str]]) -> str:
     return buffer.getvalue()
 
 
-def _markdown_row(cells: list[str]) -> str:
+def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -15,10 +16,11 @@ from portraitgen.media.files import writable_folder
 from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
 from portraitgen.metrics.grading import grade
 from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.ranking import best_and_worst
 from portraitgen.metrics.report import write_report
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import GENERATED, METHODS, Row
-from portraitgen.metrics.tables import mark, terminal_table
+from portraitgen.metrics.tables import figure_table, mark, terminal_table
 from portraitgen.runs.check import check_config
 from portraitgen.runs.graders import build_graders, check_names, figures_of
 from portraitgen.runs.processes import evaluation_processes
@@ -28,17 +30,26 @@ from portraitgen.runs.sources.source import ClipSource
 
 log = logging.getLogger(__name__)
 
-MAX_EMBEDDED = 8
-"""Clips whose videos and sheets are embedded in the report."""
-
 
 def evaluate(config: DictConfig) -> None:
-    """Grade what lies in `config.generated`; write the report into `config.out` and print it.
-
-    Started by torchrun, each process grades its share of the videos, and the first one reports.
+    """`grade_and_report`, whose required checks must be fulfilled.
 
     Raises:
-        ValueError: there is nothing to grade, or files do not fit, or a required check failed.
+        ValueError: as `grade_and_report`, or a required check failed.
+    """
+    results = grade_and_report(config)
+    if results is not None and not results.passed:
+        raise ValueError("a required check failed, see above (metrics.checks)")
+
+
+def grade_and_report(config: DictConfig) -> Results | None:
+    """Grade what lies in `config.generated`; write the report into `config.out` and print it.
+
+    Started by torchrun, each process grades its share of the videos, and the first one reports; the others
+    return None.
+
+    Raises:
+        ValueError: there is nothing to grade, or files do not fit.
     """
     check_config(config)
     source = choose_source(config)
@@ -55,7 +66,7 @@ def evaluate(config: DictConfig) -> None:
         rows, videos = processes.gather(rows), processes.gather(videos)
         sets = _set_figures(graders, rows)
     if processes.rank:
-        return
+        return None
     results = aggregate(
         rows,
         metrics=metrics,
@@ -64,7 +75,8 @@ def evaluate(config: DictConfig) -> None:
         skipped=skipped,
         checks=checks,
     )
-    _report(results, source, out, title=config.title)
+    _report(results, source, out, config)
+    return results
 
 
 def _grade_all(
@@ -113,12 +125,25 @@ def _protocol(
     )
 
 
-def _report(results: Results, source: ClipSource, out: Path, *, title: str) -> None:
-    """Write the report, print the table, and raise if a required check failed."""
-    media = [item for key in results.videos[:MAX_EMBEDDED] for item in source.media(key, out / "media")]
-    paths = write_report(results, out, title=title, media=media)
+def _report(results: Results, source: ClipSource, out: Path, config: DictConfig) -> None:
+    """Write the report and print the table."""
+    name, shown = best_and_worst(results, by=config.show_by, count=config.show_videos)
+    media = [
+        replace(item, caption=f"{said}. {item.caption}")
+        for video, said in shown
+        for item in source.media(video, out / "media")
+    ]
+    paths = write_report(
+        results,
+        out,
+        title=config.title,
+        media=media,
+        media_heading=f"Best and worst by {results.metrics[name].label}"
+        if len(shown) < len(results.videos)
+        else f"Videos, best {results.metrics[name].label} first",
+    )
     console = Console()
-    console.print(terminal_table(results, title=title))
+    console.print(terminal_table(*figure_table(results), title=config.title, bold=1))
     for verdict in results.verdicts:
         console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
     for path in paths.values():
@@ -126,5 +151,3 @@ def _report(results: Results, source: ClipSource, out: Path, *, title: str) -> N
     seen = source.settings.get("graded frames seen in training", "none")
     if seen != "none":
         log.warning("graded frames that were seen in training: %s. These are no figures of unseen data", seen)
-    if results.passed is False:
-        raise ValueError("a required check failed, see above (metrics.checks)")

@@ -141,6 +141,10 @@ class EvaluateConfig:
     """`graders`: name → what takes figures; `checks`: what the generated clips have to beat."""
     strict: bool = False
     """Missing weights of a grader are an error; otherwise its figures are reported as skipped."""
+    show_by: str | None = None
+    """Figure by which the best and worst videos are chosen; null: the first."""
+    show_videos: int = MISSING
+    """At most so many videos are shown in the report."""
     faces: Any = MISSING
     """Face backend that looks for faces in the generated frames."""
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -168,8 +172,9 @@ def slug(name: str) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Overrides as one folder name: nothing in it leads elsewhere or needs quoting."""
-    return re.sub(r"[^\w.,=+-]+", "-", text)
+    """Overrides as a folder name: nothing leads elsewhere or needs quoting; long ones end in a checksum."""
+    plain = re.sub(r"[^\w.,=+-]+", "-", text)
+    return plain if len(plain) <= 200 else f"{plain[:191]}-{zlib.crc32(text.encode()):08x}"
 
 
 def process_rank() -> int:

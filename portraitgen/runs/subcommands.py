@@ -88,6 +88,18 @@ EVALUATE: dict[str, SubCommand] = {
         "",
         "hold every metric against the goldens of its reference implementation",
     ),
+    "compare": SubCommand(
+        "portraitgen.runs.compare.compare_results",
+        "evaluate_compare",
+        "results=[a/report,b/report] out=comparison/",
+        "put results side by side that were taken by one protocol",
+    ),
+    "sweep": SubCommand(
+        "portraitgen.runs.sweep.sweep_trial",
+        "evaluate_sweep",
+        "weights=a.safetensors,b.safetensors shards='shards/*.tar' out=sweep/",
+        "generate and grade for every combination of settings, and compare",
+    ),
 }
 """What evaluate.py does, by its first word; without one it grades."""
 

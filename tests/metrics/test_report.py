@@ -15,14 +15,14 @@ from portraitgen.media.encode import write_video
 from portraitgen.metrics.checks import Check
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
-from portraitgen.metrics.page import Media
+from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.panels import encode_png
 from portraitgen.metrics.plot import Line, line_plot
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.report import write_report
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import Row
-from portraitgen.metrics.tables import terminal_table
+from portraitgen.metrics.tables import figure_table, terminal_table
 
 METRICS = {**PIXEL_METRICS, **LANDMARK_METRICS}
 VIDEO = "<b>clip</b> & co"
@@ -162,7 +162,7 @@ def test_csv_leaves_missing_cells_empty_and_says_why(results, tmp_path):
 def test_tables_for_people_show_the_same_figures(results, tmp_path):
     markdown = write_report(results, tmp_path, title="A test")["markdown"].read_text()
     console = Console(file=io.StringIO(), width=80)
-    console.print(terminal_table(results, title="A test"))
+    console.print(terminal_table(*figure_table(results), title="A test"))
     terminal = console.file.getvalue()
     for text in (markdown, terminal):
         for shown in ("24.00", "13.50", "0.050", "0.75"):

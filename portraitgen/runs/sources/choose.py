@@ -1,8 +1,10 @@
 """The source of clips that the settings of evaluate.py ask for."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.sources.pair_list import pairs_by_name, pairs_from_csv
 from portraitgen.runs.sources.pairs import PairedFiles
@@ -55,3 +57,13 @@ def choose_source(config: DictConfig) -> ClipSource:
             "length": config.length,
         },
     )
+
+
+def source_of_results(place: Mapping[str, Any]) -> ClipSource:
+    """The source that results were taken from, as their protocol states it.
+
+    Raises:
+        ValueError: it is no longer there.
+    """
+    unset = {"real": None, "pairs": None, "fps": None, "resize": None, "length": "exact"}
+    return choose_source(OmegaConf.create({**unset, **place}))

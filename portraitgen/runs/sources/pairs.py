@@ -15,7 +15,7 @@ from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
-from portraitgen.metrics.page import Media
+from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.metrics.protocol import VideoFacts, digest_frames
 from portraitgen.runs.sources.files import MediaClip, read_media, resize_frames

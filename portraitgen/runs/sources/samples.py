@@ -13,7 +13,7 @@ from portraitgen.media.decode import VideoError
 from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
-from portraitgen.metrics.page import Media
+from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.protocol import VideoFacts, digest_frames
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.sources.source import Reading, read_clip

@@ -14,7 +14,7 @@ from portraitgen.data.prepare.frames import resample_frames
 from portraitgen.media.decode import VideoError, iter_frames, probe_video
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
-from portraitgen.metrics.page import Media
+from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.protocol import VideoFacts
 
 

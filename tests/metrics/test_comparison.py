@@ -1,0 +1,161 @@
+"""Runs side by side: paired differences, refused protocols, and what the report says of both."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from portraitgen.metrics.comparison import compare, label_runs
+from portraitgen.metrics.graders.pixels import METRICS
+from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.ranking import best_and_worst, most_different
+from portraitgen.metrics.report import write_comparison, write_report
+from portraitgen.metrics.results import aggregate
+from portraitgen.metrics.saved import load_results
+from portraitgen.metrics.scores import Row
+
+VIDEOS = [f"v{index}" for index in range(12)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes and reads back results of videos whose difficulty all runs share."""
+    difficulty = np.random.default_rng(0).normal(20, 5, len(VIDEOS))
+
+    def run(name, lead=0.0, *, videos=VIDEOS, metrics=METRICS, backend="dlib", **settings):
+        rows = [
+            Row(video, "generated", np.arange(2), {"psnr": np.full(2, difficulty[int(video[1:])] + lead)})
+            for video in videos
+        ]
+        protocol = Protocol(
+            videos=tuple(VideoFacts(video, 2, 25.0, 8, 8, video) for video in videos),
+            frame_sampler="all frames",
+            resize="none",
+            crop="none",
+            face_backend=backend,
+            min_face_score=0.0,
+            settings=settings,
+            source={"generated": f"/clips/{name}"},
+        )
+        write_report(aggregate(rows, metrics=metrics, protocol=protocol), tmp_path / name, title=name)
+        return load_results(tmp_path / name)
+
+    return run
+
+
+def test_a_small_lead_on_all_videos_is_certain(run):
+    comparison = compare({"old": run("a"), "new": run("b", 0.5), "same": run("c"), "bad": run("d", -1)})
+    interval = comparison.estimates["new"]["psnr"].interval
+    assert interval[1] - interval[0] > 3, "the videos themselves differ widely"
+    new, same, bad = (comparison.differences[label]["psnr"] for label in ("new", "same", "bad"))
+    assert new.mean == pytest.approx(0.5)
+    assert new.interval == pytest.approx((0.5, 0.5))
+    assert (new.verdict, same.verdict, bad.verdict) == ("better", "open", "worse")
+    assert "old" not in comparison.differences
+
+
+def test_lower_is_better_where_it_is(run):
+    error = {"psnr": METRICS["psnr"].__class__("Error", "", 2, False, "how wrong")}
+    comparison = compare({"old": run("a", metrics=error), "new": run("b", 0.5, metrics=error)})
+    assert comparison.differences["new"]["psnr"].verdict == "worse"
+
+
+def test_a_single_video_is_resampled_by_its_frames(run):
+    comparison = compare({"old": run("a", videos=["v0"]), "new": run("b", 1.0, videos=["v0"])})
+    assert comparison.differences["new"]["psnr"].interval == pytest.approx((1, 1))
+    assert "says nothing about other videos" in comparison.interval_statement
+
+
+def test_other_protocols_are_refused_and_all_differences_listed(run):
+    runs = {"old": run("a"), "new": run("b", backend="insightface", videos=VIDEOS[:3])}
+    with pytest.raises(ValueError, match="different protocols") as error:
+        compare(runs)
+    assert "old | new\n    videos.v3.num_frames: 2 | (absent)" in str(error.value)
+    assert "allow_other_protocols=true" in str(error.value)
+    allowed = compare(runs, allow_other_protocols=True)
+    assert "face_backend: dlib | insightface" in allowed.clashes["new"]
+    assert allowed.videos == tuple(VIDEOS[:3])
+
+
+def test_an_allowed_difference_is_said_loudly(run, tmp_path):
+    runs = {"old": run("a"), "<b>new</b>": run("b", backend="insightface")}
+    paths = write_comparison(compare(runs, allow_other_protocols=True), tmp_path / "out", title="A < B")
+    page = paths["html"].read_text()
+    assert 'role="alert"' in page
+    assert "face_backend: dlib | insightface" in page
+    assert "<b>new</b></th>" not in page, "a label is text"
+    assert "taken by different protocols. Their figures do not compare" in paths["markdown"].read_text()
+    assert json.loads(paths["json"].read_text())["protocols_differ"]
+    same = write_comparison(compare({"old": run("a"), "new": run("c")}), tmp_path / "same", title="t")
+    assert "alert" not in same["html"].read_text()
+
+
+def test_all_forms_of_the_report_tell_the_same(run, tmp_path):
+    comparison = compare({"old": run("a", step=1), "new": run("b", 0.5, step=2)})
+    paths = write_comparison(comparison, tmp_path / "out", title="t")
+    written = json.loads(paths["json"].read_text())
+    assert written["differences"]["new"]["psnr"]["mean"] == pytest.approx(0.5)
+    assert written["runs"]["new"]["settings"] == {"step": 2}
+    row = next(csv.DictReader(io.StringIO(paths["csv"].read_text().split("\n", 2)[0] + "\n" + "\n".join(
+        line for line in paths["csv"].read_text().splitlines() if line.startswith("new")))))  # fmt: skip
+    assert float(row["difference"]) == pytest.approx(0.5)
+    assert row["verdict"] == "better"
+    page = paths["html"].read_text()
+    for text in (page, paths["markdown"].read_text()):
+        assert "+0.50 [0.50, 0.50] better" in text
+    assert not re.search(r"(?:https?:)?//[a-z0-9]", page), "needs no network"
+    assert page.count('class="intervals"') == 1
+    assert ">step</th><td>1</td><td>2</td>" in page
+
+
+def test_nothing_in_common_is_an_error(run):
+    with pytest.raises(ValueError, match="needs two results at least, got a"):
+        compare({"a": run("a")})
+    with pytest.raises(ValueError, match="no video in common"):
+        compare({"a": run("a", videos=["v0"]), "b": run("b", videos=["v1"])}, allow_other_protocols=True)
+    other = {"ssim": METRICS["ssim"]}
+    rows = [Row("v0", "generated", np.arange(2), {"ssim": np.ones(2)})]
+    protocol = Protocol((VideoFacts("v0", 2, 25.0, 8, 8, "v0"),), "all frames", "none", "none", "dlib", 0.0)
+    one = run("c", videos=["v0"], metrics={"psnr": METRICS["psnr"]})
+    folder = one.path.parent.parent / "d"
+    write_report(aggregate(rows, metrics=other, protocol=protocol), folder, title="d")
+    with pytest.raises(ValueError, match="no figure in common"):
+        compare({"a": one, "b": load_results(folder)})
+
+
+def test_labels_say_what_differs_and_no_more(run):
+    same = {"weights": "runs/x/weights/step_3.safetensors", "step": 3, "seed": 0}
+    other = {**same, "weights": "runs/x/weights/step_9.safetensors", "step": 9}
+    assert list(label_runs([run("a", **same), run("b", **other)])) == ["step_3", "step_9"]
+    seeds = [run("a", **same), run("b", **other), run("c", **{**other, "seed": 1})]
+    assert list(label_runs(seeds)) == ["step_3, seed 0", "step_9, seed 0", "step_9, seed 1"]
+    assert list(label_runs([run("a"), run("b")])) == ["a", "b"]
+    twice = run("a")
+    assert list(label_runs([twice, twice])) == ["run (1)", "run (2)"]
+
+
+def test_the_best_and_the_worst_videos_are_chosen(run):
+    rows = [Row(f"v{value}", "generated", np.arange(1), {"psnr": np.array([value])}) for value in range(5)]
+    protocol = Protocol((), "all frames", "none", "none", "dlib", 0.0)
+    results = aggregate(rows, metrics=METRICS, protocol=protocol)
+    name, shown = best_and_worst(results, by=None, count=3)
+    assert name == "psnr"
+    assert shown == [
+        ("v4", "best 1: PSNR 4.00 dB"),
+        ("v3", "best 2: PSNR 3.00 dB"),
+        ("v0", "worst 1: PSNR 0.00 dB"),
+    ]
+    assert [video for video, _ in best_and_worst(results, by="psnr", count=9)[1]] == [
+        "v4",
+        "v3",
+        "v2",
+        "v1",
+        "v0",
+    ]
+    with pytest.raises(ValueError, match="show_by=fid: no video has such a figure; known are psnr, ssim"):
+        best_and_worst(results, by="fid", count=3)
+    comparison = compare({"old": run("a"), "new": run("b")})
+    assert most_different(comparison, by=None, count=2) == ("psnr", ["v0", "v1"])
