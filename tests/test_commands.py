@@ -36,6 +36,7 @@ REQUIRED = {
     "prepare": {"source": "s", "out": "o"},
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},
+    "prepare_inspect": {"out": "o"},
     "prepare_features": {"out": "o"},
     "prepare_import_consisid": {"source": "s", "out": "o"},
     "prepare_export_consisid": {"shards": "s", "out": "o"},

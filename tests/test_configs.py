@@ -137,6 +137,7 @@ def test_every_other_command(name):
         "evaluate_compare": ["results=[a,b]", "out=out"],
         "evaluate_sweep": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "prepare_verify": ["out=shards"],
+        "prepare_inspect": ["out=shards"],
         "prepare_features": ["out=shards"],
         "prepare_import_consisid": ["source=demo", "out=shards"],
         "prepare_export_consisid": ["shards=shards.tar", "out=demo"],

@@ -74,7 +74,7 @@ def make_data_set(
         discard_unfinished(out / "dataset.json")
         update_dataset(out)
         if missing or not sheet.is_file():
-            _draw(sheet, [job.path for job in jobs if job.path.is_file()])
+            draw_samples(sheet, [job.path for job in jobs if job.path.is_file()])
     for line in outcome.lines():
         log.info(line)
     log.info(f"contact sheet: {sheet}")
@@ -112,13 +112,17 @@ def _output_folder(out: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _draw(path: Path, shards: list[Path]) -> None:
+def draw_samples(path: Path, shards: Sequence[Path]) -> None:
     """Draw samples from all over the shards, read back as training will read them."""
     catalog = Catalog([str(shard) for shard in shards])
     places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
     chosen = np.linspace(0, len(places) - 1, min(_SHEET_ROWS, len(places))).round().astype(int)
     reader = ClipReader(catalog)
-    sheet = contact_sheet(reader.sample(*places[place]) for place in chosen)
-    encoded, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    save_picture(path, contact_sheet(reader.sample(*places[place]) for place in chosen))
+
+
+def save_picture(path: Path, image: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] RGB as a PNG, all of it or nothing."""
+    encoded, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert encoded
     replace_file(path, png.tobytes())

@@ -53,6 +53,12 @@ PREPARE: dict[str, SubCommand] = {
         "out=shards/mine",
         "read every shard to its last byte and say what is wrong",
     ),
+    "inspect": SubCommand(
+        "portraitgen.runs.inspect_shards.inspect",
+        "prepare_inspect",
+        "out=shards/mine",
+        "say what the shards, or with key=… one sample, hold; with sheet=… draw them",
+    ),
     "features": SubCommand(
         "portraitgen.runs.compute_features.compute_features",
         "prepare_features",
