@@ -15,6 +15,10 @@ from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.faces.types import Face
 
 _RELEASES = "https://github.com/deepinsight/insightface/releases"
+_USUAL_FILES = {
+    "buffalo_l": "det_10g.onnx, w600k_r50.onnx, 1k3d68.onnx, 2d106det.onnx",
+    "antelopev2": "scrfd_10g_bnkps.onnx, glintr100.onnx, 1k3d68.onnx, 2d106det.onnx",
+}
 
 # Landmark scheme → number of points, insightface's name of the model that finds them, its usual file.
 _LANDMARKS = {
@@ -27,10 +31,11 @@ def _pack_folder(model_dir: str) -> Path:
     """The pack's folder, once it is sure that insightface finds models there: else it starts a download."""
     folder = Path(model_dir).expanduser().absolute()
     if not any(folder.glob("*.onnx")) and not (folder / "manifest.json").is_file():
+        files = _USUAL_FILES.get(folder.name, _USUAL_FILES["buffalo_l"])
         raise ValueError(
             f"no insightface models in {folder}: unpack a pack from {_RELEASES} (buffalo_l.zip for instance; "
-            "licensed for non-commercial research only) so that its .onnx files lie directly in a folder, "
-            "and set faces.model_dir to that folder"
+            "licensed for non-commercial research only) so that its .onnx files lie directly in a folder "
+            f"({files}), and set faces.model_dir to that folder; nothing is downloaded here"
         )
     return folder
 

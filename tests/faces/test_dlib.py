@@ -105,6 +105,23 @@ def test_every_photo_with_a_face_has_it_and_no_other_has(shared: Path) -> None:
     assert counts["six_faces.jpg"] == 6
 
 
+def test_features_of_one_face_are_of_one_person(shared: Path) -> None:
+    """In a group: a face has landmarks and embedding of the person in its box, alone in the picture."""
+    image = read_photo(shared / "testdata" / "photos" / "multi" / "six_faces.jpg")
+    faces = sure_faces(image, embed=True)[:3]
+    alone = []
+    for face in faces:
+        margin = (face.box[2:] - face.box[:2]) * 0.4
+        left, top = np.maximum(face.box[:2] - margin, 0).astype(int)
+        right, bottom = (face.box[2:] + margin).astype(int)
+        (single,) = sure_faces(np.ascontiguousarray(image[top:bottom, left:right]), embed=True)
+        assert np.abs(single.keypoints + (left, top) - face.keypoints).max() < 4
+        alone.append(single.embedding)
+    likeness = np.stack([face.embedding for face in faces]) @ np.stack(alone).T
+    assert (likeness.argmax(axis=1) == np.arange(3)).all()
+    assert likeness.diagonal().min() > BACKEND.identity_threshold
+
+
 def test_people_are_told_apart(shared: Path) -> None:
     """Eleven photos of four people, all pairs, with room on both sides of the threshold; strangers too."""
     photos = shared / "testdata" / "photos"

@@ -3,6 +3,7 @@ of the real pack, recorded from a real clip, say about its conventions."""
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,10 @@ from omegaconf import OmegaConf
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.insightface import InsightFaceBackend
+from portraitgen.faces.tracking import track_faces
+from portraitgen.faces.types import Face
 from portraitgen.media.decode import read_video
+from portraitgen.media.geometry import box_containment, box_iou
 from portraitgen.runs.check import find_problems
 
 CLIP = "RD_Radio10_0_clip_0"
@@ -98,12 +102,30 @@ def test_the_backend_travels(backend: FaceBackend, frames: np.ndarray) -> None:
 
 def test_a_missing_pack_is_named_before_insightface_would_download_it(pack: Path, tmp_path: Path) -> None:
     folder = tmp_path / "antelopev2"
-    message = r"no insightface models in .*antelopev2: .*/releases .*non-commercial.*faces\.model_dir"
+    message = (
+        r"no insightface models in .*antelopev2: .*/releases .*non-commercial.*"
+        r"scrfd_10g_bnkps\.onnx, glintr100\.onnx.*faces\.model_dir"
+    )
     with pytest.raises(ValueError, match=message):
         InsightFaceBackend(str(folder))
     shutil.copytree(pack, folder / "antelopev2")  # as the archive unpacks
     with pytest.raises(ValueError, match=message):
         InsightFaceBackend(str(folder))
+
+
+def test_any_pack_will_do(pack: Path, frames: np.ndarray, tmp_path: Path, backend: FaceBackend) -> None:
+    """antelopev2 has other file names; insightface goes by what the models take and give."""
+    folder = tmp_path / "antelopev2"
+    folder.mkdir()
+    names = {"det_10g": "scrfd_10g_bnkps", "w600k_r50": "glintr100", "1k3d68": "1k3d68"}
+    for ours, theirs in names.items():
+        shutil.copy(pack / f"{ours}.onnx", folder / f"{theirs}.onnx")
+    other = InsightFaceBackend(str(folder))
+    assert other.name == "insightface-antelopev2", "its embeddings are not comparable with buffalo_l's"
+    assert other.embedding_dim == 512
+    (found,), (expected,) = (which.detect(frames[0], embed=True) for which in (other, backend))
+    np.testing.assert_array_equal(found.embedding, expected.embedding)
+    np.testing.assert_array_equal(found.landmarks, expected.landmarks)
 
 
 def test_incomplete_and_broken_packs_are_named(pack: Path, frames: np.ndarray, tmp_path: Path) -> None:
@@ -141,12 +163,52 @@ def test_wrong_pictures_are_named(backend: FaceBackend) -> None:
         backend.detect(np.zeros((8, 8, 3), np.float32))
 
 
-def test_real_key_points_are_in_our_order(frames: np.ndarray, recorded: dict[str, np.ndarray]) -> None:
-    """Those of the real detector lie where dlib's do."""
-    theirs = recorded["kps"][::6]
-    ours = np.stack([DlibBackend().detect(frame)[0].keypoints for frame in frames[::6]])
-    eye_distance = np.linalg.norm(theirs[:, 1] - theirs[:, 0], axis=-1)[:, None]
-    assert (np.linalg.norm(ours - theirs, axis=-1) / eye_distance).max() < 0.1
+def test_real_faces_are_where_dlib_finds_them(frames: np.ndarray, recorded: dict[str, np.ndarray]) -> None:
+    """Boxes of the one reach to the forehead, of the other to the brows; key points are in one order."""
+    faces = [DlibBackend().detect(frame)[0] for frame in frames[::6]]
+    boxes, theirs = np.stack([face.box for face in faces]), recorded["bbox"][::6]
+    assert box_iou(boxes, theirs.astype(np.float32)).min() > 0.5
+    assert box_containment(boxes, theirs.astype(np.float32)).min() > 0.8
+    points, recorded_points = np.stack([face.keypoints for face in faces]), recorded["kps"][::6]
+    eye_distance = np.linalg.norm(recorded_points[:, 1] - recorded_points[:, 0], axis=-1)[:, None]
+    error = np.linalg.norm(points - recorded_points, axis=-1) / eye_distance
+    assert error.mean() < 0.05
+    assert error.max() < 0.1
+
+
+def recorded_faces(recorded: dict[str, np.ndarray]) -> list[list[Face]]:
+    vectors = recorded["embedding"] / np.linalg.norm(recorded["embedding"], axis=1, keepdims=True)
+    columns = [recorded[name].astype(np.float32) for name in ("bbox", "det_score", "landmark_2d_106", "kps")]
+    return [
+        [Face(box, float(score), landmarks, points, vector.astype(np.float32))]
+        for box, score, landmarks, points, vector in zip(*columns, vectors, strict=True)
+    ]
+
+
+def test_real_outputs_are_one_track(backend: FaceBackend, recorded: dict[str, np.ndarray]) -> None:
+    """With a hole of 20 frames too, longer than positions bridge: embeddings say that it is one person."""
+    faces = recorded_faces(recorded)
+    rules = {"min_score": backend.min_score, "identity_threshold": backend.identity_threshold}
+    (track,) = track_faces(faces, **rules)
+    assert track.frames.tolist() == list(range(61))
+    assert np.linalg.norm(track.embedding) == pytest.approx(1, abs=1e-5)
+    holed = [*faces[:20], *([] for _ in range(20)), *faces[40:]]
+    assert len(track_faces(holed, min_score=backend.min_score)) == 2
+    (joined,) = track_faces(holed, **rules)
+    assert len(joined.frames) == 41
+    assert joined.embedding @ track.embedding > 0.98
+
+
+def test_another_person_in_the_same_place_is_another_track(
+    backend: FaceBackend, recorded: dict[str, np.ndarray]
+) -> None:
+    """Real boxes throughout, from frame 30 on with embeddings as far off as other people's are."""
+    direction = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    direction /= np.linalg.norm(direction)
+    faces = recorded_faces(recorded)
+    faces[30:] = [[replace(face, embedding=direction)] for (face,) in faces[30:]]
+    tracks = track_faces(faces, min_score=backend.min_score, identity_threshold=backend.identity_threshold)
+    assert sorted(track.frames.tolist() for track in tracks) == [list(range(30)), list(range(30, 61))]
 
 
 def test_real_embeddings_of_one_person_pass_the_threshold(
