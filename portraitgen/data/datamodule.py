@@ -104,6 +104,7 @@ class ClipDataModule(LightningDataModule):
         self._val_windows = windows("val_span", val_span or (0.0, 1.0)) if val_span or val_shards else None
         if val_span and not val_shards and train_span[0] < val_span[1] and val_span[0] < train_span[1]:
             log.warning(f"data.val_span {list(val_span)} overlaps data.train_span {list(train_span)}")
+        self.landmark_scheme: str | None = None  # known from `setup` on
         self._train: ClipExamples | None = None
         self._val: ClipExamples | None = None
         self._train_loader: ResumableLoader | None = None
@@ -113,6 +114,7 @@ class ClipDataModule(LightningDataModule):
         if self._train is not None:
             return
         catalog = Catalog(self._shards)
+        self.landmark_scheme = catalog.landmark_scheme
         features, chosen = self._choose(catalog, self._train_windows)
         self._num_train = len(chosen)
         order = SampleOrder(chosen.shards, seed=self._seed)

@@ -19,6 +19,7 @@ from portraitgen.data.manifest import shard_digest
 from portraitgen.diffusion.frames import FramesOnDemand
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.media.interpolation import Between, fill_between, key_positions
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
@@ -100,7 +101,8 @@ def _changes(config: DictConfig) -> dict[str, Any]:
 
 def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> Iterator[DrivenClip]:
     if config.shards is None:
-        yield _photo_clip(config, size=_picture_size(config.size, system, facts), device=system.device)
+        size = _picture_size(config.size, system, facts)
+        yield _photo_clip(config, facts, size=size, device=system.device)
         return
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
@@ -109,11 +111,21 @@ def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> I
         yield clips.read(key, frames[key])
 
 
-def _photo_clip(config: DictConfig, *, size: tuple[int, int], device: torch.device) -> DrivenClip:
-    """The clip that brings the photo `config.reference` to life."""
+def _photo_clip(
+    config: DictConfig, facts: Mapping[str, Any], *, size: tuple[int, int], device: torch.device
+) -> DrivenClip:
+    """The clip that brings the photo `config.reference` to life, for weights with these `facts`."""
     backend = with_mesh(instantiate(config.faces, _convert_="all"))
-    reference = read_reference(Path(config.reference), backend, size=size, frame=config.frame)
+    known = facts.get("landmark_scheme", backend.landmark_scheme)
+    if backend.landmark_scheme != known:
+        raise ValueError(
+            f"weights={config.weights} draw faces from {known} landmarks, faces={backend.name} finds "
+            f"{backend.landmark_scheme}: choose the face backend of their training data"
+        )
     fps, raw = exact_rate(config.fps), config.raw_points
+    if raw is None:  # the released weights were trained on what MediaPipe says
+        raw = "converted_from" in facts and isinstance(backend, MediaPipeBackend)
+    reference = read_reference(Path(config.reference), backend, size=size, frame=config.frame)
     if config.audio is not None:
         speech = load_speech(config.speech, backend, models=config.paths.models, device=device, raw=raw)
         return driven_by_sound(reference, Path(config.audio), speech, fps=fps, raw=raw, seed=config.seed)

@@ -40,7 +40,7 @@ def find_landmarks(config: DictConfig) -> None:
     for path in (file, drawing):
         path.parent.mkdir(exist_ok=True)
     save_landmarks(file, landmarks)
-    frames = _drawn(landmarks, raw=config.raw_points)
+    frames = _drawn(landmarks, raw=bool(config.raw_points))
     if picture:
         replace_file(drawing, encode_png(next(frames)))
     else:

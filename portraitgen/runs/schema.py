@@ -95,8 +95,8 @@ class GenerateConfig:
     """How the photo's face follows the driving one: auto | 3d | 2d | none."""
     fps: float | None = None
     """Frames a second of what is written; null: those of what drives."""
-    raw_points: bool = False
-    """Draw MediaPipe's own points, as the published weights know them, instead of corrected ones."""
+    raw_points: bool | None = None
+    """Draw MediaPipe's own points instead of corrected ones; null: as the weights know them."""
     out: str = MISSING
     """Folder for the results."""
     seed: int = MISSING

@@ -66,6 +66,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
             provenance={
                 "run": config.name,
                 "data": settings["data"],
+                "landmark_scheme": data.landmark_scheme,
                 "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
                 **describe_commit(),
             },

@@ -1,6 +1,8 @@
 """Every way to drive a photo, end to end through generate.py with untrained weights."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +25,7 @@ from portraitgen.runs.driving.photo import driven_by_face
 from portraitgen.runs.driving.reference import read_reference
 from portraitgen.runs.generate import generate
 from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.training.weights import load_weights, save_weights
 from tests.runs.tiny import save_tiny
 
 FRAMES = 6
@@ -198,6 +201,44 @@ def test_a_photo_one_pixel_wider_than_high_is_shown_whole(media, tmp_path):
     assert reference.photo_size == (90, 91)
     assert (reference.framing.width, reference.framing.height) == (90, 90)
     assert float(reference.picture.std()) > 0.1
+
+
+def test_weights_of_other_landmarks_are_refused(run, weights, media, tmp_path):
+    tensors, facts = load_weights(weights)
+    facts["landmark_scheme"] = "mediapipe478"
+    given = {name: facts.pop(name) for name in ("config", "step", "system")}
+    save_weights(tmp_path / "mesh.safetensors", tensors, **given, provenance=facts)
+    with pytest.raises(ValueError, match="draw faces from mediapipe478 landmarks, faces=dlib finds ibug68"):
+        run(f"driving={media / 'talk.mp4'}", f"weights={tmp_path / 'mesh.safetensors'}")
+
+
+@pytest.mark.slow
+def test_memory_grows_by_the_latents_alone(weights, media, tmp_path):
+    """The real command on landmark files: neither drawings nor pictures of the whole clip are ever held.
+
+    A frame has 49 kB of latents here, as many as of picture, and 197 kB of drawing; a denoising step works on
+    up to eight tensors like the latents.
+    """
+    own = read_motion(media / "face.png", DlibBackend(), fps=None).landmarks
+    lengths, peaks_kb = (40, 640), []
+    for length in lengths:
+        sway = 5 * np.sin(np.arange(length) / 9).astype(np.float32)[:, None, None]
+        moved = replace(own, points=own.points + sway, found=np.ones(length, bool))
+        save_landmarks(tmp_path / "long.npz", moved)
+        words = ["generate.py", f"weights={weights}", f"reference={media / 'face.png'}"]
+        words += [f"driving={tmp_path / 'long.npz'}", f"out={tmp_path / 'out'}"]
+        program = (
+            f"import resource, runpy, sys; sys.argv = {words}; "
+            "runpy.run_path('generate.py', run_name='__main__'); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=CONF.parent, capture_output=True, text=True, check=True
+        )
+        peaks_kb.append(int(done.stdout.split()[-1]))
+        assert probe_video(tmp_path / "out/generated/face-long.mp4").num_frames == length
+    growth = (peaks_kb[1] - peaks_kb[0]) / (lengths[1] - lengths[0])
+    assert growth < 9.5 * 49, f"kB a frame, at {peaks_kb} kB"
 
 
 @pytest.mark.parametrize(
