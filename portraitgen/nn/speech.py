@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -57,3 +58,21 @@ def encode_speech(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Ten
     features = F.interpolate(features, size=num_frames, mode="linear", align_corners=True)
     hidden, _ = model.feature_projection(features.transpose(1, 2))
     return model.encoder(hidden).last_hidden_state
+
+
+def encode_speech_layers(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Tensor:
+    """What `encode_speech` gives after each of the transformer's L layers: float [B, T, L, D].
+
+    As EMO (Tian et al. 2024), Hallo and Loopy take it: early layers hear the sound, late ones the words.
+    """
+    states: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output: states.append(output))
+        for layer in model.encoder.layers
+    ]
+    try:
+        encode_speech(model, samples, num_frames)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(states, dim=2)

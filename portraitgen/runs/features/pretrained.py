@@ -18,16 +18,20 @@ def load_pretrained(kind: type[Model], model: str, *, setting: str, device: str,
     Raises:
         ValueError: it cannot be had.
     """
-    folder = Path(model).expanduser()
-    source = str(folder) if folder.is_dir() else model
     try:
-        loaded: Model = kind.from_pretrained(source, use_safetensors=True, **options)  # type: ignore[attr-defined]
+        loaded: Model = kind.from_pretrained(model_source(model), use_safetensors=True, **options)  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{setting}={model}: no {kind.__name__} there, neither as a folder nor on the hub"
             f" ({str(error).splitlines()[0]})"
         ) from error
     return loaded.requires_grad_(False).eval().to(chosen_device(device))
+
+
+def model_source(model: str) -> str:
+    """`model` as `from_pretrained` takes it: a folder with `~` spelt out, or a hub id."""
+    folder = Path(model).expanduser()
+    return str(folder) if folder.is_dir() else model
 
 
 def chosen_device(device: str) -> str:
