@@ -2,10 +2,13 @@
 
 import io
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from portraitgen.media.decode import VideoError, VideoSource, open_media, source_name
 
@@ -29,17 +32,72 @@ def read_audio(
     with open_media(source, name) as container:
         if not container.streams.audio:
             return None
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-        blocks: list[np.ndarray] = []
-        try:
-            for frame in container.decode(audio=0):
-                if not blocks and frame.time:
-                    blocks.append(np.zeros(max(round(frame.time * sample_rate), 0), np.float32))
-                blocks += [np.asarray(block.to_ndarray()).reshape(-1) for block in resampler.resample(frame)]
-        except av.error.InvalidDataError as error:
-            raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
-        blocks += [np.asarray(block.to_ndarray()).reshape(-1) for block in resampler.resample(None)]
-        return np.concatenate([np.zeros(0, np.float32), *blocks])
+        return np.concatenate([np.zeros(0, np.float32), *_audio_blocks(container, sample_rate, name)])
+
+
+def _audio_blocks(container: InputContainer, sample_rate: int, name: str) -> Iterator[np.ndarray]:
+    """What `read_audio` returns, a piece at a time."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    begun = False
+    try:
+        for frame in container.decode(audio=0):
+            if not begun and frame.time:
+                yield np.zeros(max(round(frame.time * sample_rate), 0), np.float32)
+            for block in resampler.resample(frame):
+                begun = True
+                yield np.asarray(block.to_ndarray()).reshape(-1)
+    except av.error.InvalidDataError as error:
+        raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
+    for block in resampler.resample(None):
+        yield np.asarray(block.to_ndarray()).reshape(-1)
+
+
+class StoredSound:
+    """The sound of a file, mono float32, on the disk: memory does not grow with its length.
+
+    Args:
+        path: of its samples, which `extract` writes.
+        start: sample from which `window` counts; before it and after the end there is silence.
+    """
+
+    def __init__(self, path: Path, *, start: int = 0) -> None:
+        self._path, self._start = path, start
+        self._length = path.stat().st_size // 4
+
+    @classmethod
+    def extract(
+        cls,
+        source: VideoSource,
+        path: Path,
+        *,
+        start_s: float = 0.0,
+        sample_rate: int = SAMPLE_RATE,
+        name: str | None = None,
+    ) -> "StoredSound | None":
+        """Write the first audio stream of a file to `path`; None when there is none.
+
+        Args:
+            start_s: time from which `window` counts.
+
+        Raises:
+            VideoError: unreadable file, or damaged audio.
+        """
+        name = source_name(source, name)
+        with open_media(source, name) as container, path.open("wb") as file:
+            if not container.streams.audio:
+                return None
+            for block in _audio_blocks(container, sample_rate, name):
+                file.write(block.astype("<f4").tobytes())
+        return cls(path, start=round(start_s * sample_rate))
+
+    def window(self, begin: int, end: int) -> np.ndarray:
+        """Samples begin .. end - 1, float32 [end - begin]."""
+        first, last = (min(max(each + self._start, 0), self._length) for each in (begin, end))
+        silent_before = min(max(-(begin + self._start), 0), end - begin)
+        samples = np.zeros(end - begin, np.float32)
+        stored = np.fromfile(self._path, "<f4", count=last - first, offset=4 * first)
+        samples[silent_before : silent_before + len(stored)] = stored
+        return samples
 
 
 def encode_wav(samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from portraitgen.media.audio import decode_wav, encode_wav, frame_audio_window, read_audio
+from portraitgen.media.audio import StoredSound, decode_wav, encode_wav, frame_audio_window, read_audio
 from portraitgen.media.decode import VideoError
 
 
@@ -62,3 +62,13 @@ def test_windows_of_frames_meet(fps: float | Fraction) -> None:
     assert all(earlier[1] == later[0] for earlier, later in pairwise(edges))
     assert edges[-1][1] == round(700 / Fraction(fps).limit_denominator(100_000) * 16000)
     assert frame_audio_window(25, 25, fps=25, sample_rate=48000) == (48000, 96000)
+
+
+def test_stored_sound_is_what_is_read_at_once(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
+    data = encode_wav(samples)
+    expected = read_audio(data)
+    sound = StoredSound.extract(data, tmp_path / "sound", start_s=100 / 16000)
+    for begin, end in ((0, 5000), (10, 20), (-200, 50), (-300, -200), (4890, 5100), (6000, 6010), (7, 7)):
+        wanted = [expected[each] if 0 <= each < 5000 else 0 for each in range(begin + 100, end + 100)]
+        np.testing.assert_array_equal(sound.window(begin, end), np.array(wanted, np.float32))

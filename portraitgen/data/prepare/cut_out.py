@@ -13,7 +13,7 @@ from portraitgen.data.prepare.clip import PlannedClip
 from portraitgen.data.prepare.scores import picture_scores, track_scores
 from portraitgen.data.prepare.speech import speech_share
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
-from portraitgen.media.audio import SAMPLE_RATE, encode_wav, frame_audio_window
+from portraitgen.media.audio import SAMPLE_RATE, StoredSound, encode_wav, frame_audio_window
 from portraitgen.media.decode import Frame
 from portraitgen.media.encode import VideoWriter
 
@@ -47,13 +47,13 @@ class ClipCut:
                 self._measured[name].append(value)
 
     def sample(
-        self, source_key: str, *, origin: Mapping[str, Any], sound: np.ndarray | None, landmark_scheme: str
+        self, source_key: str, *, origin: Mapping[str, Any], sound: StoredSound | None, landmark_scheme: str
     ) -> ClipSample:
         """Finish the clip, after its last frame.
 
         Args:
             origin: the `source` entry of the video's samples, still without times.
-            sound: of the video from its first frame on, float32 [N] at 16 kHz, or None.
+            sound: of the video from its first frame on, at 16 kHz, or None.
         """
         self._open.close()
         clip, fps = self.clip, self._fps
@@ -80,9 +80,8 @@ class ClipCut:
             scores=scores,
         )
 
-    def _window(self, sound: np.ndarray) -> np.ndarray:
+    def _window(self, sound: StoredSound) -> np.ndarray:
         """The clip's sound, float32, with silence where the recording is shorter than the picture."""
         count = self.clip.stop - self.clip.start
         begin, end = frame_audio_window(self.clip.start, count, fps=self._fps, sample_rate=SAMPLE_RATE)
-        window = sound[begin:end]
-        return np.pad(window, (0, end - begin - len(window)))
+        return sound.window(begin, end)

@@ -17,7 +17,7 @@ from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.tracking import track_faces
-from portraitgen.media.audio import SAMPLE_RATE, read_audio
+from portraitgen.media.audio import StoredSound
 from portraitgen.media.decode import VideoError, iter_frames
 
 # Share of the first pass in the work on a frame, for the progress alone; measured with dlib.
@@ -95,11 +95,11 @@ def _cut_out(
 ) -> Iterator[ClipSample]:
     """Second pass: the samples of the planned clips, each as soon as its last frame has gone by."""
     origin = source.origin(settings.licence)
-    sound = _sound(source, scan, note)
     waiting = deque(clips)
     running: list[ClipCut] = []
     frames = iter_frames(source.path, name=source.name)
     with tempfile.TemporaryDirectory(prefix="portraitgen-") as folder:
+        sound = _sound(source, scan, Path(folder) / "sound", note)
         for frame in resample_frames(frames, source_fps=scan.info.fps, fps=scan.fps):
             while waiting and waiting[0].start == frame.index:
                 running.append(ClipCut(waiting.popleft(), Path(folder), fps=scan.fps, crf=settings.crf))
@@ -113,14 +113,12 @@ def _cut_out(
                 return
 
 
-def _sound(source: Source, scan: Scan, note: Callable[[str, str], None]) -> np.ndarray | None:
-    """The sound from the first frame on, float32 [N] at 16 kHz; None where there is none that can be used."""
+def _sound(source: Source, scan: Scan, path: Path, note: Callable[[str, str], None]) -> StoredSound | None:
+    """The sound from the first frame on, kept in `path`; None where there is none that can be used."""
     if not scan.info.has_audio:
         return None
     try:
-        sound = read_audio(source.path, sample_rate=SAMPLE_RATE, name=source.name)
+        return StoredSound.extract(source.path, path, start_s=scan.start_s, name=source.name)
     except VideoError as error:
         note("audio", f"{error}; its clips are silent")
         return None
-    before = round(scan.start_s * SAMPLE_RATE)
-    return None if sound is None else np.pad(sound, (max(-before, 0), 0))[max(before, 0) :]
