@@ -89,8 +89,10 @@ def _report(error: Exception, folder: Path) -> None:
     """Print the error of a task, and log it if the run in `folder` had begun."""
     place = ""
     while isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
-        # Hydra's last line says where in the configuration the object stands that could not be built.
-        place = place or str(error).rpartition("full_key: ")[2].strip()
+        # Hydra's last line says where in the configuration the object stands that could not be built, unless
+        # it is the whole of it.
+        _, marker, key = str(error).rpartition("full_key: ")
+        place = place or (key.strip() if marker else "")
         error = error.__cause__
     message = None
     if _is_mistake(error):

@@ -167,6 +167,17 @@ def test_an_object_that_cannot_be_built_is_named(run):
     assert "Traceback" not in errors
 
 
+def test_an_object_that_is_the_whole_configuration_is_not_named_twice(run):
+    """As generate.py builds what a weights file describes."""
+
+    def build(config):
+        from hydra.utils import instantiate
+
+        instantiate({"_target_": "portraitgen.diffusion.latents.PixelCodec", "factor": 0})
+
+    assert run(build, *TINY)[:2] == (1, "error: factor must be at least 1, not 0\n")
+
+
 def test_an_error_after_the_start_goes_into_the_log(run):
     def fail_late(config):
         logging.getLogger("portraitgen").info("step 1")
