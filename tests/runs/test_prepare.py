@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from portraitgen.data.catalog import Catalog
+from portraitgen.data.identities import Identities
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.encode import write_video
@@ -250,3 +252,38 @@ def test_command_line_read_only_folder(repository, videos, tmp_path):
     assert f"error: out={out} cannot be written to" in result.stderr
     assert "choose another folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_people_are_named_by_folder_and_by_face(run, shared, tmp_path):
+    """Photos of a group beside those of known people; captions from a table; then other labels."""
+    photos = shared / "testdata" / "photos"
+    source, people = tmp_path / "source", tmp_path / "people"
+    for name in ("multi/obama_biden.jpg", "single/astronaut.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / name, source / name)
+    for name in ("obama/2.jpg", "biden/2.jpg"):
+        (people / name).parent.mkdir(parents=True)
+        shutil.copy(photos / "ids" / name, people / name)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,caption,identity\nmulti/obama_biden.jpg,two men,\nlost.jpg,,\n")
+    out = tmp_path / "out"
+    settings = {"source": source, "out": out, "labels": labels, "identities": people}
+    messages = run(**settings, folder_identities=True)
+    assert any("labels.csv: 1 file of it are not in source" in message for message in messages)
+    catalog = Catalog(str(out / "shards" / "*.tar"))
+    samples = [ClipReader(catalog).sample(0, row) for row in range(2)]
+    group, single = samples
+    assert group.caption == "two men"
+    assert {track.identity for track in group.tracks} == {"obama", "biden"}, "not the folder, multi"
+    assert [track.identity for track in single.tracks] == ["single"]
+    assert Identities(catalog).names == ["biden", "obama", "single"]
+
+    before = digests(out)
+    assert run(**settings, folder_identities=True)[-3].endswith("nothing to do")
+    run(**settings, folder_identities=False)
+    assert digests(out) != before, "another label makes the shard anew"
+    with pytest.raises(ValueError, match="identities looks for people by embedding, which embed_every=0"):
+        run(**settings, embed_every=0)
+    shutil.copy(photos / "ids" / "biden" / "1.jpg", people / "biden")
+    with pytest.raises(ValueError, match=r"prepared in another way \(identities was "):
+        run(**settings)

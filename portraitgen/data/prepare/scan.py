@@ -42,9 +42,9 @@ def scan_video(
     Damaged frames are not searched: what the decoder made up there is no face to train on.
 
     Args:
-        embed_every: compute the identity embedding of every face in every such frame, 0 in none. A person
-            stays who he is: a few embeddings a second tell as much as one a frame, which costs more than
-            detection and landmarks together.
+        embed_every: compute the identity embedding of every face in every such frame, 0 in none. Nobody
+            becomes somebody else: a few embeddings a second tell as much as one a frame, which would add a
+            third to the time.
         frame_done: called after every frame, for progress.
 
     Raises:
