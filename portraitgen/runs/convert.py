@@ -216,7 +216,12 @@ KINDS = {
     "audio2pose": Kind(
         _read_audio,
         "aniportrait/audio2pose",
-        settings=("model.landmark_scheme=mediapipe478", "model.frame_rate=30", "sampling.turn_scale=0.5"),
+        settings=(
+            "model.in_3d=true",
+            "model.landmark_scheme=mediapipe478",
+            "model.frame_rate=30",
+            "sampling.turn_scale=0.5",
+        ),
     ),
 }
 """What convert.py reads, by name."""

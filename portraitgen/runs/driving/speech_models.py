@@ -39,15 +39,14 @@ def load_speech(
     in_3d = mesh.network.coordinates == 3
     pose = None
     if config.audio2pose is not None:
-        learner, facts = load_learner(Path(config.audio2pose), changes={}, models=models, device=device)
+        learner, _ = load_learner(Path(config.audio2pose), changes={}, models=models, device=device)
         if not isinstance(learner, Audio2PoseTraining):
             raise ValueError(f"speech.audio2pose={config.audio2pose}: not weights of an Audio2Pose")
         pose = learner
-        # Trained here it knows heads in the picture's plane; the published one before the camera.
-        if in_3d != ("converted_from" in facts) or pose.frame_rate != mesh.frame_rate:
+        if in_3d != pose.in_3d or pose.frame_rate != mesh.frame_rate:
             raise ValueError(
                 f"speech.audio2pose={config.audio2pose} and speech.audio2mesh={config.audio2mesh} do not go "
-                "together: give both as published, or both trained here on the same shards"
+                "together: give both as published, or both trained on the same shards, in 2D or in 3D"
             )
         manners = pose.network.id_embed.num_embeddings
         if config.identity is not None and not 0 <= config.identity < manners:

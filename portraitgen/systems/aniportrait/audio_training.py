@@ -28,10 +28,12 @@ from portraitgen.training.optim import MakeOptimizer
 class Audio2MeshTraining(Learner):
     """Learns what each point of a face does while it speaks, the head's own motion undone.
 
-    Batches need `audio`, and `reference_landmarks` of a neutral frame (data.reference=neutral).
+    Batches need `audio`, and a neutral reference frame (data.reference=neutral). With 3 coordinates the
+    points are the vertices of the feature `mesh`, as in the published weights; with 2 the landmarks of the
+    shards, whatever finds them.
 
     Args:
-        network: with the points of the shards' landmarks, in 2 coordinates.
+        network: with as many points as these have.
         sampling: `offsets_of_sound` with its settings bound.
         landmark_scheme: of the shards.
         frame_rate: of the clips, and of the videos that are generated.
@@ -57,22 +59,24 @@ class Audio2MeshTraining(Learner):
     def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
         landmarks = batch["landmarks"]
         check_sound(batch, self.frame_rate)
-        found, wanted = landmarks.shape[-2], self.network.num_points
-        if found != wanted or self.network.coordinates != 2:
+        if self.network.coordinates == 3:
+            offsets = _required(batch, "mesh") - batch["reference_mesh"][:, None]
+        else:
+            offsets, _ = planar_motion(landmarks, batch["reference_landmarks"], scheme=self.landmark_scheme)
+        found, wanted = offsets.shape[-2], self.network.num_points
+        if found != wanted:
             raise ValueError(
-                f"the shards hold {found} landmarks in 2 coordinates, the network moves {wanted} points in "
-                f"{self.network.coordinates}: set model.network.num_points={found} and "
-                "model.network.coordinates=2"
+                f"the data have {found} points, the network moves {wanted}: set "
+                f"model.network.num_points={found}"
             )
-        offsets, _ = planar_motion(landmarks, batch["reference_landmarks"], scheme=self.landmark_scheme)
         predicted = self.network(standardise(batch["audio"]), landmarks.shape[1])
         return {"loss": (predicted - offsets).abs().mean()}
 
     def offsets(self, samples: Tensor) -> np.ndarray:
         """What the points of a face do during a sound: float32 [T, K, 2 or 3], T frames at `frame_rate`.
 
-        Add them to a face by `faces/planar_motion.move_planar`; those of the published weights, which are in
-        cm, to its metric vertices.
+        In 2 coordinates they are for `faces/planar_motion.move_planar`, in 3 for the vertices of
+        `faces/face_geometry`, in cm.
 
         Args:
             samples: float [N], 16 kHz mono, on this module's device.
@@ -87,6 +91,8 @@ class Audio2PoseTraining(Learner):
         network: the published architecture.
         sampling: `poses_of_sound` with its settings bound.
         landmark_scheme, frame_rate: see `Audio2MeshTraining`.
+        in_3d: learn turns and shifts of the feature `head_pose`, as the published weights have them, not
+            motion in the plane of the landmarks.
         teacher_forcing: predict each pose from the true ones before it, all at once. Faster, but what it
             learns best is to repeat the last pose, and a head that is left to itself then stands still.
         optimizer, lr_scheduler: see `Learner`.
@@ -101,19 +107,23 @@ class Audio2PoseTraining(Learner):
         sampling: Callable[..., np.ndarray],
         landmark_scheme: str,
         frame_rate: float,
+        in_3d: bool = False,
         teacher_forcing: bool = False,
         optimizer: MakeOptimizer,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(network, optimizer=optimizer, lr_scheduler=lr_scheduler)
         self.landmark_scheme, self.frame_rate = landmark_scheme, frame_rate
-        self.teacher_forcing = teacher_forcing
+        self.in_3d, self.teacher_forcing = in_3d, teacher_forcing
         self._sampling = sampling
 
     def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
         landmarks = batch["landmarks"]
         check_sound(batch, self.frame_rate)
-        _, poses = planar_motion(landmarks, landmarks[:, 0], scheme=self.landmark_scheme)
+        if self.in_3d:
+            poses = relative_poses(_required(batch, "head_pose"))
+        else:
+            _, poses = planar_motion(landmarks, landmarks[:, 0], scheme=self.landmark_scheme)
         identity = self.identities(batch["key"]).to(landmarks.device, non_blocking=True)
         samples = standardise(batch["audio"])
         if self.teacher_forcing:
@@ -152,3 +162,30 @@ def check_sound(batch: Batch, frame_rate: float) -> None:
             f"the clips have {rate:.4g} frames a second, model.frame_rate is {frame_rate:.4g}: set it to "
             "that, or prepare the clips anew with prepare.py fps=…"
         )
+
+
+def relative_poses(matrices: Tensor) -> Tensor:
+    """Poses [B, T, 6] of a head relative to its first frame, of its pose matrices [B, T, 4, 4].
+
+    As `pose_vectors(inverse(first) @ matrices)` of faces/head_pose: turns about x, y and z in degrees, then
+    the shift.
+    """
+    first = torch.linalg.inv_ex(matrices[:, :1]).inverse
+    relative = first @ matrices
+    column, last = relative[..., :3, 0], relative[..., 2, :3]
+    turns = [
+        torch.atan2(last[..., 1], last[..., 2]),
+        torch.atan2(-last[..., 0], column[..., :2].norm(dim=-1)),
+        torch.atan2(column[..., 1], column[..., 0]),
+    ]
+    return torch.cat([torch.stack(turns, dim=-1).rad2deg(), relative[..., :3, 3]], dim=-1)
+
+
+def _required(batch: Batch, feature: str) -> Tensor:
+    if feature not in batch:
+        raise ValueError(
+            f"the batches hold no {feature}: set data.features=[{feature}], after python prepare.py features "
+            f"out=… 'features=[{feature}]'"
+        )
+    value: Tensor = batch[feature]
+    return value

@@ -1,19 +1,20 @@
 """Audio2Mesh and Audio2Pose learn, through train.py, from drawn faces that hum as loud as they gape."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
-from portraitgen.runs.audio_models import load_audio_models
+from portraitgen.faces.head_pose import pose_matrices, pose_vectors
+from portraitgen.nn.speech import standardise
 from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.system import load_system
+from portraitgen.runs.system import load_learner, load_system
 from portraitgen.runs.train import train
+from portraitgen.systems.aniportrait.audio_training import relative_poses
 
 KINDS = ["mesh", "pose"]
 
@@ -81,34 +82,54 @@ def test_what_does_not_fit_names_the_setting(shards, tmp_path, kind):
 def test_a_network_of_other_points(shards, tmp_path):
     with pytest.raises(ValueError, match=r"set model\.network\.num_points=68"):
         train(composed("mesh", shards, tmp_path, "model.network.num_points=478"))
-    with pytest.raises(ValueError, match=r"model\.network\.coordinates=2"):
-        train(composed("mesh", shards, tmp_path, "model.network.coordinates=3"))
 
 
-def test_a_trained_pair_is_loaded_for_generation(shards, tmp_path):
+def test_what_was_trained_is_loaded_for_generation(shards, tmp_path):
+    cpu = {"changes": {}, "models": "models", "device": torch.device("cpu")}
+    sound = 0.1 * torch.randn(3 * 16_000, generator=torch.Generator().manual_seed(0))
     for kind in KINDS:
         train(composed(kind, shards, tmp_path, "trainer.max_steps=1"))
-    mesh, pose = (tmp_path / f"aniportrait/tiny_audio2{kind}/weights/last.safetensors" for kind in KINDS)
-
-    models = load_audio_models(mesh, pose, models="models", device=torch.device("cpu"))
-
-    sound = 0.1 * torch.randn(3 * 16_000, generator=torch.Generator().manual_seed(0))
-    offsets, poses = models.mesh.offsets(sound), models.pose.poses(sound, identity=1)
-    assert offsets.shape == (75, 68, 2)
-    assert poses.shape == (75, 6)
-    assert np.isfinite(offsets).all()
-    assert np.isfinite(poses).all()
-    assert (models.frame_rate, models.landmark_scheme) == (25, "ibug68")
-
-    with pytest.raises(ValueError, match=r"last\.safetensors holds Audio2Pose, not Audio2Mesh"):
-        load_audio_models(pose, pose, models="models", device=torch.device("cpu"))
-    with pytest.raises(ValueError, match="holds Audio2Mesh, which draws no pictures"):
-        load_system(Path(mesh), changes={}, models="models", device=torch.device("cpu"))
+        path = tmp_path / f"aniportrait/tiny_audio2{kind}/weights/last.safetensors"
+        learner, facts = load_learner(path, **cpu)
+        moved = learner.offsets(sound) if kind == "mesh" else learner.poses(sound, identity=1)
+        assert moved.shape == ((75, 68, 2) if kind == "mesh" else (75, 6))
+        assert np.isfinite(moved).all()
+        assert (facts["system"], learner.frame_rate, learner.landmark_scheme) == ("aniportrait", 25, "ibug68")
+        with pytest.raises(ValueError, match=f"holds Audio2{kind.title()}, which draws no pictures"):
+            load_system(path, **cpu)
 
 
-def test_a_pair_of_different_frame_rates(shards, tmp_path):
-    for kind, rate in (("mesh", 25), ("pose", 25.1)):
-        train(composed(kind, shards, tmp_path, "trainer.max_steps=1", f"model.frame_rate={rate}"))
-    mesh, pose = (tmp_path / f"aniportrait/tiny_audio2{kind}/weights/last.safetensors" for kind in KINDS)
-    with pytest.raises(ValueError, match=r"frame_rate 25 and 25\.1"):
-        load_audio_models(mesh, pose, models="models", device=torch.device("cpu"))
+def test_relative_poses_are_those_of_the_head_pose_templates():
+    turns = np.cumsum(np.random.default_rng(0).normal(size=(12, 6)), axis=0) * (9, 9, 9, 1, 1, 1)
+    matrices = 1.1 * pose_matrices(turns)
+    matrices[:, 3, 3] = 1
+    expected = pose_vectors(np.linalg.inv(matrices[0]) @ matrices)
+    found = relative_poses(torch.from_numpy(matrices)[None])
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_3d_the_features_are_learned(shards, tmp_path, kind):
+    name = {"mesh": "mesh", "pose": "head_pose"}[kind]
+    words = ["model.in_3d=true"] if kind == "pose" else ["model.network.coordinates=3"]
+    with pytest.raises(ValueError, match=rf"hold no {name}: set data\.features=\[{name}\]"):
+        train(composed(kind, shards, tmp_path, *words))
+    model = instantiate(composed(kind, shards, tmp_path, *words).model, _convert_="all")
+    poses = torch.eye(4).repeat(2, 12, 1, 1)
+    poses[:, :, 0, 3] = torch.arange(12.0)
+    batch = {
+        "key": ["a-000000000", "b-000000000"],
+        "audio": torch.randn(2, 12 * 640, generator=torch.Generator().manual_seed(0)),
+        "landmarks": torch.zeros(2, 12, 478, 2),
+        "mesh": torch.full((2, 12, 68, 3), 2.0),
+        "reference_mesh": torch.full((2, 68, 3), 0.5),
+        "head_pose": poses,
+    }
+    loss = model.eval().losses(batch, step=0, training=False)["loss"]
+    if kind == "mesh":
+        assert loss == 1.5  # a fresh network moves nothing
+    else:
+        with torch.no_grad():
+            predicted = model.network.unroll(standardise(batch["audio"]), 12, model.identities(batch["key"]))
+        wanted = torch.tensor([0.0, 0, 0, 1, 0, 0]) * torch.arange(12.0)[:, None]
+        torch.testing.assert_close(loss, (predicted - wanted).abs().mean())
