@@ -86,3 +86,28 @@ def test_mean_flicker():
         metric.update(clip)
     expected = np.mean([temporal_flicker(clip) for clip in clips])
     assert metric.compute()["temporal_flicker"].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_smoothness_tells_a_shuffled_video_and_a_still_one(carphone):
+    from portraitgen.faces.dlib import DlibBackend
+    from portraitgen.media.decode import read_video
+    from portraitgen.media.interpolation import FlowBetween
+    from portraitgen.metrics.grader import ClipGrader, GradedClip
+    from portraitgen.metrics.graders.smoothness import SmoothnessGrader
+    from portraitgen.metrics.pictures import Pictures
+    from portraitgen.metrics.scores import GENERATED
+
+    grader = SmoothnessGrader(FlowBetween())
+    assert isinstance(grader, ClipGrader)
+
+    def smoothness(frames):
+        pictures = Pictures(frames, DlibBackend(), name="video")
+        nothing = dict.fromkeys(("truth", "reference", "driving", "audio", "prompt"))
+        clip = GradedClip(video="v", method=GENERATED, pictures=pictures, fps=30.0, **nothing)
+        return grader.grade(clip).scores["smoothness_flow"]
+
+    video = torch.from_numpy(read_video(carphone)[:12]).movedim(-1, 1)
+    shuffled = video[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    assert 0.9 < smoothness(shuffled) < smoothness(video) < 1
+    assert smoothness(video[:1].expand(12, -1, -1, -1)) > 0.9999
+    assert np.isnan(smoothness(video[:2]))

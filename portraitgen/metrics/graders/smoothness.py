@@ -1,0 +1,55 @@
+"""How well every other frame is foretold by its neighbours: motion smoothness as VBench computes it."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from portraitgen.media.interpolation import Between
+from portraitgen.media.yuv import rgb_to_uint8
+from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.motion import motion_smoothness
+from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
+
+MIN_FRAMES = 3
+
+
+class SmoothnessGrader:
+    """(255 − mean difference of the odd frames from those made between the even ones) / 255.
+
+    VBench interpolates with AMT-S, so figures of another way are called after it and compare with no table;
+    useful differences are small. A still picture has 1: read it beside `glo`.
+
+    Args:
+        between: makes the frames between two others; `FlowBetween` needs no weights.
+        name: what the figure is called after.
+    """
+
+    def __init__(self, between: Between, *, name: str = "flow") -> None:
+        self.between = between
+        self.figure = f"smoothness_{name}"
+        self.facts: dict[str, Fact] = {"interpolation": type(between).__name__}
+        self.metrics = {
+            self.figure: MetricInfo(
+                f"Smoothness ({name})",
+                "",
+                4,
+                True,
+                f"(255 − mean absolute difference of the odd frames from frames interpolated by {name} "
+                "between the even ones) / 255; a still picture has 1",
+                "clip",
+            )
+        }
+
+    def grade(self, clip: GradedClip) -> Grades:
+        """The figure of a clip of at least 3 frames."""
+        frames = clip.pictures.frames
+        if len(frames) < MIN_FRAMES:
+            return missing_grades(self.metrics, len(frames), f"fewer than {MIN_FRAMES} frames")
+        pairs = pairwise(frames[::2])
+        made = [rgb_to_uint8(self._middle(one, other)[None])[0] for one, other in pairs]
+        value = motion_smoothness(frames, torch.stack(made))
+        return Grades({self.figure: torch.tensor(value, dtype=torch.float64).numpy()}, {})
+
+    def _middle(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.between(one / 127.5 - 1, other / 127.5 - 1, 1)[0]
