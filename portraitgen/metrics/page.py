@@ -40,7 +40,7 @@ def report_page(
         title: heading of the page.
         media: files to embed, in their order.
         media_heading: what they are.
-        papers: a part with figures of papers, from `papers.papers_part`.
+        papers: a part with figures of papers, from `paper_tables.papers_part`.
 
     Raises:
         OSError: a media file cannot be read.

@@ -10,6 +10,7 @@ from portraitgen.metrics.comparison_page import comparison_page
 from portraitgen.metrics.comparison_tables import comparison_csv, comparison_json, comparison_markdown
 from portraitgen.metrics.page import report_page
 from portraitgen.metrics.page_parts import Media
+from portraitgen.metrics.paper_tables import PaperTable, papers_markdown, papers_part
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import FRAMES, RESULTS, results_json
 from portraitgen.metrics.tables import frames_csv, results_markdown, rows_csv
@@ -22,7 +23,7 @@ def write_report(
     title: str,
     media: Sequence[Media] = (),
     media_heading: str = "Pictures",
-    papers: str = "",
+    papers: Sequence[PaperTable] = (),
 ) -> dict[str, Path]:
     """Write the whole report into a folder; files of an earlier report are replaced, each at once.
 
@@ -32,7 +33,7 @@ def write_report(
         title: heading of the page and the Markdown.
         media: videos and pictures to embed in the page, such as the comparison video and the contact sheet.
         media_heading: what they are.
-        papers: a part of the page with figures of papers.
+        papers: tables of papers to print beside the figures.
 
     Returns:
         Paths by what they are: `json` results.json, `csv` results.csv (a line a video and method), `frames`
@@ -42,14 +43,16 @@ def write_report(
         ValueError: a media file cannot be read, or the folder cannot be written.
     """
     try:
-        page = report_page(results, title=title, media=media, media_heading=media_heading, papers=papers)
+        page = report_page(
+            results, title=title, media=media, media_heading=media_heading, papers=papers_part(papers)
+        )
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
     contents = {
         "json": (RESULTS, json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
         "csv": ("results.csv", rows_csv(results)),
         "frames": (FRAMES, frames_csv(results)),
-        "markdown": ("results.md", results_markdown(results, title=title)),
+        "markdown": ("results.md", results_markdown(results, title=title) + papers_markdown(papers)),
         "html": ("report.html", page),
     }
     return _write(contents, folder)
@@ -62,7 +65,7 @@ def write_comparison(
     title: str,
     media: Sequence[Media] = (),
     media_heading: str = "Side by side",
-    papers: str = "",
+    papers: Sequence[PaperTable] = (),
 ) -> dict[str, Path]:
     """Write a comparison into a folder: comparison.json, .csv, .md and .html; arguments as `write_report`.
 
@@ -71,7 +74,7 @@ def write_comparison(
     """
     try:
         page = comparison_page(
-            comparison, title=title, media=media, media_heading=media_heading, papers=papers
+            comparison, title=title, media=media, media_heading=media_heading, papers=papers_part(papers)
         )
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
@@ -81,7 +84,7 @@ def write_comparison(
             json.dumps(comparison_json(comparison), indent=2, allow_nan=False, ensure_ascii=False) + "\n",
         ),
         "csv": ("comparison.csv", comparison_csv(comparison)),
-        "markdown": ("comparison.md", comparison_markdown(comparison, title=title)),
+        "markdown": ("comparison.md", comparison_markdown(comparison, title=title) + papers_markdown(papers)),
         "html": ("comparison.html", page),
     }
     return _write(contents, folder)

@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -20,12 +20,14 @@ from portraitgen.metrics.comparison import Comparison, compare, label_runs
 from portraitgen.metrics.comparison_tables import LOUD, comparison_notes, comparison_table
 from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
+from portraitgen.metrics.paper_tables import load_table
 from portraitgen.metrics.ranking import most_different
 from portraitgen.metrics.report import write_comparison
 from portraitgen.metrics.saved import RESULTS, SavedResults, load_results
 from portraitgen.metrics.tables import terminal_table
 from portraitgen.runs.check import check_config
 from portraitgen.runs.sources.choose import source_of_results
+from portraitgen.runs.wandb_report import send_report
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ class CompareConfig:
     """Figure by which videos are chosen to be shown; null: the first that is taken of frames or clips."""
     show_videos: int = MISSING
     """At most so many videos are shown."""
+    papers: list[str] = field(default_factory=list)
+    """Tables of papers to print beside the figures, such as loopy/hdtf."""
+    wandb: str | None = None
+    """Project on W&B that gets the report too; null: none."""
 
 
 ConfigStore.instance().store(name="evaluate_compare_schema", node=CompareConfig)
@@ -67,14 +73,7 @@ def compare_results(config: DictConfig) -> None:
         raise ValueError(f"labels={list(config.labels)}: give {len(runs)} different names, one a result")
     else:
         labelled = dict(zip(config.labels, runs, strict=True))
-    report_comparison(
-        labelled,
-        writable_folder(Path(config.out)),
-        title=config.title,
-        allow_other_protocols=config.allow_other_protocols,
-        show_by=config.show_by,
-        show_videos=config.show_videos,
-    )
+    report_comparison(labelled, config, allow_other_protocols=config.allow_other_protocols)
 
 
 def find_results(patterns: str | Sequence[str]) -> list[Path]:
@@ -95,36 +94,55 @@ def find_results(patterns: str | Sequence[str]) -> list[Path]:
 
 
 def report_comparison(
-    runs: Mapping[str, SavedResults],
-    out: Path,
-    *,
-    title: str,
-    allow_other_protocols: bool,
-    show_by: str | None,
-    show_videos: int,
+    runs: Mapping[str, SavedResults], config: DictConfig, *, allow_other_protocols: bool
 ) -> Comparison:
     """Compare, write all files of the report, and print the table.
 
+    Args:
+        runs: label -> results.
+        config: `out`, `title`, `show_by`, `show_videos`, `papers` and `wandb` as `CompareConfig` has them.
+        allow_other_protocols: as `compare`.
+
     Raises:
-        ValueError: as `compare`, or an unknown figure `show_by`.
+        ValueError: as `compare`, or an unknown figure `show_by`, or an unknown table of a paper.
     """
+    papers = [load_table(name) for name in config.papers]
     comparison = compare(runs, allow_other_protocols=allow_other_protocols)
-    name, videos = most_different(comparison, by=show_by, count=show_videos)
+    name, videos = most_different(comparison, by=config.show_by, count=config.show_videos)
+    out = writable_folder(Path(config.out))
     media = [item for video in videos for item in _side_by_side(comparison, video, out / "media")]
     heading = "Side by side"
     if len(videos) < len(comparison.videos):
         heading += f": the videos whose {comparison.metrics[name].label} differs most"
-    paths = write_comparison(comparison, out, title=title, media=media, media_heading=heading)
+    paths = write_comparison(
+        comparison, out, title=config.title, media=media, media_heading=heading, papers=papers
+    )
     header, body = comparison_table(comparison)
     cells = [[(mean, "\n".join(filter(None, rest))) for mean, *rest in line] for line in body]
     console = Console()
     if comparison.clashes:
         console.print(f"[bold red]{LOUD}: see the report[/bold red]")
-    console.print(terminal_table(header, cells, title=title))
+    console.print(terminal_table(header, cells, title=config.title))
     for note in comparison_notes(comparison):
         console.print(note, highlight=False)
     for path in paths.values():
         console.print(str(path), highlight=False, soft_wrap=True)
+    if config.wandb is not None:
+        send_report(
+            config.wandb,
+            title=config.title,
+            folder=out,
+            config={label: dict(run.protocol) for label, run in runs.items()},
+            summary={
+                f"{label}/{figure}": estimate.mean
+                for label, figures in comparison.estimates.items()
+                for figure, estimate in figures.items()
+            },
+            header=header,
+            body=[[" ".join(filter(None, cell)) for cell in line] for line in body],
+            media=media,
+            page=paths["html"],
+        )
     return comparison
 
 
@@ -132,7 +150,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
     """A video of all runs' clips beside each other, and its sheet; the caption explains the letters."""
     columns: dict[str, torch.Tensor] = {}
     said = []
-    fps, truth = 25.0, None
+    fps, truth, frames = 25.0, None, None
     for letter, (label, run) in zip(ascii_uppercase, comparison.runs.items(), strict=False):
         try:
             material = source_of_results(run.protocol["source"]).read(video).material
@@ -141,7 +159,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
             continue
         if material is not None:
             columns[letter] = torch.as_tensor(material.generated)
-            fps, truth = material.fps, material.truth
+            fps, truth, frames = material.fps, material.truth, material.frame_index
             said.append(f"{letter}: {label}")
     if truth is not None:
         columns["truth"] = torch.as_tensor(np.asarray(truth))
@@ -155,5 +173,5 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
         write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps)
         media.append(Media(folder / f"{name}.mp4", caption))
     with replacing(folder / f"{name}.png") as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(columns)))
+        temporary.write_bytes(encode_png(contact_sheet(columns, frame_index=frames)))
     return [*media, Media(folder / f"{name}.png", caption)]

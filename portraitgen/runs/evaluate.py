@@ -15,10 +15,12 @@ from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.files import writable_folder
 from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
 from portraitgen.metrics.grading import grade
+from portraitgen.metrics.paper_tables import load_table
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.ranking import best_and_worst
 from portraitgen.metrics.report import write_report
 from portraitgen.metrics.results import Results, aggregate
+from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, Row
 from portraitgen.metrics.tables import figure_table, mark, terminal_table
 from portraitgen.runs.check import check_config
@@ -27,6 +29,7 @@ from portraitgen.runs.processes import evaluation_processes
 from portraitgen.runs.rundir import describe_commit, package_versions
 from portraitgen.runs.sources.choose import choose_source
 from portraitgen.runs.sources.source import ClipSource
+from portraitgen.runs.wandb_report import send_report
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ def grade_and_report(config: DictConfig) -> Results | None:
     """
     check_config(config)
     source = choose_source(config)
+    for name in config.papers:
+        load_table(name)
     checks = [instantiate(check) for check in config.metrics.checks]
     graders, skipped = build_graders(config.metrics.graders, strict=config.strict)
     metrics = figures_of(graders)
@@ -133,6 +138,7 @@ def _report(results: Results, source: ClipSource, out: Path, config: DictConfig)
         for video, said in shown
         for item in source.media(video, out / "media")
     ]
+    header, body = figure_table(results)
     paths = write_report(
         results,
         out,
@@ -141,13 +147,26 @@ def _report(results: Results, source: ClipSource, out: Path, config: DictConfig)
         media_heading=f"Best and worst by {results.metrics[name].label}"
         if len(shown) < len(results.videos)
         else f"Videos, best {results.metrics[name].label} first",
+        papers=[load_table(each) for each in config.papers],
     )
     console = Console()
-    console.print(terminal_table(*figure_table(results), title=config.title, bold=1))
+    console.print(terminal_table(header, body, title=config.title, bold=1))
     for verdict in results.verdicts:
         console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
     for path in paths.values():
         console.print(str(path), highlight=False, soft_wrap=True)
+    if config.wandb is not None:
+        send_report(
+            config.wandb,
+            title=config.title,
+            folder=out,
+            config=protocol_json(results),
+            summary={name: figure.mean for name, figure in results.estimates[GENERATED].items()},
+            header=header,
+            body=[[f"{mean} ({bounds})" if bounds else mean for mean, bounds in cells] for cells in body],
+            media=media,
+            page=paths["html"],
+        )
     seen = source.settings.get("graded frames seen in training", "none")
     if seen != "none":
         log.warning("graded frames that were seen in training: %s. These are no figures of unseen data", seen)

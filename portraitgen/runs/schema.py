@@ -145,6 +145,10 @@ class EvaluateConfig:
     """Figure by which the best and worst videos are chosen; null: the first."""
     show_videos: int = MISSING
     """At most so many videos are shown in the report."""
+    papers: list[str] = field(default_factory=list)
+    """Tables of papers to print beside the figures, such as loopy/hdtf."""
+    wandb: str | None = None
+    """Project on W&B that gets the report too; null: none."""
     faces: Any = MISSING
     """Face backend that looks for faces in the generated frames."""
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 TRIAL = "trial.json"
 """Written last of all in the folder of a trial: it is finished."""
 
-PLACES = ("out", "title", "paths", "device", "show_by", "show_videos")
+PLACES = ("out", "title", "paths", "device", "show_by", "show_videos", "papers", "wandb")
 """Settings that change no figure."""
 
 
@@ -53,6 +53,10 @@ class SweepConfig(GenerateConfig):
     """Figure by which videos are chosen to be shown."""
     show_videos: int = MISSING
     """At most so many videos are shown."""
+    papers: list[str] = field(default_factory=list)
+    """Tables of papers to print beside the figures."""
+    wandb: str | None = None
+    """Project on W&B that gets the comparison too; null: none."""
 
 
 ConfigStore.instance().store(
@@ -89,7 +93,9 @@ def run_trial(config: DictConfig, folder: Path) -> None:
     settings = _settings(config)
     clips = folder / "generated"
     generate(_for_command(GenerateConfig, settings, out=str(clips)))
-    grade_and_report(_for_command(EvaluateConfig, settings, out=str(folder), generated=str(clips), fps=None))
+    grade_and_report(
+        _for_command(EvaluateConfig, settings, out=str(folder), generated=str(clips), fps=None, wandb=None)
+    )
     facts = {"fingerprint": wanted, "settings": settings}
     replace_file(folder / TRIAL, (json.dumps(facts, indent=2) + "\n").encode())
 
@@ -145,13 +151,6 @@ def compare_trials(config: DictConfig) -> None:
     Raises:
         ValueError: fewer than two are finished, or they do not compare.
     """
-    out = Path(config.out)
-    finished = sorted(path.parent for path in out.glob(f"**/{TRIAL}"))
-    report_comparison(
-        label_runs([load_results(folder) for folder in finished]),
-        out,
-        title=config.title,
-        allow_other_protocols=False,
-        show_by=config.show_by,
-        show_videos=config.show_videos,
-    )
+    finished = sorted(path.parent for path in Path(config.out).glob(f"**/{TRIAL}"))
+    runs = label_runs([load_results(folder) for folder in finished])
+    report_comparison(runs, config, allow_other_protocols=False)

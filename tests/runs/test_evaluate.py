@@ -58,6 +58,18 @@ def test_videos_are_graded_by_their_names(config, tmp_path):
     assert page.count("<video") == 2, "the clips that are there are shown"
 
 
+def test_the_report_goes_to_wandb_and_shows_papers(config, tmp_path, monkeypatch):
+    """Offline: what would be sent lies in a folder, with the table, the videos and the page."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    evaluate(config("wandb=portraits", "papers=[loopy/hdtf]"))
+    media = {path.suffix for path in tmp_path.glob("out/wandb/offline-run-*/files/media/**/*.*")}
+    assert {".mp4", ".png", ".html", ".json"} <= media
+    assert "Figures of papers" in (tmp_path / "out/report.html").read_text()
+    assert "17 to 20" in (tmp_path / "out/results.md").read_text()
+    with pytest.raises(ValueError, match=r"papers: there is no table 'loopy/x'"):
+        evaluate(config("papers=[loopy/x]"))
+
+
 def test_real_against_itself_is_perfect(config, clips, tmp_path):
     evaluate(config(f"generated={clips / 'real'}"))
     results = json.loads((tmp_path / "out/results.json").read_text())
