@@ -1,5 +1,6 @@
 """Generate clips with trained weights, and write them where evaluate.py finds them."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -108,7 +109,7 @@ def _clips(config: DictConfig, system: Generator, facts: Mapping[str, Any]) -> I
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
     chosen = [key for key in clips.keys if len(frames[key])]
     for key in chosen[: config.limit]:
-        yield clips.read(key, frames[key])
+        yield dataclasses.replace(clips.read(key, frames[key]), sound=clips.sound(key, frames[key]))
 
 
 def _photo_clip(

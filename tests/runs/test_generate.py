@@ -1,6 +1,7 @@
 """From weights to clips to figures: what generate.py writes is what evaluate.py grades."""
 
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.media.audio import encode_wav, read_audio
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.driving.shards import ShardClips
@@ -146,6 +148,22 @@ def test_grading_on_trained_frames_is_said(config, shards, tmp_path, caplog, mon
     assert "graded frames that were seen in training: 4 of 8" in caplog.text
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["protocol"]["settings"]["graded frames seen in training"] == "4 of 8"
+
+
+def test_prepared_clips_keep_their_sound(config, tmp_path):
+    """A click in frame 13 is in the second of the last four frames."""
+    sound = np.zeros(FRAMES * 640, np.float32)
+    sound[round(13.5 * 640) :][:40] = 0.9
+    with ShardWriter(tmp_path / "spoken", "train") as writer:
+        clip = synthetic_clip("spoken", num_frames=FRAMES, size=64, seed=0)
+        writer.write(replace(clip, audio=encode_wav(sound)))
+    generate(config("generate", f"shards={tmp_path}/spoken/shards/train-*.tar", "span=[0.75,1.0]"))
+    (sample,) = read_samples(tmp_path / "out")
+    heard = read_audio(tmp_path / "out" / sample["video"])
+    assert abs(np.argmax(np.abs(heard) > 0.4) - 1.5 * 640) < 16
+    assert abs(len(heard) - 4 * 640) < 640
+    clips = ShardClips(f"{tmp_path}/spoken/shards/train-*.tar")
+    assert clips.sound(sample["key"], np.array([1, 2, 4])) is None
 
 
 def test_the_reference_is_the_first_frame_that_shows_the_person(shards):

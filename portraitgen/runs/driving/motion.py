@@ -16,7 +16,7 @@ from portraitgen.faces.landmark_sequence import LandmarkSequence, resample, sequ
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.faces.types import Face
 from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VideoError
+from portraitgen.media.decode import VideoError, VideoSource
 from portraitgen.runs.driving.clip import SOUND_RATE
 from portraitgen.runs.progress import progress
 
@@ -101,14 +101,14 @@ def landmarks_of_photo(path: Path, image: np.ndarray, backend: FaceBackend) -> t
     return sequence, face
 
 
-def sound_of(path: Path, start_s: float, duration_s: Fraction) -> np.ndarray | None:
-    """The sound of a file from a time on, float32 [N] at `SOUND_RATE`, exactly as long as asked for.
+def sound_of(source: VideoSource, start_s: float, duration_s: Fraction) -> np.ndarray | None:
+    """What sounds in a file, or its bytes, from a time on: float32 [N] at `SOUND_RATE`, as long as asked for.
 
     Silence stands for what is missing at the ends. None without sound; damaged sound is left out too, with a
     warning.
     """
     try:
-        samples = read_audio(path, sample_rate=SOUND_RATE)
+        samples = read_audio(source, sample_rate=SOUND_RATE)
     except VideoError as error:
         log.warning("%s; the result is silent", error)
         return None

@@ -11,6 +11,7 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.yuv import yuv420_to_rgb
 from portraitgen.runs.driving.clip import DrivenClip
+from portraitgen.runs.driving.motion import sound_of
 
 
 class ShardClips:
@@ -65,6 +66,18 @@ class ShardClips:
                 "num_frames": int(index.num_frames[row]),
             },
         )
+
+    def sound(self, key: str, frames: np.ndarray) -> np.ndarray | None:
+        """What sounds during these frames, float32 [N] at `SOUND_RATE`.
+
+        None without sound, and where frames between them are left out.
+        """
+        shard, row = self._places[key]
+        fps = Fraction(*self._catalog.indexes[shard].fps[row].tolist())
+        audio = self._reader.sample(shard, row).audio
+        if audio is None or np.any(np.diff(frames) != 1):
+            return None
+        return sound_of(audio, float(frames[0] / fps), len(frames) / fps)
 
     def _runs(self, key: str) -> list[list[int]]:
         shard, row = self._places[key]
