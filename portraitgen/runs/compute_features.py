@@ -21,6 +21,7 @@ from portraitgen.data.verify import find_all_shards
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.check import check_config
 from portraitgen.runs.progress import progress
+from portraitgen.runs.schema import CONF
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def compute_features(config: DictConfig) -> None:
     """
     check_config(config)
     if not config.features:
-        raise ValueError("name what to compute, such as 'features=[vae]'; there is: see conf/features")
+        known = ", ".join(sorted(path.stem for path in (CONF / "features").glob("*.yaml")))
+        raise ValueError(f"name what to compute, such as 'features=[vae]'; there are {known}")
     root = Path(config.out)
     shards = [shard for shard in find_all_shards(root) if shard.is_file() and read_manifest(shard)]
     engine: Engine = instantiate(config.engine)

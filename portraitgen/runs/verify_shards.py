@@ -12,6 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig
 
 from portraitgen.data.engines.engine import Engine, Report
+from portraitgen.data.features.store import feature_index_path
+from portraitgen.data.features.verify import feature_problems
 from portraitgen.data.manifest import manifest_path
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
@@ -35,10 +37,10 @@ ConfigStore.instance().store(name="prepare_verify_schema", node=VerifyConfig)
 
 
 def verify(config: DictConfig) -> None:
-    """Check all shards of `config.out`, with their manifests and indexes, and dataset.json.
+    """Check all shards of `config.out`, with their manifests, indexes and features, and dataset.json.
 
     With `config.redo` a shard that is not sound loses its manifest: it no longer counts as done, and
-    preparing again makes it anew, with the same bytes as before.
+    preparing again makes it anew, with the same bytes as before. So do its features with their index.
 
     Raises:
         ValueError: there are no shards.
@@ -61,10 +63,16 @@ def verify(config: DictConfig) -> None:
     for problem in dataset_problems(root):
         num_problems += 1
         log.error(f"{problem}")
+    # Shards whose sources gave nothing have a manifest only, and no features.
+    for tar, problem in feature_problems(root, [shard for shard in shards if shard.is_file()]):
+        num_problems += 1
+        log.error(problem)
+        if config.redo:
+            feature_index_path(tar).unlink(missing_ok=True)
     if not num_problems:
         log.info(f"{root}: {count(len(shards), 'shard')}, all sound")
         return
-    again = "prepare again with the same settings: damaged shards are made anew, the others kept"
+    again = "prepare (and compute features) again with the same settings: what is damaged is made anew"
     advice = again if config.redo else f"run: python prepare.py verify out={root} redo=true; then {again}"
     log.error(f"{root}: {count(num_problems, 'problem')} in {count(len(shards), 'shard')}. To mend: {advice}")
     sys.exit(1)

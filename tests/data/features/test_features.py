@@ -18,6 +18,7 @@ from portraitgen.data.engines.local import LocalEngine
 from portraitgen.data.features.extract import ExtractFeature
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.features.store import FeatureFacts, FeatureIndex, is_finished
+from portraitgen.data.features.verify import feature_problems
 from portraitgen.data.manifest import update_dataset
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
@@ -214,6 +215,21 @@ def test_pictures_can_be_left_out(root):
     assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys(), "grading sees the truth"
     with pytest.raises(DataError, match=r"data\.pictures=\['faces'\]: give true, false or some of"):
         datamodule(root, pictures=["faces"])
+
+
+def test_damage_is_found(root):
+    shards = sorted((root / "shards").glob("*.tar"))
+    folder, _ = compute(root, Numbered())
+    assert list(feature_problems(root, shards)) == []
+    tar = folder / "train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    (folder / "train-000000.idx.npz").unlink()
+    (lost, unfinished), (damaged, changed) = feature_problems(root, shards)
+    assert (lost.name, damaged) == ("train-000000.tar", tar)
+    assert "not finished or damaged" in unfinished
+    assert changed == f"{folder.name}/train-000001: has other bytes than were written"
 
 
 def test_a_cut_tar_is_refused(root):
