@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, pairwise_distance
 
-from portraitgen.metrics.syncnet import SyncNet, embed_clip
+from portraitgen.metrics.syncnet import WINDOW, SyncNet, embed_clip, num_windows
 from portraitgen.metrics.video_mean import VideoMean
 
 MAX_SHIFT = 15
@@ -86,12 +86,12 @@ def score_sync(network: SyncNet, frames: Tensor, audio: np.ndarray) -> SyncScore
     Raises:
         ValueError: as `embed_clip`.
     """
-    lips, sounds = embed_clip(network, frames, audio)
-    if len(lips) >= MIN_WINDOWS:
-        return compare_shifts(lips, sounds)
+    count = num_windows(len(frames), len(audio))
+    if count >= MIN_WINDOWS:
+        return compare_shifts(*embed_clip(network, frames, audio))
     reason = (
-        f"{len(lips)} windows of lips and sound, fewer than {MIN_WINDOWS}: a clip of at least "
-        f"{MIN_WINDOWS + 5} frames at 25 fps is needed"
+        f"{count} windows of lips and sound, fewer than {MIN_WINDOWS}: a clip of at least "
+        f"{MIN_WINDOWS + WINDOW} frames at 25 fps is needed"
     )
     return SyncScore(np.nan, np.nan, np.nan, torch.zeros(0), torch.zeros(0), reason)
 
