@@ -100,17 +100,12 @@ def test_landmark_files_hold_what_upstream_draws(media, model_file, backend, tmp
 def speech(tmp_path_factory):
     """Audio models in 3D as convert.py makes them of the published ones, untrained."""
     folder = tmp_path_factory.mktemp("speech")
-    for name, shape in (
+    for name, settings in (
         ("audio2mesh", ["model.network.num_points=468", "model.network.coordinates=3"]),
-        ("audio2pose", []),
+        ("audio2pose", ["model.in_3d=true"]),
     ):
-        words = [*shape, "model.landmark_scheme=mediapipe478", "model.frame_rate=30"]
-        path = save_tiny(folder / f"{name}.safetensors", *words, experiment=f"aniportrait/tiny_{name}")
-        tensors, facts = load_weights(path)
-        converted = {"converted_from": f"{name}.pt"}
-        save_weights(
-            path, tensors, config=facts["config"], step=0, system="aniportrait", provenance=converted
-        )
+        words = [*settings, "model.landmark_scheme=mediapipe478", "model.frame_rate=30"]
+        save_tiny(folder / f"{name}.safetensors", *words, experiment=f"aniportrait/tiny_{name}")
     return folder
 
 

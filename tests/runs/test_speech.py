@@ -176,7 +176,7 @@ def test_the_seed_chooses_the_manner_of_moving(spoken, media):
         (["audio={media}/head.mp4"], "there is no sound in this file"),
         (["audio={media}/empty.wav"], "there is no sound in this file"),
         (["driving={media}/head.mp4"], "one of driving="),
-        (["speech.head={media}/template.npy"], "for the published Audio2Mesh"),
+        (["speech.head={media}/template.npy"], "for an Audio2Mesh in 3D"),
         (
             ["speech.head={media}/head.mp4", "speech.audio2pose={weights}/audio2pose.safetensors"],
             "both move the head",

@@ -65,8 +65,8 @@ def _head_motion(path: Path, backend: FaceBackend, *, rate: Fraction, in_3d: boo
         return head_template(motion.landmarks, in_3d=in_3d, raw=raw)
     if not in_3d:
         raise ValueError(
-            f"speech.head={path}: a template of turns and shifts is for the published Audio2Mesh; for one "
-            "that was trained here give a video or a landmark file"
+            f"speech.head={path}: a template of turns and shifts is for an Audio2Mesh in 3D; for one in the "
+            "plane give a video or a landmark file"
         )
     try:
         template = np.load(path, allow_pickle=False)
