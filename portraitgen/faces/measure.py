@@ -5,7 +5,7 @@ All are ratios to the distance between the outer eye corners, so they do not dep
 
 import numpy as np
 
-_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER, _NOSE_TIP = 36, 45, 30
+_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER = 36, 45
 # Scheme → inner upper lip, inner lower lip, outer eye corners.
 _MOUTHS = {
     "ibug68": ((61, 62, 63), (67, 66, 65), (_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER)),
@@ -49,13 +49,15 @@ def mouth_closed_frame(landmarks: np.ndarray, scheme: str = "ibug68") -> int:
     return int(mouth_opening(landmarks, scheme).argmin())
 
 
-def head_yaw(landmarks: np.ndarray) -> np.ndarray:
-    """Where the nose tip stands along the line of the eyes [...], for landmarks [..., 68, 2].
+def head_yaw(keypoints: np.ndarray) -> np.ndarray:
+    """Where the nose tip stands along the line of the eyes [...], for key points [..., 5, 2] of any backend.
 
-    0 is a frontal face, positive one that looks to the right of the picture; about 0.5 when the nose tip has
-    reached the outer eye corner, a half profile. A score, not an angle; unchanged by roll.
+    0 is a frontal face, positive one that looks to the right of the picture; 0.5 when the nose tip has
+    reached the eye, a half profile; 0 where both eyes are in one place. A score, not an angle; unchanged by
+    roll.
     """
-    left, right = landmarks[..., _LEFT_EYE_OUTER, :], landmarks[..., _RIGHT_EYE_OUTER, :]
+    left, right, nose = (keypoints[..., point, :] for point in range(3))
     axis = right - left
-    offset = landmarks[..., _NOSE_TIP, :] - (left + right) / 2
-    return np.asarray((offset * axis).sum(axis=-1) / (axis**2).sum(axis=-1))
+    along = ((nose - (left + right) / 2) * axis).sum(axis=-1)
+    length = (axis**2).sum(axis=-1)
+    return np.asarray(np.divide(along, length, out=np.zeros_like(along), where=length > 0))

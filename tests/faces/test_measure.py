@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.measure import head_yaw, interocular_distance, landmark_error, mouth_opening
 
 
@@ -19,9 +20,12 @@ def face() -> np.ndarray:
 def test_values_of_a_known_face(face: np.ndarray) -> None:
     assert interocular_distance(face) == 40
     assert mouth_opening(face) == pytest.approx(6 / 40)
-    assert head_yaw(face) == pytest.approx(0)
-    face[30, 0] = 70
-    assert head_yaw(face) == pytest.approx(0.5)
+    keypoints = keypoints_from_ibug68(face)
+    keypoints[:3] = [(35, 40), (65, 40), (50, 55)]
+    assert head_yaw(keypoints) == pytest.approx(0)
+    keypoints[2, 0] = 65
+    assert head_yaw(keypoints) == pytest.approx(0.5)
+    assert head_yaw(np.zeros((5, 2), np.float32)) == 0
 
 
 def test_error_is_a_share_of_the_driving_eye_distance(face: np.ndarray) -> None:
@@ -39,12 +43,14 @@ def test_measures_ignore_size_place_and_roll(face: np.ndarray) -> None:
     face[30] = (58, 55)
     turned = face @ roll.T * 3 + (100, -20)
     assert mouth_opening(turned) == pytest.approx(mouth_opening(face))
-    assert head_yaw(turned) == pytest.approx(head_yaw(face))
+    yaw = head_yaw(keypoints_from_ibug68(face))
+    assert head_yaw(keypoints_from_ibug68(turned)) == pytest.approx(yaw, rel=1e-4)
     assert landmark_error(turned + (3, 4), turned) == pytest.approx(5 / 120)
 
 
 def test_batches(face: np.ndarray) -> None:
     clip = np.tile(face, (2, 3, 1, 1))
-    for measure in (mouth_opening, head_yaw, interocular_distance):
+    assert head_yaw(keypoints_from_ibug68(clip)).shape == (2, 3)
+    for measure in (mouth_opening, interocular_distance):
         assert measure(clip).shape == (2, 3)
     assert landmark_error(clip, face).shape == (2, 3)

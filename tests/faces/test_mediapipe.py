@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.face_geometry import face_geometry
+from portraitgen.faces.measure import head_yaw
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.media.decode import read_video
 from portraitgen.runs.check import find_problems
@@ -47,6 +48,7 @@ def sure_faces(backend: FaceBackend, image: np.ndarray) -> list:
 def test_every_frame_of_a_small_clip_has_its_face(backend: FaceBackend, frames: np.ndarray) -> None:
     for frame in frames:
         (face,) = sure_faces(backend, frame)
+        assert abs(head_yaw(face.keypoints)) < 0.6, "he looks about, but into the camera"
         assert face.landmarks.shape == (backend.num_landmarks, 2) == (478, 2)
         assert face.embedding is None
         assert ((face.keypoints > face.box[:2]) & (face.keypoints < face.box[2:])).all()

@@ -41,7 +41,7 @@ def track_scores(track: Track, *, num_frames: int, fps: Fraction, side: int) -> 
         "coverage": len(track.frames) / num_frames,
         "detection": float(track.scores.mean()),
         "head_motion": float(steps.sum() / np.median(faces)) / seconds if seconds else 0.0,
-        "yaw_max": float(np.abs(head_yaw(track.landmarks)).max()),
+        "yaw_max": float(np.abs(head_yaw(track.keypoints)).max()),
     }
 
 

@@ -11,14 +11,13 @@ from portraitgen.faces.types import Track
 def moving_track(step, frames=range(11)):
     frames = np.array(frames, np.int64)
     shift = np.stack([step * frames, np.zeros(len(frames))], axis=1)[:, None]
-    landmarks = np.zeros((len(frames), 68, 2))
-    landmarks[:, 36], landmarks[:, 45], landmarks[:, 30] = (10, 20), (30, 20), (24, 30)
+    keypoints = np.tile([[10, 20], [30, 20], [24, 30], [14, 36], [28, 36]], (len(frames), 1, 1))
     return Track(
         frames=frames,
         boxes=(np.tile([0, 0, 40, 40], (len(frames), 1)) + np.tile(shift[:, 0], 2)).astype(np.float32),
         scores=np.linspace(0, 1, len(frames)).astype(np.float32),
-        landmarks=(landmarks + shift).astype(np.float32),
-        keypoints=(np.zeros((len(frames), 5, 2)) + shift).astype(np.float32),
+        landmarks=np.zeros((len(frames), 68, 2), np.float32),
+        keypoints=(keypoints + shift).astype(np.float32),
     )
 
 
