@@ -94,9 +94,9 @@ def unpack_runs(packed: bytes | memoryview) -> np.ndarray:
 
 
 def hull_mask(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Filled convex hull, bool [H, W], of points [N, 2] in pixels; empty when one is NaN (no face)."""
+    """Filled convex hull, bool [H, W], of points [N, 2] in pixels; empty without any or when one is NaN."""
     mask = np.zeros(size, np.uint8)
-    if not np.isnan(points).any():
+    if len(points) and not np.isnan(points).any():
         hull = cv2.convexHull(np.floor(points).astype(np.int32))
         cv2.fillConvexPoly(mask, hull, 1)
     return mask.astype(bool)

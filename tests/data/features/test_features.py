@@ -154,6 +154,29 @@ def test_the_same_bytes_every_time_and_nothing_is_done_twice(root, prepared, tmp
     assert (first / "train-000001.tar").stat().st_mtime_ns == before
 
 
+@dataclass(frozen=True)
+class Interrupted(Numbered):
+    """Ends as if it were killed, in the middle of a shard."""
+
+    def __call__(self, sample):
+        if sample.num_frames == LENGTHS[1]:
+            raise KeyboardInterrupt
+        return super().__call__(sample)
+
+
+def test_what_was_interrupted_is_done_anew(root, prepared, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        compute(root, Interrupted())
+    folder = root / "aux" / FeatureFacts.of(Numbered()).folder_name
+    assert [file.name for file in folder.iterdir()] == ["feature.json"], "no half of a tar"
+    (folder / ".train-000000.tar.123.tmp").write_bytes(b"left by a process that was killed")
+    compute(root, Numbered())
+    undisturbed, _ = compute(Path(shutil.copytree(prepared, tmp_path / "other")), Numbered())
+    files = sorted(file.name for file in undisturbed.iterdir())
+    assert sorted(file.name for file in folder.iterdir()) == files
+    assert all((folder / name).read_bytes() == (undisturbed / name).read_bytes() for name in files)
+
+
 def test_only_the_bytes_of_the_window_are_touched(root):
     compute(root, Numbered())
     reader = FeatureReader(Catalog(str(root / "shards" / "*.tar")), "numbered")

@@ -103,3 +103,9 @@ def test_contact_sheet_shows_the_outline(clip):
     changed = (plain != masked).any(axis=2)
     assert 0 < changed.mean() < 0.1
     assert (masked[changed] == (0, 255, 0)).all()
+
+
+def test_a_clip_without_landmarks_has_empty_hulls(clip):
+    track = replace(clip.tracks[0], landmarks=np.zeros((8, 0, 2), np.float32))
+    sample = HullMasks()(replace(clip, tracks=(track,), landmark_scheme="none"))
+    assert not masks_of(sample).any()
