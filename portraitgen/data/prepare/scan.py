@@ -7,11 +7,14 @@ from fractions import Fraction
 import numpy as np
 
 from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.packing import packed
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
 from portraitgen.media.decode import VideoInfo, iter_frames, probe_video
 from portraitgen.media.shots import scene_cuts
+
+_PACKED_FRAMES = 250
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,8 @@ def scan_video(
             else:
                 embed = embed_every > 0 and frame.index % embed_every == 0
                 faces.append(backend.detect(frame.image, embed=embed))
+            if len(faces) % _PACKED_FRAMES == 0:
+                faces[-_PACKED_FRAMES:] = packed(faces[-_PACKED_FRAMES:])
             damaged.append(frame.corrupt)
             previous = frame.image
             frame_done()
