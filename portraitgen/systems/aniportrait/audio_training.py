@@ -93,8 +93,8 @@ class Audio2PoseTraining(Learner):
         landmark_scheme, frame_rate: see `Audio2MeshTraining`.
         in_3d: learn turns and shifts of the feature `head_pose`, as the published weights have them, not
             motion in the plane of the landmarks.
-        teacher_forcing: predict each pose from the true ones before it, all at once. Faster, but what it
-            learns best is to repeat the last pose, and a head that is left to itself then stands still.
+        teacher_forcing: predict each pose from the true ones before it, all at once: faster, but the errors
+            of its own poses, which it has to go on from when it generates, are then new to it.
         optimizer, lr_scheduler: see `Learner`.
     """
 
