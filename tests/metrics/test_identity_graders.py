@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.insightface import InsightFaceBackend
 from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.consisid import ConsisIDFaceSimGrader
 from portraitgen.metrics.graders.identity import IdentityGrader
@@ -117,3 +118,15 @@ def test_consisid_looks_again_with_grey_borders(shared):
     assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.44
     stranger = grader.grade(clip(pictures(shared, "negative/no_face.png"), reference))
     assert np.isnan(stranger.scores["consisid_compat_facesim_mobileface"])
+
+
+def test_the_backends_own_embedding_has_its_own_size(shared, obama):
+    """insightface's pack brings its ArcFace with it; random weights here, so only what goes where is seen."""
+    backend = InsightFaceBackend(str(shared / "testdata/models/stub_buffalo/models/buffalo_l"), min_score=0.0)
+    found = Pictures(obama.frames[:2], backend, name="photos")
+    grades = IdentityGrader("backend", frames=None).grade(clip(found, found))
+    faces = [len(faces) for faces in found.faces]
+    score = grades.scores["identity_backend"]
+    assert [np.isfinite(value) for value in score] == [count > 0 for count in faces]
+    if faces[0]:
+        assert score[0] == pytest.approx(1, abs=1e-5)

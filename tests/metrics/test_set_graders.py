@@ -136,6 +136,32 @@ def test_fvd_takes_windows_of_16_and_counts_short_clips(tmp_path):
         FvdGrader()
 
 
+class Detector(torch.nn.Module):
+    """Called as StyleGAN-V's TorchScript is; the answer says how."""
+
+    def forward(
+        self, clips: torch.Tensor, rescale: bool, resize: bool, return_features: bool
+    ) -> torch.Tensor:
+        assert return_features
+        assert not rescale
+        assert not resize
+        return clips.mean(dim=(2, 3, 4)).repeat(1, 134)[:, :400]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_i3d_gets_clips_in_its_range(tmp_path):
+    torch.jit.script(Detector()).save(tmp_path / "i3d_torchscript.pt")
+    grader = FvdGrader(str(tmp_path / "i3d_torchscript.pt"), program=True)
+    black, white = torch.zeros(1, 16, 3, 24, 20, dtype=torch.uint8), torch.full((1, 16, 3, 8, 8), 255)
+    torch.testing.assert_close(grader.network(black), torch.full((1, 400), -1.0))
+    torch.testing.assert_close(grader.network(white.to(torch.uint8)), torch.full((1, 400), 1.0))
+    with pytest.raises(ValueError, match="cannot be read as a file of tensors"):
+        FvdGrader(str(tmp_path / "i3d_torchscript.pt"))
+    (tmp_path / "page.pt").write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"page.pt is no TorchScript"):
+        FvdGrader(str(tmp_path / "page.pt"), program=True)
+
+
 @pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_efid_is_that_of_the_coefficients_in_files(tmp_path):
     random = np.random.default_rng(0)

@@ -11,6 +11,7 @@ from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.i3d import NUM_FEATURES, WEIGHTS, load_i3d
+from portraitgen.metrics.i3d_program import PROGRAM, I3DProgram
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
@@ -36,6 +37,8 @@ class FvdGrader:
 
     Args:
         weights: i3d_pretrained_400.pt.
+        program: `weights` is StyleGAN-V's i3d_torchscript.pt instead, with which most published figures are
+            taken. It is a program and runs what is written in it: give only a file that you trust.
         windows: at most so many windows of each clip.
 
     Raises:
@@ -45,11 +48,11 @@ class FvdGrader:
 
     metrics = METRICS
 
-    def __init__(self, weights: str | None = None, *, windows: int = 1) -> None:
-        path = require(weights, WEIGHTS, setting="weights")
+    def __init__(self, weights: str | None = None, *, program: bool = False, windows: int = 1) -> None:
+        path = require(weights, PROGRAM if program else WEIGHTS, setting="weights")
         if windows < 1:
             raise ValueError(f"windows must be at least 1, got {windows}")
-        self.network = load_i3d(path)
+        self.network = I3DProgram(path) if program else load_i3d(path)
         self.windows = windows
         self.sets = FeatureSets(NUM_FEATURES)
         self._seen: WeakKeyDictionary[Pictures, Tensor] = WeakKeyDictionary()
