@@ -52,8 +52,10 @@ class PoseMaps:
         key = tuple(frames)
         if key in self._kept:
             return self._kept[key]
+        maps = self._encode(self._take(frames))
         dtype = self._network.denoising_unet.conv_in.weight.dtype
-        maps = tuple(level.to(dtype) for level in self._encode(self._take(frames)))
+        if dtype != torch.float32:  # else autocast may be at work, and has chosen
+            maps = tuple(level.to(dtype) for level in maps)
         num_bytes = sum(level.numel() * level.element_size() for level in maps)
         if self.num_bytes + num_bytes <= self._capacity:
             self._kept[key] = maps
