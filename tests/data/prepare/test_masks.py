@@ -1,13 +1,19 @@
 """Masks from landmarks and boxes: they cover what they should, and nothing where nobody was found."""
 
+import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from portraitgen.data.prepare.contact_sheet import contact_sheet
+from portraitgen.data.prepare.crop import choose_crop
 from portraitgen.data.prepare.masks import EllipseMasks, HullMasks
+from portraitgen.data.sample import ClipTrack
 from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.faces.dlib import DlibBackend
+from portraitgen.media.decode import iter_frames
 from portraitgen.media.masks import decode_rle_batch, hull_mask
 
 SIZE = 64
@@ -109,3 +115,56 @@ def test_a_clip_without_landmarks_has_empty_hulls(clip):
     track = replace(clip.tracks[0], landmarks=np.zeros((8, 0, 2), np.float32))
     sample = HullMasks()(replace(clip, tracks=(track,), landmark_scheme="none"))
     assert not masks_of(sample).any()
+
+
+def test_masks_agree_with_those_that_sam2_made_of_a_real_clip(shared, clip):
+    """The figures of docs/data.md, on ConsisID's sample; its detector's boxes hold the whole face."""
+    folder = shared / "testdata/consisid_demo/dataname"
+    (table,) = (folder / "refine_bbox_jsons").glob("*.json")
+    boxes = json.loads(table.read_text())
+    pictures = folder / "track_masks_data" / table.stem / "tracking_mask_results/1"
+    backend = DlibBackend(min_score=0.15)
+    agreement = {"hull": [], "bare hull": [], "ellipse in dlib's box": [], "ellipse in the whole box": []}
+    for frame in iter_frames(next((folder / "videos").glob("*.mp4"))):
+        if frame.index % 20:
+            continue
+        corners = boxes[str(frame.index)]["face"][0]["box"]
+        whole = np.array([[corners[name] for name in ("x1", "y1", "x2", "y2")]])
+        crop = choose_crop(whole, image_size=frame.image.shape[:2], size=512, margin=0.4)
+        mask = cv2.imread(str(pictures / f"annotated_frame_{frame.index:05d}.png"), cv2.IMREAD_UNCHANGED)
+        true = crop.cut(np.repeat((mask > 0).astype(np.uint8)[..., None], 3, axis=2) * 255)[..., 0] > 127
+        face = max(backend.detect(crop.cut(frame.image)), key=lambda face: face.score)
+        track = ClipTrack(
+            boxes=face.box[None],
+            scores=np.ones(1, np.float32),
+            keypoints=face.keypoints[None],
+            landmarks=face.landmarks[None],
+            valid=np.ones(1, bool),
+        )
+        still = {
+            "num_frames": 1,
+            "width": 512,
+            "height": 512,
+            "tracks": (track,),
+            "image": b"",
+            "video": None,
+        }
+        photo = replace(clip, **still)
+        shown = replace(photo, tracks=(replace(track, boxes=crop.boxes_to_crop(whole)),))
+        made = {
+            "hull": HullMasks()(photo),
+            "bare hull": HullMasks(forehead=0, margin=0)(photo),
+            "ellipse in dlib's box": EllipseMasks()(photo),
+            "ellipse in the whole box": EllipseMasks()(shown),
+        }
+        for name, sample in made.items():
+            found = masks_of(sample)[0, 0]
+            agreement[name].append((found & true).sum() / (found | true).sum())
+    means = {name: round(float(np.mean(values)), 2) for name, values in agreement.items()}
+    expected = {
+        "hull": 0.89,
+        "bare hull": 0.65,
+        "ellipse in dlib's box": 0.71,
+        "ellipse in the whole box": 0.90,
+    }
+    assert means == pytest.approx(expected, abs=0.015)
