@@ -191,7 +191,7 @@ def test_sound_and_odd_sizes_come_along(run, shared, tmp_path):
 def test_what_cannot_be_is_named(run, tmp_path):
     with pytest.raises(ValueError, match=r"source=.*absent: give a list of ConsisID \(\.txt\), or a folder"):
         run("import", source=tmp_path / "absent", out=tmp_path / "out")
-    with pytest.raises(ValueError, match="no clip with at least 1 frames"):
+    with pytest.raises(ValueError, match="no refine_bbox_jsons in it"):
         run("import", source=tmp_path, out=tmp_path / "out")
     with pytest.raises(ValueError, match="clips_per_shard and min_frames"):
         run("import", source=tmp_path, out=tmp_path / "out", clips_per_shard=0)

@@ -63,6 +63,10 @@ def find_clips(source: str, *, root: str, min_frames: int) -> list[ConsisIDSourc
         clips = read_clip_list(path, root=Path(root).expanduser(), min_frames=min_frames)
     elif path.is_dir():
         folders = sorted(found.parent for found in path.rglob("refine_bbox_jsons") if found.is_dir())
+        if not folders:
+            raise ValueError(
+                f"source={source}: no refine_bbox_jsons in it; give the folder of ConsisID's data"
+            )
         clips = [clip for folder in folders for clip in _clips_of(folder, min_frames)]
     else:
         raise ValueError(f"source={source}: give a list of ConsisID (.txt), or a folder with its annotations")
