@@ -20,8 +20,8 @@ from portraitgen.faces.tracking import track_faces
 from portraitgen.media.audio import StoredSound
 from portraitgen.media.decode import VideoError, iter_frames
 
-# Share of the first pass in the work on a frame, for the progress alone; measured with dlib.
-_LOOKING = 0.85
+# Share of the first pass in the work on a frame, for the progress alone; dlib, see benchmarks/prepare.py.
+_LOOKING = 0.65
 
 
 def prepare_video(
