@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -86,42 +82,6 @@ def test_mean_depends_on_neither_batch_size_nor_order(clips, metric, score):
 def test_mean_of_nothing_is_nan():
     with pytest.warns(UserWarning, match="before the ``update``"):
         assert MeanPSNR().compute().isnan()
-
-
-TWO_PROCESSES = """
-import sys, torch
-from portraitgen.metrics.quality import MeanPSNR, MeanSSIM
-rank, store, data = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-clips = torch.load(data, weights_only=True)
-mine = slice(0, 5) if rank == 0 else slice(5, 20)
-for metric in (MeanPSNR(), MeanSSIM()):
-    for generated, truth in zip(clips["generated"][mine].split(4), clips["truth"][mine].split(4)):
-        metric.update(generated, truth)
-    print(repr(metric.compute().item()))
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_with_unequal_shares_give_the_mean_of_one(clips, tmp_path):
-    generated, truth = clips
-    torch.save({"generated": generated, "truth": truth}, tmp_path / "clips.pt")
-    arguments = [str(tmp_path / "store"), str(tmp_path / "clips.pt")]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(rank), *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    printed = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    assert printed[0] == printed[1]
-    psnr, ssim = map(float, printed[0].split())
-    assert psnr == pytest.approx(frame_psnr(generated, truth).mean().item(), rel=1e-12)
-    assert ssim == pytest.approx(frame_ssim(generated, truth).mean().item(), rel=1e-12)
 
 
 def test_wrong_input_is_named(clips):
