@@ -16,7 +16,7 @@ from portraitgen.media.files import replace_file, writable_folder
 from portraitgen.metrics.panels import encode_png
 from portraitgen.runs.driving.clip import SOUND_RATE
 from portraitgen.runs.driving.inputs import exact_rate
-from portraitgen.runs.driving.motion import is_picture, read_motion, with_mesh
+from portraitgen.runs.driving.motion import PICTURE, file_kind, read_motion, with_mesh
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def find_landmarks(config: DictConfig) -> None:
     backend = with_mesh(instantiate(config.faces, _convert_="all"))
     motion = read_motion(driving, backend, fps=exact_rate(config.fps))
     landmarks = motion.landmarks
-    picture = is_picture(driving)
+    picture = file_kind(driving) == PICTURE
     file = out / "landmarks" / f"{driving.stem}.npz"
     drawing = out / "drawings" / f"{driving.stem}{'.png' if picture else '.mp4'}"
     for path in (file, drawing):

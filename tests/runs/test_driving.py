@@ -67,7 +67,7 @@ def run(weights, media, tmp_path):
 
 def test_video_to_video_with_its_sound(run, media):
     out, row = run(f"driving={media / 'talk.mp4'}")
-    assert row["key"] == "face-talk"
+    assert (row["key"], row["mode"]) == ("face-talk", "video")
     assert row["frames"] == list(range(FRAMES))
     assert row["frames_filled_in"] == 0
     for name in ("video", "panel"):
@@ -128,7 +128,7 @@ def test_landmarks_to_video(run, media, tmp_path):
 def test_image_to_image(run, media, tmp_path):
     cv2.imwrite(str(tmp_path / "other.jpg"), read_video(media / "talk.mp4")[-1][..., ::-1])
     out, row = run(f"driving={tmp_path / 'other.jpg'}")
-    assert row["video"] == "generated/face-other.png"
+    assert (row["video"], row["mode"]) == ("generated/face-other.png", "picture")
     assert cv2.imread(str(out / row["video"])).shape == (64, 64, 3)
     assert "panel" not in row
 

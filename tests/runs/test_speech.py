@@ -80,7 +80,7 @@ def run(weights, media, tmp_path):
 
 def test_a_sound_becomes_a_video_that_sounds_in_time(run, media, weights):
     out, row = run(f"speech.audio2pose={weights / 'audio2pose.safetensors'}", "seed=5")
-    assert row["key"] == "face-speech"
+    assert (row["key"], row["mode"]) == ("face-speech", "sound")
     assert row["audio"] == str(media / "speech.wav")
     assert 0 <= row["identity"] < 100
     info = probe_video(out / row["video"])

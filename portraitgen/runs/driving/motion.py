@@ -22,6 +22,7 @@ from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
 
+PICTURE = "picture"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files with one of these endings are pictures, `.npz` files hold landmarks, all others are videos."""
 
@@ -47,9 +48,11 @@ def with_mesh(backend: FaceBackend) -> FaceBackend:
     return dataclasses.replace(backend, mesh=True) if isinstance(backend, MediaPipeBackend) else backend
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is named like a picture."""
-    return path.suffix.lower() in PICTURES
+def file_kind(path: Path) -> str:
+    """What a file that drives is, by its name: `PICTURE`, "landmarks" or "video"."""
+    if path.suffix.lower() in PICTURES:
+        return PICTURE
+    return "landmarks" if path.suffix == ".npz" else "video"
 
 
 def read_motion(path: Path, backend: FaceBackend, *, fps: Fraction | None) -> Motion:
@@ -58,10 +61,11 @@ def read_motion(path: Path, backend: FaceBackend, *, fps: Fraction | None) -> Mo
     Raises:
         ValueError: the file cannot be read, or shows no face.
     """
-    if path.suffix == ".npz":
+    kind = file_kind(path)
+    if kind == "landmarks":
         landmarks = load_landmarks(path)
         return Motion(resample(landmarks, fps or landmarks.fps), None)
-    if is_picture(path):
+    if kind == PICTURE:
         return Motion(landmarks_of_photo(path, read_photo(path), backend)[0], None)
     with progress(f"{path.name}: looking for the face") as on_frame:
         followed = follow_face(path, backend, fps=fps, on_frame=on_frame)

@@ -8,7 +8,7 @@ import numpy as np
 from portraitgen.faces.landmark_sequence import LandmarkSequence
 from portraitgen.faces.transfer import Transfer, transfer_motion
 from portraitgen.runs.driving.clip import DrivenClip
-from portraitgen.runs.driving.motion import Motion, is_picture
+from portraitgen.runs.driving.motion import PICTURE, Motion, file_kind
 from portraitgen.runs.driving.reference import Reference
 
 Retarget = Transfer | Literal["none"]
@@ -40,12 +40,13 @@ def driven_by_face(
         frames=np.arange(len(landmarks)),
         truth=None,
         source={
+            "mode": file_kind(driving),
             "reference": str(reference.path),
             "driving": str(driving),
             "frames_filled_in": int((~motion.landmarks.found).sum()),
         },
         sound=motion.sound,
-        still=is_picture(driving),
+        still=file_kind(driving) == PICTURE,
     )
 
 

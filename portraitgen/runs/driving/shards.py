@@ -62,6 +62,7 @@ class ShardClips:
             frames=frames,
             truth=self._pictures(shard, row, frames),
             source={
+                "mode": "shards",
                 "shard": str(self._catalog.shards[shard].resolve()),
                 "num_frames": int(index.num_frames[row]),
             },

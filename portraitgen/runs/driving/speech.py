@@ -94,7 +94,12 @@ def driven_by_sound(
         fps=spoken.fps,
         frames=np.arange(len(spoken)),
         truth=None,
-        source={"reference": str(reference.path), "audio": str(audio), "identity": identity},
+        source={
+            "mode": "sound",
+            "reference": str(reference.path),
+            "audio": str(audio),
+            "identity": identity,
+        },
         sound=sound_of(audio, 0.0, len(spoken) / spoken.fps),
     )
 
