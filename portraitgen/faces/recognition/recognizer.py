@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from portraitgen.faces.dlib import EMBEDDING_FILE, model_file
+from portraitgen.faces.dlib import EMBEDDING_FILE, IDENTITY_THRESHOLD, model_file
 from portraitgen.faces.recognition.alignment import align_faces
 from portraitgen.faces.recognition.dlib_resnet import DlibResNet, read_dlib_tensors
 from portraitgen.faces.recognition.iresnet import DEPTHS, IResNet, arcface_depth, from_tface
@@ -102,7 +102,7 @@ def _load_curricularface(path: Path, public: PublicFile) -> FaceRecognizer:
 
 def _load_dlib(path: Path, public: PublicFile) -> FaceRecognizer:
     network = fill_strictly(DlibResNet(), read_dlib_tensors(path), path=path, public=public)
-    return FaceRecognizer(network, name="dlib", identity_threshold=0.914)
+    return FaceRecognizer(network, name="dlib", identity_threshold=IDENTITY_THRESHOLD)
 
 
 def _load_mobileface(path: Path, public: PublicFile) -> FaceRecognizer:
