@@ -41,6 +41,7 @@ REQUIRED = {
     "prepare_import_consisid": {"source": "s", "out": "o"},
     "prepare_export_consisid": {"shards": "s", "out": "o"},
     "evaluate_selftest": {},
+    "evaluate_sensitivity": {"clips": "[a,b]", "out": "o"},
     "evaluate_compare": {"results": "r", "out": "o"},
     "evaluate_sweep": {"weights": "w", "shards": "s", "out": "o"},
 }

@@ -134,6 +134,7 @@ def test_every_other_command(name):
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
         "prepare": ["source=videos", "out=shards"],
+        "evaluate_sensitivity": ["clips=[a,b]", "out=out"],
         "evaluate_compare": ["results=[a,b]", "out=out"],
         "evaluate_sweep": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "prepare_verify": ["out=shards"],

@@ -1,6 +1,6 @@
 """One generated clip, graded beside the controls that it has to beat."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,13 @@ class Material:
             )
 
 
-def grade(material: Material, *, graders: Mapping[str, Grader], backend: FaceBackend) -> list[Row]:
+def grade(
+    material: Material,
+    *,
+    graders: Mapping[str, Grader],
+    backend: FaceBackend,
+    methods: Collection[str] = tuple(METHODS),
+) -> list[Row]:
     """Rows of a generated clip, of its controls, and of the true frames; graders of sets take the clips in.
 
     The row of the true frames tells the error of the measure itself: nothing can be expected to fall below
@@ -67,6 +73,7 @@ def grade(material: Material, *, graders: Mapping[str, Grader], backend: FaceBac
         material: what there is of the video.
         graders: by their names in the configuration.
         backend: finds the faces.
+        methods: those to grade.
 
     Raises:
         ValueError: shapes that do not go together, or values that are not finite.
@@ -85,6 +92,8 @@ def grade(material: Material, *, graders: Mapping[str, Grader], backend: FaceBac
         reference = Pictures(material.reference, backend, name=f"{video}: reference")
     rows = []
     for method, pictures in shown.items():
+        if method not in methods:
+            continue
         if isinstance(pictures, str):
             rows.append(Row(video, method, frames, {}, failure=pictures))
             continue

@@ -100,6 +100,12 @@ EVALUATE: dict[str, SubCommand] = {
         "results=[a/report,b/report] out=comparison/",
         "put results side by side that were taken by one protocol",
     ),
+    "sensitivity": SubCommand(
+        "portraitgen.runs.sensitivity.sensitivity",
+        "evaluate_sensitivity",
+        "clips=[a.mp4,b.mp4] out=sensitivity/",
+        "show what each figure says of real clips made worse in one known way",
+    ),
     "sweep": SubCommand(
         "portraitgen.runs.sweep.sweep_trial",
         "evaluate_sweep",
