@@ -63,7 +63,7 @@ def prepare_video(
         min_score=backend.min_score,
         identity_threshold=backend.identity_threshold if embed_every else None,
     )
-    scan = replace(scan, faces=[])  # the tracks have what is needed; an hour of faces is 100 MB
+    scan = replace(scan, faces=[])  # the tracks have what is needed; an hour of faces is some 100 MB
     if not tracks:
         raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
     clips, too_short = plan_clips(tracks, image_size=(scan.info.height, scan.info.width), settings=settings)
