@@ -65,9 +65,12 @@ def test_a_clip_is_the_mean_over_sampled_frames_with_a_face(shared, obama):
     # Of 4 frames, numpy's rounding down takes the first three 5 times each and the last once.
     assert float(sampled.scores["identity_dlib"]) == pytest.approx(np.nanmean(every), rel=1e-6)
     assert sampled.reasons == {}
+    # The llama is one of the 16: 15 frames have a face, and that is said.
+    assert sampled.scores["identity_dlib_faces"] == 15 / 16
     llamas = pictures(shared, "negative/llama.jpg")
     nobody = grader.grade(clip(llamas, reference))
     assert np.isnan(nobody.scores["identity_dlib"])
+    assert nobody.scores["identity_dlib_faces"] == 0
     assert nobody.reasons["identity_dlib"] == "no face found in 16 of 16 frames"
     for unknown, why in ((llamas, "no face found in the reference"), (None, "no reference picture")):
         grades = grader.grade(clip(obama, unknown))
@@ -82,12 +85,16 @@ def test_several_people_are_matched_and_counted(shared):
     grades = grader.grade(clip(swapped, both))
     assert grades.scores["identity_dlib"][0] > 0.914
     assert grades.scores["identity_dlib_worst"][0] > 0.914
-    assert grades.scores["faces_missing"].tolist() == grades.scores["faces_extra"].tolist() == [0]
+    assert (
+        grades.scores["identity_dlib_faces_missing"].tolist()
+        == grades.scores["identity_dlib_faces_extra"].tolist()
+        == [0]
+    )
     alone = grader.grade(clip(both, pictures(shared, "ids/biden/1.jpg")))
-    assert alone.scores["faces_extra"].tolist() == [1]
+    assert alone.scores["identity_dlib_faces_extra"].tolist() == [1]
     assert alone.scores["identity_dlib"][0] > 0.914, "the one who is like him is taken"
     lost = grader.grade(clip(pictures(shared, "ids/biden/1.jpg"), both))
-    assert lost.scores["faces_missing"].tolist() == [1]
+    assert lost.scores["identity_dlib_faces_missing"].tolist() == [1]
 
 
 def test_missing_weights_name_file_source_licence_and_setting(shared, tmp_path):

@@ -25,8 +25,7 @@ class IdentityGrader:
     """Cosine similarity of the faces of a clip to those of the reference.
 
     The network that grades should not be the one that an identity loss was trained with. A face that is not
-    found is left out and counted (`detection_rate` of the landmarks, `faces_missing` of several people); a
-    clip without any is missing, not 0.
+    found is left out and counted; a clip without any is missing, not 0.
 
     Args:
         recognizer: `arcface`, `curricularface`, `dlib`, `mobileface`, or `backend` for the embedding of the
@@ -73,29 +72,20 @@ class IdentityGrader:
             "mean over the frames with a face"
         )
         metrics = {self.name: MetricInfo(f"Identity ({recognizer})", "", 3, True, text, level)}
-        if self.people == "all":
-            metrics |= {
-                f"{self.name}_worst": MetricInfo(
-                    f"Identity ({recognizer}), worst",
-                    "",
-                    3,
-                    True,
-                    f"{text}, of the least like person of each frame",
-                    level,
-                ),
-                "faces_missing": MetricInfo(
-                    "Faces missing", "", 2, False, "people of the reference without a face in a frame", level
-                ),
-                "faces_extra": MetricInfo(
-                    "Faces too many",
-                    "",
-                    2,
-                    False,
-                    "faces of a frame beyond the people of the reference",
-                    level,
-                ),
+        if self.people == "largest":
+            share = "share of the frames looked at in which a face is found"
+            return metrics | {
+                f"{self.name}_faces": MetricInfo(f"Identity ({recognizer}), faces", "", 2, True, share, level)
             }
-        return metrics
+        worst, lost, extra = (f"{self.name}_{what}" for what in ("worst", "faces_missing", "faces_extra"))
+        of_worst = f"{text}, of the least like person of each frame"
+        of_lost = "people of the reference without a face, mean over frames"
+        of_extra = "faces beyond the people of the reference, mean over frames"
+        return metrics | {
+            worst: MetricInfo(f"Identity ({recognizer}), worst", "", 3, True, of_worst, level),
+            lost: MetricInfo(f"Identity ({recognizer}), faces missing", "", 2, False, of_lost, level),
+            extra: MetricInfo(f"Identity ({recognizer}), faces too many", "", 2, False, of_extra, level),
+        }
 
     def grade(self, clip: GradedClip) -> Grades:
         """Similarity of the clip or of each frame."""
@@ -109,10 +99,13 @@ class IdentityGrader:
         faces = self._embed(clip.pictures, chosen)
         match = match_identities(references, faces)
         figures = {self.name: mean_found(match.similarity)}
-        if self.people == "all":
+        if self.people == "largest":
+            figures[f"{self.name}_faces"] = np.isfinite(figures[self.name]).astype(np.float64)
+        else:
             worst = np.where(np.isfinite(match.similarity), match.similarity, np.inf).min(axis=1)
             figures[f"{self.name}_worst"] = np.where(np.isfinite(worst), worst, np.nan)
-            figures |= {"faces_missing": match.num_missing * 1.0, "faces_extra": match.num_extra * 1.0}
+            figures[f"{self.name}_faces_missing"] = match.num_missing.astype(np.float64)
+            figures[f"{self.name}_faces_extra"] = match.num_extra.astype(np.float64)
         faceless = int(np.isnan(figures[self.name]).sum())
         if self.num_frames is not None:
             figures = {name: mean_found(values) for name, values in figures.items()}
