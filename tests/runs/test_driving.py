@@ -133,8 +133,7 @@ def test_image_to_image(run, media, tmp_path):
     assert "panel" not in row
 
 
-@pytest.mark.parametrize("size", [(64, 96), (96, 64), (68, 64)])
-@pytest.mark.parametrize("frame", ["face", "letterbox"])
+@pytest.mark.parametrize(("size", "frame"), [((64, 96), "face"), ((96, 64), "letterbox"), ((68, 64), "crop")])
 def test_any_proportion(run, media, size, frame):
     out, row = run(f"driving={media / 'talk.mp4'}", f"size=[{size[0]},{size[1]}]", f"frame={frame}", "fps=8")
     assert read_video(out / row["video"]).shape[1:] == (*size, 3)
