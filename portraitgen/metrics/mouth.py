@@ -19,6 +19,21 @@ def mouth_opening_error(found: np.ndarray, driving: np.ndarray) -> np.ndarray:
     return np.abs(mouth_opening(found).astype(np.float64) - mouth_opening(driving))
 
 
+def mouth_truth_correlation(found: np.ndarray, driving: np.ndarray) -> tuple[float, str]:
+    """Pearson correlation of the mouth's opening with the true one, frame by frame.
+
+    Unlike the error it does not mind how far a mouth opens, only when.
+
+    Args:
+        found: iBUG landmarks [T, 68, 2]; NaN where no face was found.
+        driving: the same of the true frames.
+
+    Returns:
+        The correlation in [-1, 1] and "", or NaN and the reason.
+    """
+    return _correlation(mouth_opening(found), mouth_opening(driving), "the true face")
+
+
 def frame_loudness(audio: np.ndarray, num_frames: int, *, fps: float, sample_rate: int = 16000) -> np.ndarray:
     """Root mean square of the sound during each frame: float64 [T], NaN where the sound has ended.
 
@@ -49,11 +64,15 @@ def mouth_audio_correlation(landmarks: np.ndarray, audio: np.ndarray, *, fps: fl
     Returns:
         The correlation in [-1, 1] and "", or NaN and the reason.
     """
-    opening = mouth_opening(landmarks).astype(np.float64)
+    opening = mouth_opening(landmarks)
     loudness = frame_loudness(audio, len(opening), fps=fps)
-    both = np.isfinite(opening) & np.isfinite(loudness)
+    return _correlation(opening, loudness, "sound")
+
+
+def _correlation(opening: np.ndarray, other: np.ndarray, name: str) -> tuple[float, str]:
+    both = np.isfinite(opening) & np.isfinite(other)
     if both.sum() < MIN_FRAMES:
-        return np.nan, f"face and sound together in {both.sum()} frames, fewer than {MIN_FRAMES}"
-    if min(np.ptp(opening[both]), np.ptp(loudness[both])) == 0:
-        return np.nan, "the mouth never moves, or the sound never changes"
-    return float(np.corrcoef(opening[both], loudness[both])[0, 1]), ""
+        return np.nan, f"face and {name} together in {both.sum()} frames, fewer than {MIN_FRAMES}"
+    if min(np.ptp(opening[both]), np.ptp(other[both])) == 0:
+        return np.nan, f"the mouth never moves, or {name} never changes"
+    return float(np.corrcoef(opening[both].astype(np.float64), other[both].astype(np.float64))[0, 1]), ""

@@ -12,7 +12,12 @@ from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.metrics.graders.mouth import MouthGrader
 from portraitgen.metrics.graders.sync import SyncGrader
-from portraitgen.metrics.mouth import frame_loudness, mouth_audio_correlation, mouth_opening_error
+from portraitgen.metrics.mouth import (
+    frame_loudness,
+    mouth_audio_correlation,
+    mouth_opening_error,
+    mouth_truth_correlation,
+)
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED, TRUTH
 from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate
@@ -79,6 +84,8 @@ def test_loudness_and_mouth_follow_what_they_measure():
     )
     assert "never" in mouth_audio_correlation(landmarks[:1].repeat(60, axis=0), loud, fps=25)[1]
     np.testing.assert_allclose(mouth_opening_error(landmarks * 3 + 7, landmarks), 0, atol=1e-12)
+    assert mouth_truth_correlation(landmarks * 3 + 7, landmarks)[0] == pytest.approx(1)
+    assert abs(mouth_truth_correlation(np.roll(landmarks, 20, axis=0), landmarks)[0]) < 0.5
     assert np.isnan(mouth_opening_error(landmarks * np.nan, landmarks)).all()
 
 

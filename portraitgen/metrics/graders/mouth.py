@@ -5,7 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from portraitgen.metrics.grader import Fact, GradedClip
-from portraitgen.metrics.mouth import mouth_audio_correlation, mouth_opening_error
+from portraitgen.metrics.mouth import (
+    mouth_audio_correlation,
+    mouth_opening_error,
+    mouth_truth_correlation,
+)
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
 METRICS = {
@@ -16,6 +20,14 @@ METRICS = {
         False,
         "difference of the gap between the inner lips from that of the driving face, each over the distance "
         "of the outer eye corners, mean over frames with a face",
+    ),
+    "mouth_truth_correlation": MetricInfo(
+        "Mouth with truth",
+        "",
+        2,
+        True,
+        "Pearson correlation over frames of the gap between the inner lips with that of the true face",
+        "clip",
     ),
     "mouth_audio_correlation": MetricInfo(
         "Mouth with sound",
@@ -30,25 +42,36 @@ METRICS = {
 
 
 class MouthGrader:
-    """Mouth opening against the driving one, and its correlation with the loudness."""
+    """Mouth opening against the true one, and its correlation with that and with the loudness."""
 
     metrics = METRICS
     facts: Mapping[str, Fact] = {}
 
     def grade(self, clip: GradedClip) -> Grades:
-        """Both figures; the first of every frame, the second of the clip."""
+        """All figures; the error of every frame, the correlations of the clip."""
         count, found = len(clip.pictures.frames), clip.pictures.landmarks
         if clip.pictures.backend.landmark_scheme != "ibug68":
             return missing_grades(METRICS, count, "the face backend gives no iBUG landmarks")
-        error, reasons = np.full(count, np.nan), {"mouth_error": "no landmarks drive this clip"}
+        error, why = np.full(count, np.nan), "no landmarks drive this clip"
+        with_truth, why_truth = np.nan, why
         if clip.driving is not None:
             error = mouth_opening_error(found, clip.driving)
             missing = int(np.isnan(error).sum())
-            reasons = {"mouth_error": f"no face in {missing} of {count} frames"} if missing else {}
-        if clip.audio is None:
-            correlation, why = np.nan, "no sound"
-        else:
-            correlation, why = mouth_audio_correlation(found, clip.audio, fps=clip.fps)
-        if why:
-            reasons["mouth_audio_correlation"] = why
-        return Grades({"mouth_error": error, "mouth_audio_correlation": np.array(correlation)}, reasons)
+            why = f"no face in {missing} of {count} frames" if missing else ""
+            with_truth, why_truth = mouth_truth_correlation(found, clip.driving)
+        with_sound, why_sound = np.nan, "no sound"
+        if clip.audio is not None:
+            with_sound, why_sound = mouth_audio_correlation(found, clip.audio, fps=clip.fps)
+        reasons = {
+            "mouth_error": why,
+            "mouth_truth_correlation": why_truth,
+            "mouth_audio_correlation": why_sound,
+        }
+        return Grades(
+            {
+                "mouth_error": error,
+                "mouth_truth_correlation": np.array(with_truth),
+                "mouth_audio_correlation": np.array(with_sound),
+            },
+            {name: reason for name, reason in reasons.items() if reason},
+        )

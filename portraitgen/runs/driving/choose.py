@@ -15,6 +15,7 @@ from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.driving.clip import DrivenClip
 from portraitgen.runs.driving.inputs import exact_rate
 from portraitgen.runs.driving.motion import read_motion, with_mesh
+from portraitgen.runs.driving.own_speech import driven_by_own_sound
 from portraitgen.runs.driving.photo import driven_by_face
 from portraitgen.runs.driving.reference import read_reference
 from portraitgen.runs.driving.shards import ShardClips
@@ -41,8 +42,15 @@ def chosen_clips(
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
     chosen = [key for key in clips.keys if len(frames[key])]
+    speech = None
+    if config.speech.audio2mesh is not None:
+        backend = instantiate(config.faces, _convert_="all")
+        speech = load_speech(config.speech, backend, models=config.paths.models, device=device, raw=False)
     for key in chosen[: config.limit]:
-        yield dataclasses.replace(clips.read(key, frames[key]), sound=clips.sound(key, frames[key]))
+        if speech is None:
+            yield dataclasses.replace(clips.read(key, frames[key]), sound=clips.sound(key, frames[key]))
+        else:
+            yield driven_by_own_sound(clips, key, frames[key], speech)
 
 
 def _photo_clip(

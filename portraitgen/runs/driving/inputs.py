@@ -36,7 +36,7 @@ def check_inputs(config: DictConfig) -> None:
     if config.shards is not None:
         find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
     files = {key: config[key] for key in ("weights", "reference", "driving", "audio")}
-    if config.audio is not None:
+    if config.audio is not None or config.shards is not None:
         files |= {f"speech.{key}": config.speech[key] for key in ("audio2mesh", "audio2pose", "head")}
     for key, path in files.items():
         if path is not None and not Path(path).is_file():
@@ -54,6 +54,16 @@ def _check_drivers(config: DictConfig) -> None:
             "say what drives: either shards=…, or reference=<photo> and one of driving=<video, picture or "
             "landmarks> and audio=<sound>"
         )
+    if config.speech.shift_s and (config.shards is None or config.speech.audio2mesh is None):
+        raise ValueError(
+            "speech.shift_s is for prepared clips that speak their own sound: give shards=… and "
+            "speech.audio2mesh=…"
+        )
+    if config.shards is not None:
+        for key in ("audio2pose", "head", "identity"):
+            if config.speech[key] is not None:
+                raise ValueError(f"speech.{key}: the heads of prepared clips move as they did; leave it out")
+        return
     if config.audio is None:
         return
     if config.speech.audio2mesh is None:

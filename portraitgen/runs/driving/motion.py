@@ -105,20 +105,22 @@ def landmarks_of_photo(path: Path, image: np.ndarray, backend: FaceBackend) -> t
     return sequence, face
 
 
-def sound_of(source: VideoSource, start_s: float, duration_s: Fraction) -> np.ndarray | None:
-    """What sounds in a file, or its bytes, from a time on: float32 [N] at `SOUND_RATE`, as long as asked for.
+def sound_of(
+    source: VideoSource, start_s: float, duration_s: Fraction, *, sample_rate: int = SOUND_RATE
+) -> np.ndarray | None:
+    """What sounds in a file, or its bytes, from a time on: float32 [N], as long as asked for.
 
     Silence stands for what is missing at the ends. None without sound; damaged sound is left out too, with a
     warning.
     """
     try:
-        samples = read_audio(source, sample_rate=SOUND_RATE)
+        samples = read_audio(source, sample_rate=sample_rate)
     except VideoError as error:
         log.warning("%s; the result is silent", error)
         return None
     if samples is None:
         return None
-    begin = round(start_s * SOUND_RATE)
-    length = round(duration_s * SOUND_RATE)
+    begin = round(start_s * sample_rate)
+    length = round(duration_s * sample_rate)
     samples = np.pad(samples, (max(-begin, 0), 0))[max(begin, 0) :][:length]
     return np.pad(samples, (0, length - len(samples)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.yuv import yuv420_to_rgb
-from portraitgen.runs.driving.clip import DrivenClip
+from portraitgen.runs.driving.clip import SOUND_RATE, DrivenClip
 from portraitgen.runs.driving.motion import sound_of
 
 
@@ -48,15 +48,29 @@ class ShardClips:
         runs = [range(max(start, low), min(end, high)) for _, start, end in self._runs(key)]
         return np.array([frame for run in runs for frame in run], dtype=np.int64)
 
-    def read(self, key: str, frames: np.ndarray) -> DrivenClip:
-        """These frames of a clip, increasing, with the first frame that shows the person as reference."""
+    @property
+    def landmark_scheme(self) -> str:
+        """Of all clips."""
+        return self._catalog.landmark_scheme
+
+    def read_landmarks(self, key: str, frames: np.ndarray) -> np.ndarray:
+        """Landmarks of the main person in these frames, float32 [n, K, 2] in pixels."""
+        return self._reader.landmarks(*self._places[key], 0, frames)
+
+    def read(self, key: str, frames: np.ndarray, *, reference: int | None = None) -> DrivenClip:
+        """These frames of a clip, increasing.
+
+        Args:
+            reference: frame that is the reference; None: the first that shows the person.
+        """
         shard, row = self._places[key]
         index = self._catalog.indexes[shard]
-        first = np.array([min(start for _, start, _ in self._runs(key))])
+        if reference is None:
+            reference = min(start for _, start, _ in self._runs(key))
         return DrivenClip(
             key=key,
-            reference=self._pictures(shard, row, first)[0],
-            landmarks=self._reader.landmarks(shard, row, 0, frames),
+            reference=self._pictures(shard, row, np.array([reference]))[0],
+            landmarks=self.read_landmarks(key, frames),
             scheme=self._catalog.landmark_scheme,
             fps=Fraction(*index.fps[row].tolist()),
             frames=frames,
@@ -65,11 +79,12 @@ class ShardClips:
                 "mode": "shards",
                 "shard": str(self._catalog.shards[shard].resolve()),
                 "num_frames": int(index.num_frames[row]),
+                "reference_frame": reference,
             },
         )
 
-    def sound(self, key: str, frames: np.ndarray) -> np.ndarray | None:
-        """What sounds during these frames, float32 [N] at `SOUND_RATE`.
+    def sound(self, key: str, frames: np.ndarray, *, sample_rate: int = SOUND_RATE) -> np.ndarray | None:
+        """What sounds during these frames, float32 [N].
 
         None without sound, and where frames between them are left out.
         """
@@ -78,7 +93,7 @@ class ShardClips:
         audio = self._reader.sample(shard, row).audio
         if audio is None or np.any(np.diff(frames) != 1):
             return None
-        return sound_of(audio, float(frames[0] / fps), len(frames) / fps)
+        return sound_of(audio, float(frames[0] / fps), len(frames) / fps, sample_rate=sample_rate)
 
     def _runs(self, key: str) -> list[list[int]]:
         shard, row = self._places[key]

@@ -30,12 +30,14 @@ class Speech:
         head: a head motion to follow instead, forth and back; float [N, 6] in the space of `mesh` at its
             frame rate. None with no `pose`: the head stands still.
         identity: manner of moving of `pose`; None: drawn from the seed.
+        shift_s: seconds by which the sound of prepared clips is turned round, see `driven_by_own_sound`.
     """
 
     mesh: Audio2MeshTraining
     pose: Audio2PoseTraining | None
     head: np.ndarray | None
     identity: int | None
+    shift_s: float = 0.0
 
     @property
     def in_3d(self) -> bool:

@@ -55,7 +55,7 @@ def load_speech(
     if config.head is not None:
         rate = Fraction(mesh.frame_rate).limit_denominator(100_000)
         head = _head_motion(Path(config.head), backend, rate=rate, in_3d=in_3d, raw=raw)
-    return Speech(mesh=mesh, pose=pose, head=head, identity=config.identity)
+    return Speech(mesh=mesh, pose=pose, head=head, identity=config.identity, shift_s=config.shift_s)
 
 
 def _head_motion(path: Path, backend: FaceBackend, *, rate: Fraction, in_3d: bool, raw: bool) -> np.ndarray:

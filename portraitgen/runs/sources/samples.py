@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from portraitgen.media.audio import SAMPLE_RATE
 from portraitgen.media.decode import VideoError
 from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
@@ -67,7 +68,7 @@ class GeneratedSamples:
         sample = self.samples[key]
         frames = np.array(sample["frames"], dtype=np.int64)
         clips = ShardClips(sample["shard"])
-        clip = clips.read(key, frames)
+        clip = clips.read(key, frames, reference=sample["reference_frame"])
         assert clip.truth is not None
         truth = as_uint8(clip.truth, name=f"{key}: true frames")
         height, width = truth.shape[-2:]
@@ -93,6 +94,7 @@ class GeneratedSamples:
             truth=truth,
             reference=clip.reference,
             driving=clip.landmarks,
+            audio=clips.sound(key, frames, sample_rate=SAMPLE_RATE),
             frame_index=frames,
             train_frames=None if trained is None else trained.truth,
             train_landmarks=None if trained is None else trained.landmarks,

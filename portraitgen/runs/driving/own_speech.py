@@ -1,0 +1,58 @@
+"""Prepared clips whose face speaks their own sound: the way to grade Audio2Mesh against the truth."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from portraitgen.faces.measure import mouth_closed_frame
+from portraitgen.faces.planar_motion import move_planar, planar_motion
+from portraitgen.media.audio import SAMPLE_RATE
+from portraitgen.runs.driving.clip import SOUND_RATE, DrivenClip
+from portraitgen.runs.driving.shards import ShardClips
+from portraitgen.runs.driving.speech import Speech
+
+
+def driven_by_own_sound(clips: ShardClips, key: str, frames: np.ndarray, speech: Speech) -> DrivenClip:
+    """Frames of a clip, drawn from its sound and from the frame of it in which the mouth is most closed.
+
+    The head moves as it did, so that frame and truth can be compared; what the face does beside that is what
+    `speech.mesh` makes of the sound. With `speech.shift_s` it is the sound of another moment: a control.
+
+    Args:
+        frames: int64 [T] without gaps.
+
+    Raises:
+        ValueError: the clip is silent, or of another frame rate or other landmarks than Audio2Mesh knows.
+    """
+    everything = clips.valid_frames(key, (0.0, 1.0))
+    landmarks = clips.read_landmarks(key, everything)
+    neutral = mouth_closed_frame(landmarks, clips.landmark_scheme)
+    clip = clips.read(key, frames, reference=int(everything[neutral]))
+    length = clip.source["num_frames"]
+    samples = clips.sound(key, np.arange(length), sample_rate=SAMPLE_RATE)
+    sound = clips.sound(key, np.arange(length), sample_rate=SOUND_RATE)
+    rate = Fraction(speech.mesh.frame_rate).limit_denominator(100_000)
+    if samples is None or sound is None:
+        raise ValueError(f"{key} has no sound to be driven by: leave out speech.audio2mesh, or such clips")
+    if clip.scheme != speech.mesh.landmark_scheme or clip.fps != rate or speech.in_3d:
+        raise ValueError(
+            f"{key} has {clip.scheme} landmarks at {float(clip.fps):g} frames a second, speech.audio2mesh "
+            f"moves {speech.mesh.landmark_scheme} {'in 3D ' if speech.in_3d else ''}at {float(rate):g}: give "
+            "an Audio2Mesh that was trained on such shards"
+        )
+    if np.any(np.diff(frames) != 1):
+        raise ValueError(f"{key} shows no face in some of its frames: choose a span=… without a gap")
+    heard = np.roll(samples, round(speech.shift_s * SAMPLE_RATE))
+    offsets = speech.mesh.offsets(torch.from_numpy(heard).to(speech.mesh.device))[frames]
+    origin = torch.from_numpy(landmarks[neutral]).double()
+    _, poses = planar_motion(torch.from_numpy(clip.landmarks).double(), origin, scheme=clip.scheme)
+    spoken = move_planar(origin, torch.from_numpy(offsets).double(), poses, scheme=clip.scheme)
+    begin, end = (round(float(frame / clip.fps) * SOUND_RATE) for frame in (frames[0], frames[-1] + 1))
+    return replace(
+        clip,
+        landmarks=spoken.numpy().astype(np.float32),
+        sound=np.roll(sound, round(speech.shift_s * SOUND_RATE))[begin:end],
+        source={**clip.source, "speech": "own sound", "speech_shift_s": speech.shift_s},
+    )

@@ -1,0 +1,108 @@
+"""Prepared clips that speak their own sound, through generate.py and evaluate.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
+from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
+from portraitgen.media.audio import SAMPLE_RATE
+from portraitgen.runs.driving.own_speech import driven_by_own_sound
+from portraitgen.runs.driving.shards import ShardClips
+from portraitgen.runs.driving.speech import Speech
+from portraitgen.runs.generate import generate
+from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.sources.samples import GeneratedSamples
+from tests.runs.tiny import save_tiny
+
+LENGTH, SIZE = 50, 64
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("speaking")
+    with ShardWriter(root, "train") as writer:
+        writer.write(synthetic_clip("face", num_frames=LENGTH, size=SIZE, sound=True))
+    return str(root / "shards/train-000000.tar")
+
+
+class LoudnessMesh:
+    """Stands for an Audio2Mesh that learned the synthetic face: loudness opens the lower lip, no more."""
+
+    frame_rate, landmark_scheme, device = 25.0, "ibug68", torch.device("cpu")
+
+    class network:
+        coordinates = 2
+
+    def offsets(self, samples: torch.Tensor) -> np.ndarray:
+        loudness = samples.reshape(-1, SAMPLE_RATE // 25).abs().amax(dim=1).numpy()
+        offsets = np.zeros((len(loudness), 68, 2), np.float32)
+        offsets[:, 65:68, 1] = (loudness - loudness.min())[:, None]
+        return offsets
+
+
+def speak(shards, frames, shift_s=0.0):
+    speech = Speech(mesh=LoudnessMesh(), pose=None, head=None, identity=None, shift_s=shift_s)
+    clips = ShardClips(shards)
+    return driven_by_own_sound(clips, clips.keys[0], frames, speech)
+
+
+def test_mouth_follows_its_sound_and_head_its_truth(shards):
+    frames, true = np.arange(10, LENGTH), synthetic_landmarks(LENGTH, SIZE)
+    clip, shifted = speak(shards, frames), speak(shards, frames, shift_s=0.4)
+    opening = mouth_opening(clip.landmarks)
+    assert np.corrcoef(opening, mouth_opening(true[frames]))[0, 1] > 0.95
+    later = mouth_opening(shifted.landmarks)
+    np.testing.assert_allclose(later[10:], opening[:-10], atol=1e-4)  # ten frames of 0.04 s
+    np.testing.assert_allclose(clip.landmarks[:, 27:48], true[frames][:, 27:48], atol=0.1)
+    np.testing.assert_array_equal(clip.landmarks[:, 27:48], shifted.landmarks[:, 27:48])
+    assert clip.source["reference_frame"] == mouth_closed_frame(true)
+    assert len(clip.sound) == len(frames) / 25 * 48_000
+
+
+@pytest.fixture
+def run(shards, tmp_path):
+    weights = save_tiny(tmp_path / "stage.safetensors", shards=shards)
+    mesh = save_tiny(tmp_path / "mesh.safetensors", experiment="aniportrait/tiny_audio2mesh")
+
+    def run(*overrides):
+        register_configs()
+        given = [
+            f"weights={weights}",
+            f"shards={shards}",
+            f"speech.audio2mesh={mesh}",
+            f"out={tmp_path / 'out'}",
+        ]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            generate(compose("generate", [*given, *overrides]))
+        return tmp_path / "out"
+
+    return run
+
+
+def test_what_is_generated_can_be_graded_with_its_sound_and_reference(run, shards):
+    out = run("span=[0.8,1.0]", "speech.shift_s=1.5")
+    (row,) = (json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines())
+    assert row["speech_shift_s"] == 1.5
+    samples = GeneratedSamples(out)
+    material = samples.read(samples.keys[0]).material
+    assert material.audio.shape == (10 * 640,)
+    truth = ShardClips(shards).read(row["key"], np.array([row["reference_frame"]])).truth
+    assert torch.equal(material.reference, truth[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("speech.identity=1", "move as they did"),
+        ("speech.audio2mesh=nowhere.safetensors", "no such file: train it"),
+        ("speech.audio2mesh=null speech.shift_s=1.0", "own sound"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run, override, message):
+    with pytest.raises(ValueError, match=message):
+        run(*override.split())
