@@ -132,6 +132,7 @@ def test_a_clip_is_its_own_truth(speaker):
     mute = MouthGrader().grade(clip(shown))
     assert mute.reasons == {
         "mouth_error": "no landmarks drive this clip",
+        "mouth_truth_correlation": "no landmarks drive this clip",
         "mouth_audio_correlation": "no sound",
     }
 

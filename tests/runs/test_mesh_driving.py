@@ -118,7 +118,7 @@ def test_speech_in_3d(media, backend, speech, shared, tmp_path):
     reference = read_reference(media / "face.png", backend, size=(512, 512), frame="face")
 
     def spoken(**changes):
-        settings = {"audio2mesh": str(speech / "audio2mesh.safetensors"), "audio2pose": None}
+        settings = {"audio2mesh": str(speech / "audio2mesh.safetensors"), "audio2pose": None, "shift_s": 0.0}
         config = OmegaConf.create({**settings, "head": None, "identity": None, **changes})
         models = load_speech(config, backend, models="models", device=torch.device("cpu"), raw=False)
         return driven_by_sound(reference, tmp_path / "hum.wav", models, fps=None, raw=False, seed=0).landmarks

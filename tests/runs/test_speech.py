@@ -109,6 +109,7 @@ def spoken(weights, media):
                 "audio2pose": str(weights / "audio2pose.safetensors") if pose else None,
                 "head": head,
                 "identity": identity,
+                "shift_s": 0.0,
             }
         )
         models = load_speech(config, backend, models="models", device=torch.device("cpu"), raw=False)
