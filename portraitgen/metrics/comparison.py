@@ -39,7 +39,8 @@ class Comparison:
         metrics: the figures that all runs have.
         left_out: figures that only some runs have.
         estimates: label -> metric -> figure of the generated clips.
-        differences: label -> metric -> difference from the first run; without the first.
+        differences: label -> metric -> difference from the first run; without the first. Figures of sets of
+            another size have none: distances between sets grow as the samples get fewer.
         videos: those graded in all runs, over which all means are.
         clashes: label -> how its protocol differs from the first one's, allowed by the user; empty is right.
         interval_statement: what the intervals are.
@@ -158,6 +159,8 @@ def _estimates(
 
 
 def _difference(ours: Estimate, theirs: Estimate, metric: MetricInfo) -> Difference:
+    if metric.level == "set" and ours.num_present != theirs.num_present:
+        return Difference(math.nan, (math.nan, math.nan), None)
     low, high = percentile_interval(ours.resampled - theirs.resampled)
     verdict = None
     if metric.higher_is_better is not None and math.isfinite(low):

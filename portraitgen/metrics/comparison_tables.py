@@ -121,6 +121,14 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     ]
     if comparison.left_out:
         notes.append(f"Not compared, as only some runs have it: {', '.join(comparison.left_out)}.")
+    for name, metric in comparison.metrics.items():
+        sizes = {label: figures[name].num_present for label, figures in comparison.estimates.items()}
+        if metric.level == "set" and len(set(sizes.values())) > 1:
+            counts = ", ".join(f"{size} in {label}" for label, size in sizes.items())
+            notes.append(
+                f"{metric.label} is of sets of different sizes and does not compare: {counts} samples. "
+                "It grows as they get fewer."
+            )
     for label, run in comparison.runs.items():
         notes += [
             f"{label} has no clip of {row.video}: {row.failure}."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from portraitgen.metrics.grader import Fact
@@ -33,7 +34,7 @@ class VideoFacts:
         num_frames: frames graded.
         fps: frames a second.
         width, height: of the graded frames, in pixels.
-        digest: of the frames' places in their video and of the true frames (`digest_frames`).
+        digest: of all that the clip is graded against (`digest_given`).
     """
 
     video: str
@@ -55,7 +56,7 @@ class Protocol:
         crop: how faces were cut out before, or "none".
         face_backend: name of the face backend of the evaluation.
         min_face_score: the score from which it counts a face as found.
-        graders: name of the grader -> its facts (`Grader.facts`).
+        graders: name of a figure -> the facts of its grader (`Grader.facts`).
         settings: how the clips were generated: weights, sampling steps, seed. Compared runs differ in them.
         source: where the files lie, as evaluate.py was told.
         commit: commit of the code, with a mark when it was changed.
@@ -77,11 +78,32 @@ class Protocol:
     command: str = ""
 
 
-def digest_frames(frame_index: np.ndarray, truth: Tensor | None) -> str:
-    """SHA-256, shortened, of the graded places [T] and the true 8-bit frames [T, 3, H, W], if any."""
+def digest_given(
+    frame_index: np.ndarray,
+    *,
+    truth: Tensor | None = None,
+    reference: Tensor | None = None,
+    driving: np.ndarray | None = None,
+    audio: np.ndarray | None = None,
+    prompt: str | None = None,
+) -> str:
+    """SHA-256, shortened, of all that a generated clip is graded against; None where there is none.
+
+    Args:
+        frame_index: [T], the graded places.
+        truth: [T, 3, H, W] uint8.
+        reference: [3, H', W'] uint8.
+        driving: [T, K, 2] landmarks.
+        audio: [N], the sound that is not the generated clip's own.
+        prompt: the text.
+    """
+    given = {"truth": truth, "reference": reference, "driving": driving, "audio": audio}
     digest = hashlib.sha256(np.asarray(frame_index, np.int64).tobytes())
-    if truth is not None:
-        digest.update(truth.contiguous().cpu().numpy().tobytes())
+    for name, values in given.items():
+        if values is not None:
+            array = np.ascontiguousarray(torch.as_tensor(values).cpu().numpy())
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    digest.update(json.dumps(prompt).encode())
     return digest.hexdigest()[:16]
 
 
@@ -98,13 +120,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     A figure that only one of them has is no difference: it is not compared.
     """
     figures = [name for name in one["metrics"] if name in other["metrics"]]
-    graders = [name for name in one["graders"] if name in other["graders"]]
 
     def compared(protocol: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **{name: protocol[name] for name in COMPARED},
             "metrics": {name: protocol["metrics"][name] for name in figures},
-            "graders": {name: protocol["graders"][name] for name in graders},
+            "graders": {name: protocol["graders"].get(name, {}) for name in figures},
         }
 
     mine, theirs = dict(_leaves(compared(one))), dict(_leaves(compared(other)))

@@ -121,7 +121,7 @@ def _protocol(
         **source.preparation,
         face_backend=backend.name,
         min_face_score=backend.min_score,
-        graders={name: dict(grader.facts) for name, grader in graders.items()},
+        graders={figure: dict(grader.facts) for grader in graders.values() for figure in grader.metrics},
         settings=source.settings,
         source=source.place,
         commit=f"{commit['commit'] or 'unknown'}{' (changed)' if commit['dirty'] else ''}",

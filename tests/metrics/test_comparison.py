@@ -4,18 +4,21 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from portraitgen.metrics.comparison import compare, label_runs
+from portraitgen.metrics.comparison_tables import comparison_notes
+from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.pixels import METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.ranking import best_and_worst, most_different
 from portraitgen.metrics.report import write_comparison, write_report
 from portraitgen.metrics.results import aggregate
 from portraitgen.metrics.saved import load_results
-from portraitgen.metrics.scores import Row
+from portraitgen.metrics.scores import MetricInfo, Row
 
 VIDEOS = [f"v{index}" for index in range(12)]
 
@@ -124,6 +127,22 @@ def test_nothing_in_common_is_an_error(run):
     write_report(aggregate(rows, metrics=other, protocol=protocol), folder, title="d")
     with pytest.raises(ValueError, match="no figure in common"):
         compare({"a": one, "b": load_results(folder)})
+
+
+def test_sets_of_different_sizes_are_not_held_against_each_other(run):
+    """A Fréchet distance of 80 faces is larger than one of 100 only because they are fewer."""
+    fid = {"fid": MetricInfo("FID", "", 2, False, "Fréchet distance", "set")}
+    one, other = run("a"), run("b")
+    runs = {
+        label: replace(saved, metrics=METRICS | fid, sets={"fid": SetFigure(value, size)})
+        for label, saved, value, size in (("old", one, 9.0, 100), ("new", other, 12.0, 80))
+    }
+    comparison = compare(runs)
+    assert np.isnan(comparison.differences["new"]["fid"].mean)
+    assert any("100 in old, 80 in new" in note for note in comparison_notes(comparison))
+    alike = compare({**runs, "new": replace(runs["new"], sets={"fid": SetFigure(12.0, 100)})})
+    assert alike.differences["new"]["fid"].mean == 3
+    assert not any("different sizes" in note for note in comparison_notes(alike))
 
 
 def test_labels_say_what_differs_and_no_more(run):

@@ -40,5 +40,8 @@ def test_logits_are_read_from_files(tmp_path):
         assert np.isnan(grade(other).scores["iqa"]).all()
     with pytest.raises(ValueError, match=r"expected logits \[3, 5\], got \[2, 5\]"):
         grade("a", frames=3)
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ValueError, match=r"text\.npy cannot be read as an array of logits"):
+        grade("text")
     with pytest.raises(MissingWeights, match="logits is not set"):
         ImageQualityGrader()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from portraitgen.metrics.graders.pixels import METRICS
-from portraitgen.metrics.protocol import Protocol, VideoFacts, differences, digest_frames, fingerprint
+from portraitgen.metrics.protocol import Protocol, VideoFacts, differences, digest_given, fingerprint
 from portraitgen.metrics.results import aggregate
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import Row
@@ -21,7 +21,7 @@ def stated(metrics=METRICS, **changes) -> dict:
         "crop": "none",
         "face_backend": "dlib",
         "min_face_score": 0.15,
-        "graders": {"fvd": {"weights_sha256": "abc"}},
+        "graders": {"psnr": {"weights_sha256": "abc"}},
     }
     rows = [Row("a", "generated", np.arange(2), {"psnr": np.ones(2)})]
     return protocol_json(aggregate(rows, metrics=metrics, protocol=Protocol(**{**settings, **changes})))
@@ -38,7 +38,7 @@ def test_who_generated_with_which_versions_may_differ():
     [
         ({"resize": "all to 64"}, "resize: none | all to 64"),
         ({"min_face_score": 0.5}, "min_face_score: 0.15 | 0.5"),
-        ({"graders": {"fvd": {"weights_sha256": "def"}}}, "graders.fvd.weights_sha256: abc | def"),
+        ({"graders": {"psnr": {"weights_sha256": "def"}}}, "graders.psnr.weights_sha256: abc | def"),
         ({"videos": (VideoFacts("a", 2, 25.0, 64, 64, "4567"),)}, "videos.a.digest: 0123 | 4567"),
         ({"metrics": {"psnr": METRICS["ssim"]}}, "metrics.psnr.label: PSNR | SSIM"),
     ],
@@ -55,18 +55,30 @@ def test_other_videos_differ():
 
 
 def test_a_figure_that_only_one_has_is_not_compared():
-    other = stated(metrics={"psnr": METRICS["psnr"]}, graders={})
-    assert differences(stated(), other) == differences(other, stated()) == []
+    alone = {name: METRICS[name] for name in ("psnr",)}
+    graders = {"psnr": {"weights_sha256": "abc"}, "ssim": {"weights_sha256": "def"}}
+    one, other = stated(graders=graders), stated(metrics=alone)
+    assert differences(one, other) == differences(other, one) == []
 
 
-def test_the_digest_knows_frames_and_places():
+def test_the_digest_knows_all_that_a_clip_is_graded_against():
     frames = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    places, sound = np.arange(2), np.zeros(8, np.float32)
     digests = {
-        digest_frames(np.arange(2), frames),
-        digest_frames(np.arange(1, 3), frames),
-        digest_frames(np.arange(2), frames + 1),
-        digest_frames(np.arange(2), None),
+        digest_given(places, truth=frames),
+        digest_given(np.arange(1, 3), truth=frames),
+        digest_given(places, truth=frames + 1),
+        digest_given(places, reference=frames),
+        digest_given(places, truth=frames, reference=frames[0]),
+        digest_given(places, truth=frames, reference=frames[1]),
+        digest_given(places, truth=frames, driving=np.zeros((2, 68, 2))),
+        digest_given(places, truth=frames, driving=np.ones((2, 68, 2))),
+        digest_given(places, truth=frames, audio=sound),
+        digest_given(places, truth=frames, audio=sound[:4]),
+        digest_given(places, truth=frames, prompt="a man"),
+        digest_given(places, truth=frames, prompt="a woman"),
+        digest_given(places),
     }
-    assert len(digests) == 4
+    assert len(digests) == 13
     strided = frames.transpose(2, 3).contiguous().transpose(2, 3)
-    assert digest_frames(np.arange(2), strided) == digest_frames(np.arange(2), frames)
+    assert digest_given(places, truth=strided) == digest_given(places, truth=frames)

@@ -59,7 +59,10 @@ class ImageQualityGrader:
         count, path = len(clip.pictures.frames), self.folder / f"{clip.video}.npy"
         if Path(clip.video).name != clip.video or not path.is_file():
             return missing_grades(METRICS, count, f"no {clip.video}.npy in {self.folder}")
-        logits = np.load(path, allow_pickle=False)
+        try:
+            logits = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an array of logits: {error}") from error
         if logits.shape != (count, len(WORDS)):
             raise ValueError(f"{path}: expected logits [{count}, {len(WORDS)}], got {list(logits.shape)}")
         return Grades({"iqa": quality_score(torch.from_numpy(logits)).numpy()}, {})

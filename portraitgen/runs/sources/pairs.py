@@ -17,7 +17,7 @@ from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
-from portraitgen.metrics.protocol import VideoFacts, digest_frames
+from portraitgen.metrics.protocol import VideoFacts, digest_given
 from portraitgen.runs.sources.files import MediaClip, read_media, resize_frames
 from portraitgen.runs.sources.pair_list import Pair
 from portraitgen.runs.sources.source import Reading
@@ -70,27 +70,43 @@ class PairedFiles:
         """
         pair = self.pairs[key]
         real = None if pair.real is None else self._read(pair.real)
+        reference = None if pair.reference is None else self._read(pair.reference).frames[0]
+        audio = None if pair.audio is None else _sound(pair.audio)
+        true_audio = None if real is None else real.audio
+
+        def facts(frames: np.ndarray, clip: MediaClip | None) -> VideoFacts:
+            """Of the graded frames of a clip, the true one where there is one."""
+            digest = digest_given(
+                frames,
+                truth=None if real is None else real.frames,
+                reference=reference,
+                audio=_first(audio, true_audio),
+                prompt=pair.prompt,
+            )
+            height, width = (0, 0) if clip is None else clip.frames.shape[-2:]
+            return VideoFacts(
+                key, len(frames), 0.0 if clip is None else float(clip.fps), width, height, digest
+            )
+
         try:
             generated = self._read(pair.generated)
         except VideoError as error:
             frames = np.arange(0 if real is None else len(real.frames))
-            return Reading(_facts(key, frames, real), frames, None, failure=str(error))
+            return Reading(facts(frames, real), frames, None, failure=str(error))
         if real is not None:
             generated, real = self._fit(pair, generated, real)
         frames = np.arange(len(generated.frames))
-        reference = None if pair.reference is None else self._read(pair.reference).frames[0]
-        audio = None if pair.audio is None else _sound(pair.audio)
         material = Material(
             video=key,
             generated=generated.frames,
             fps=float(generated.fps),
             truth=None if real is None else real.frames,
             reference=reference,
-            audio=_first(audio, generated.audio, None if real is None else real.audio),
-            true_audio=None if real is None else _first(real.audio, audio),
+            audio=_first(audio, generated.audio, true_audio),
+            true_audio=None if real is None else _first(true_audio, audio),
             prompt=pair.prompt,
         )
-        return Reading(_facts(key, frames, real or generated, true=real is not None), frames, material)
+        return Reading(facts(frames, real or generated), frames, material)
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """A comparison video and a contact sheet, or for a picture the sheet alone."""
@@ -140,14 +156,6 @@ class PairedFiles:
             MediaClip(generated.frames[:shortest], generated.fps, generated.audio),
             MediaClip(real.frames[:shortest], real.fps, real.audio),
         )
-
-
-def _facts(key: str, frames: np.ndarray, clip: MediaClip | None, *, true: bool = True) -> VideoFacts:
-    if clip is None:
-        return VideoFacts(key, 0, 0.0, 0, 0, digest_frames(frames, None))
-    height, width = clip.frames.shape[-2:]
-    digest = digest_frames(frames, clip.frames if true else None)
-    return VideoFacts(key, len(frames), float(clip.fps), width, height, digest)
 
 
 def _sound(path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.page_parts import Media
-from portraitgen.metrics.protocol import VideoFacts, digest_frames
+from portraitgen.metrics.protocol import VideoFacts, digest_given
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.sources.source import Reading, read_clip
 
@@ -73,7 +73,9 @@ class GeneratedSamples:
         truth = as_uint8(clip.truth, name=f"{key}: true frames")
         height, width = truth.shape[-2:]
         fps = float(Fraction(sample["fps"]))
-        facts = VideoFacts(key, len(frames), fps, width, height, digest_frames(frames, truth))
+        reference = as_uint8(clip.reference, name=f"{key}: reference")
+        digest = digest_given(frames, truth=truth, reference=reference, driving=clip.landmarks)
+        facts = VideoFacts(key, len(frames), fps, width, height, digest)
         try:
             generated = read_clip(self.folder / sample["video"])
         except VideoError as error:
@@ -92,7 +94,7 @@ class GeneratedSamples:
             generated=generated,
             fps=fps,
             truth=truth,
-            reference=clip.reference,
+            reference=reference,
             driving=clip.landmarks,
             audio=clips.sound(key, frames, sample_rate=SAMPLE_RATE),
             frame_index=frames,
