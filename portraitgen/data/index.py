@@ -4,7 +4,6 @@ data/scan makes it from the tar, once; it is kept beside the shard.
 """
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from portraitgen.data.archive import Member
 from portraitgen.data.members import SCHEMA_VERSION
-from portraitgen.data.sample import REGIONS, DataError
+from portraitgen.data.sample import DAMAGE, REGIONS, DataError
 from portraitgen.media.files import replace_file
 from portraitgen.media.gop import PacketTable
 
@@ -139,7 +138,7 @@ class ShardIndex:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 columns = dict(stored)
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, *DAMAGE) as error:
             raise DataError(f"{path} is not an index: {error}") from error
         if columns.get("version") != SCHEMA_VERSION or columns.keys() != {
             field.name for field in fields(cls)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from portraitgen.data.sample import REGIONS, ClipMasks, ClipRegion, ClipSample, ClipTrack, DataError
+from portraitgen.data.sample import DAMAGE, REGIONS, ClipMasks, ClipRegion, ClipSample, ClipTrack, DataError
 from portraitgen.media.masks import pack_runs, unpack_runs
 
 SCHEMA_VERSION = 1
@@ -57,7 +57,20 @@ def sample_members(sample: ClipSample, *, codec: Mapping[str, Any]) -> Iterator[
 
 
 def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample:
-    """Inverse of `sample_members`, from all members of one sample by extension."""
+    """Inverse of `sample_members`, from all members of one sample by extension.
+
+    Raises:
+        DataError: a member is missing or damaged, or of another schema.
+    """
+    try:
+        return _parsed(members)
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise DataError(f"members are damaged ({type(error).__name__}: {error})") from error
+
+
+def _parsed(members: Mapping[str, bytes | memoryview]) -> ClipSample:
     about = json.loads(bytes(members["json"]))
     if about["v"] != SCHEMA_VERSION:
         raise DataError(f"sample {about['key']}: schema v{about['v']}, this program reads v{SCHEMA_VERSION}")

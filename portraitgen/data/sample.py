@@ -1,6 +1,10 @@
 """What one sample is on its way into a shard: a clip (or a photo) with the people tracked in it."""
 
 import re
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,6 +19,13 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*-\d{9,}")
 
 class DataError(ValueError):
     """Data cannot be used as asked; the message names the shard, key or setting and what to do."""
+
+
+DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, RuntimeError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
+"""What json, zipfile and numpy raise on damaged bytes, whose headers may claim anything."""
 
 
 def make_key(source_id: str, start_ms: int = 0) -> str:

@@ -18,7 +18,7 @@ from portraitgen.data.archive import Archive, Member
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import read_manifest
 from portraitgen.data.members import SCHEMA_VERSION
-from portraitgen.data.sample import REGIONS, DataError, check_key
+from portraitgen.data.sample import DAMAGE, REGIONS, DataError, check_key
 from portraitgen.media.gop import PacketTable, packet_table
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def scan_shard(shard: Path) -> tuple[ShardIndex, list[Unusable]]:
     for key, members in found.items():
         try:
             entries.append(_entry(archive, key, members))
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            unusable.append(Unusable(key, str(error)))
+        except DAMAGE as error:
+            unusable.append(Unusable(key, str(error) or type(error).__name__))
     # A sample of another landmark scheme than the first would break every batch that it is in.
     for entry in [entry for entry in entries if entry.landmarks != entries[0].landmarks]:
         entries.remove(entry)
@@ -119,7 +119,7 @@ class _Masks(NamedTuple):
 
 
 def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
-    """Read what the index needs; ValueError or KeyError when the sample is not sound."""
+    """Read what the index needs; DataError, or one of `DAMAGE`, when the sample is not sound."""
     check_key(key)
     for extension in ("json", "lmk.npz", "tracks.npz"):
         if extension not in members:

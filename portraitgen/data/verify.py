@@ -16,7 +16,7 @@ from portraitgen.data.archive import Archive
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import manifest_path, read_manifest, summarize_dataset
 from portraitgen.data.members import sample_from_members
-from portraitgen.data.sample import ClipSample, DataError
+from portraitgen.data.sample import DAMAGE, ClipSample, DataError
 from portraitgen.data.scan import scan_shard
 from portraitgen.media.audio import decode_wav
 from portraitgen.media.gop import GopDecoder, PacketTable
@@ -104,8 +104,8 @@ def _member_problems(shard: Path, index: ShardIndex, progress: Callable[[int], N
             _check_arrays(members)
             sample = sample_from_members(members)
             _decode(sample, index.packets(row), decoder)
-        except (ValueError, KeyError, TypeError) as error:
-            problems.append(f"{index.key(row)}: {error}")
+        except DAMAGE as error:
+            problems.append(f"{index.key(row)}: {str(error) or type(error).__name__}")
         progress(sum(map(len, members.values())))
     return problems
 
@@ -117,7 +117,7 @@ def _check_arrays(members: Mapping[str, memoryview]) -> None:
             try:
                 with zipfile.ZipFile(io.BytesIO(data)) as container:
                     damaged = container.testzip()
-            except (zipfile.BadZipFile, EOFError) as error:
+            except DAMAGE as error:
                 raise DataError(f"{name} is damaged: {error}") from error
             if damaged is not None:
                 raise DataError(f"{name} is damaged: the checksum of {damaged} is wrong")

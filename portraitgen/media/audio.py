@@ -133,7 +133,7 @@ def decode_wav(
             reader.setpos(min(begin, total))
             raw = reader.readframes(total if count is None else count)
             return np.frombuffer(raw, "<i2").astype(np.float32) / 32767, reader.getframerate()
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last where a chunk claims more than there is
         raise ValueError(f"not a WAV file ({error})") from error
 
 

@@ -49,6 +49,10 @@ def test_real_speech_has_the_length_of_its_video(shared: Path) -> None:
 def test_other_wav_files_are_refused() -> None:
     with pytest.raises(ValueError, match="not a WAV"):
         decode_wav(b"RIFFnothing")
+    longer = bytearray(encode_wav(np.zeros(640, np.float32)))
+    longer[16:20] = (1 << 24).to_bytes(4, "little")  # the chunk of the format claims more than there is
+    with pytest.raises(ValueError, match="not a WAV file"):
+        decode_wav(bytes(longer))
     stereo = bytearray(encode_wav(tone(0.1, 16000)))
     stereo[22] = 2
     with pytest.raises(ValueError, match="2 channels"):

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import tarfile
-import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from portraitgen.data.features.feature import Feature, Unit
 from portraitgen.data.manifest import read_manifest, write_json
-from portraitgen.data.sample import DataError
+from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.files import replace_file, replacing
 
 VERSION = 1
@@ -107,7 +106,7 @@ class FeatureIndex:
             with np.load(path, allow_pickle=False) as stored:
                 index = cls(**stored)
             size = tar.stat().st_size
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, *DAMAGE) as error:
             raise DataError(f"features {tar} are not finished or damaged ({error})") from error
         if size != int(index.tar_bytes):
             raise DataError(f"features {tar} have {size} bytes and had {int(index.tar_bytes)}")
