@@ -12,7 +12,7 @@ from portraitgen.data.engines.engine import Report, WorkerDied
 from portraitgen.data.manifest import manifest_path, write_json
 from portraitgen.data.prepare.plan import ShardJob, discard_shard
 from portraitgen.data.prepare.sources import Source, SourceError
-from portraitgen.data.sample import ClipSample
+from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.media.decode import VideoError
 
@@ -28,7 +28,10 @@ blame.
 """
 
 SampleStep = Callable[[ClipSample], ClipSample]
-"""Adds to a sample what can be told from it; can be pickled, and loads its models at first use."""
+"""Adds to a sample what can be told from it; can be pickled, and loads its models at first use.
+
+A sample that it raises DataError for is left out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,12 @@ class ShardMaker:
 
         try:
             for sample in self.read(source, note, progress):
-                for step in self.steps:
-                    sample = step(sample)
+                try:
+                    for step in self.steps:
+                        sample = step(sample)
+                except DataError as error:
+                    note("sample", f"{source.name}: {error}")
+                    continue
                 yield sample
         except SourceError as error:
             omissions.append((source.name, error.stage, error))

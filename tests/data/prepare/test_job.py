@@ -12,6 +12,7 @@ from portraitgen.data.prepare.plan import plan_shards
 from portraitgen.data.prepare.preparation import Preparation
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
+from portraitgen.data.sample import DataError
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.encode import write_video
@@ -70,6 +71,20 @@ def test_a_finished_shard_is_left_alone(job, make):
     before = job.path.stat().st_mtime_ns
     assert make(job, {}) == [(None, 12.0)]
     assert job.path.stat().st_mtime_ns == before
+
+
+def refuse_a(sample):
+    if sample.key.startswith("a-"):
+        raise DataError(f"sample {sample.key}: nobody has a valid box")
+    return sample
+
+
+def test_a_sample_that_a_step_refuses_is_left_out_alone(job, tmp_path):
+    maker = ShardMaker(str(tmp_path / "out"), Preparation(DlibBackend(), SETTINGS), {}, (refuse_a,))
+    maker(job, lambda *report: None, {})
+    (index,) = Catalog(str(job.path)).indexes
+    assert [index.key(row) for row in range(len(index))] == ["c-000000000"]
+    assert "a.mp4: sample a-000000000: nobody has a valid box" in Outcome.of([job]).partly
 
 
 def test_a_file_that_killed_its_workers_is_left_out_and_named(job, make):
