@@ -56,6 +56,7 @@ def grade_and_report(config: DictConfig) -> Results | None:
     """
     check_config(config)
     source = choose_source(config)
+    source.check()
     for name in config.papers:
         load_table(name)
     checks = [instantiate(check) for check in config.metrics.checks]

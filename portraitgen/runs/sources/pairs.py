@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VideoError
+from portraitgen.media.decode import VideoError, VideoInfo, probe_video
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact
@@ -18,9 +17,11 @@ from portraitgen.metrics.grading import Material
 from portraitgen.metrics.page_parts import Media
 from portraitgen.metrics.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.metrics.protocol import VideoFacts, digest_given
-from portraitgen.runs.sources.files import MediaClip, read_media, resize_frames
+from portraitgen.runs.sources.files import VIDEOS, MediaClip, read_media, resize_frames
 from portraitgen.runs.sources.pair_list import Pair
 from portraitgen.runs.sources.source import Reading
+
+_SHOWN = 10
 
 
 class PairedFiles:
@@ -61,6 +62,17 @@ class PairedFiles:
             else f"all frames to {size[0]}x{size[1]}, bicubic with antialiasing (torch), rounded to 8 bits",
             "crop": "none",
         }
+
+    def check(self) -> None:
+        """See `ClipSource.check`: two videos whose headers differ in rate, size or length."""
+        problems = [problem for pair in self.pairs.values() if (problem := self._stated_problem(pair))]
+        if problems:
+            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+            raise ValueError(
+                "\n  ".join([f"{len(problems)} pairs do not fit:", *problems[:_SHOWN], *more])
+                if len(problems) > 1
+                else problems[0]
+            )
 
     def read(self, key: str) -> Reading:
         """Both files of a pair, checked to go together.
@@ -136,26 +148,64 @@ class PairedFiles:
         return MediaClip(resize_frames(clip.frames, self.size), clip.fps, clip.audio)
 
     def _fit(self, pair: Pair, generated: MediaClip, real: MediaClip) -> tuple[MediaClip, MediaClip]:
-        if abs(generated.fps - real.fps) > Fraction(1, 100):
-            raise ValueError(
-                f"{pair.generated} has {float(generated.fps):g} fps, {pair.real} {float(real.fps):g}: write "
-                "both at one rate, or say fps=… to bring them to it (0 is a picture)"
-            )
-        if generated.frames.shape[-2:] != real.frames.shape[-2:]:
-            raise ValueError(
-                f"{pair.generated} is {_size(generated.frames)}, {pair.real} {_size(real.frames)}: write "
-                "both in one size, or say resize=[width,height] to bring them to it"
-            )
+        if problem := self._mismatch(pair, _Shape.of(generated), _Shape.of(real)):
+            raise ValueError(problem)
         shortest = min(len(generated.frames), len(real.frames))
-        if self.length == "exact" and len(generated.frames) != len(real.frames):
-            raise ValueError(
-                f"{pair.generated} has {len(generated.frames)} frames, {pair.real} {len(real.frames)}: write "
-                "both in one length, or say length=shortest to cut the longer one"
-            )
         return (
             MediaClip(generated.frames[:shortest], generated.fps, generated.audio),
             MediaClip(real.frames[:shortest], real.fps, real.audio),
         )
+
+    def _stated_problem(self, pair: Pair) -> str | None:
+        """Why the headers of two videos cannot go together; None too where only reading can tell."""
+        if pair.real is None or not {pair.generated.suffix.lower(), pair.real.suffix.lower()} <= {*VIDEOS}:
+            return None
+        try:
+            real = probe_video(pair.real)
+        except VideoError as error:
+            return str(error)
+        try:
+            generated = probe_video(pair.generated)
+        except VideoError:
+            return None  # a clip that failed, which is no mistake of the user's
+        return self._mismatch(pair, self._stated(generated), self._stated(real))
+
+    def _stated(self, info: VideoInfo) -> "_Shape":
+        """What a video will be when it has been read, by its header; its length too but for another rate."""
+        frames = info.num_frames if self.fps is None else 0
+        return _Shape(frames, self.fps or info.fps, self.size or (info.width, info.height))
+
+    def _mismatch(self, pair: Pair, ours: "_Shape", theirs: "_Shape") -> str | None:
+        """Why the files of a pair cannot be graded together, and what to do."""
+        if abs(ours.fps - theirs.fps) > Fraction(1, 100):
+            return (
+                f"{pair.generated} has {float(ours.fps):g} fps, {pair.real} {float(theirs.fps):g}: write "
+                "both at one rate, or say fps=… to bring them to it (0 is a picture)"
+            )
+        if ours.size != theirs.size:
+            return (
+                f"{pair.generated} is {ours.size[0]}x{ours.size[1]}, {pair.real} {theirs.size[0]}x"
+                f"{theirs.size[1]}: write both in one size, or say resize=[width,height] to bring them to it"
+            )
+        if self.length == "exact" and ours.num_frames != theirs.num_frames:
+            return (
+                f"{pair.generated} has {ours.num_frames} frames, {pair.real} {theirs.num_frames}: write both "
+                "in one length, or say length=shortest to cut the longer one"
+            )
+        return None
+
+
+class _Shape(NamedTuple):
+    """What must agree in a pair; `size` is (width, height)."""
+
+    num_frames: int
+    fps: Fraction
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, clip: MediaClip) -> "_Shape":
+        height, width = clip.frames.shape[-2:]
+        return cls(len(clip.frames), clip.fps, (width, height))
 
 
 def _sound(path: Path) -> np.ndarray:
@@ -167,8 +217,3 @@ def _sound(path: Path) -> np.ndarray:
 
 def _first(*sounds: np.ndarray | None) -> np.ndarray | None:
     return next((sound for sound in sounds if sound is not None), None)
-
-
-def _size(frames: Tensor) -> str:
-    height, width = frames.shape[-2:]
-    return f"{width}x{height}"

@@ -63,6 +63,14 @@ class GeneratedSamples:
             **first["sampling"],
         }
 
+    def check(self) -> None:
+        """See `ClipSource.check`: shards that are gone, or that no longer hold the clips."""
+        for shard in {sample["shard"] for sample in self.samples.values()}:
+            held = set(ShardClips(shard).keys)
+            for key, sample in self.samples.items():
+                if sample["shard"] == shard and key not in held:
+                    raise ValueError(f"{shard} no longer holds {key}, by which a clip was driven")
+
     def read(self, key: str) -> Reading:
         """The generated frames, the true ones, their landmarks, and those frames that were trained on."""
         sample = self.samples[key]

@@ -62,6 +62,14 @@ class ClipSource(Protocol):
         """`frame_sampler`, `resize` and `crop` of the protocol."""
         ...
 
+    def check(self) -> None:
+        """Look at all videos before the first is graded, as far as that costs little.
+
+        Raises:
+            ValueError: what `read` would raise after hours; all of it is listed.
+        """
+        ...
+
     def read(self, key: str) -> Reading:
         """Read one video."""
         ...
