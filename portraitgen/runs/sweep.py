@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,29 @@ def run_trial(config: DictConfig, folder: Path) -> None:
 
 
 def trial_fingerprint(config: DictConfig) -> str:
-    """SHA-256, shortened, of all that decides what a trial gives: settings, weights and shards by content."""
+    """SHA-256, shortened, of all that decides what a trial gives: settings, and files by their content.
+
+    The graders' weights are among them: where some that were skipped have been fetched, a trial is made anew.
+    """
     decides = {name: value for name, value in _settings(config).items() if name not in PLACES}
     decides["weights"] = file_digest(Path(config.weights))
     shards = find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
     decides["shards"] = [shard_digest(shard) or file_digest(shard) for shard in shards]
+    decides["files"] = dict(_files_named_in([decides["metrics"], decides["faces"]]))
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _files_named_in(settings: Any) -> Iterator[tuple[str, str]]:
+    """Settings that name a file or a folder that is there, and the digest of the file."""
+    if isinstance(settings, str):
+        path = Path(settings).expanduser()
+        if path.is_file():
+            yield settings, file_digest(path)
+        elif path.is_dir():
+            yield settings, "folder"
+    elif isinstance(settings, Mapping | list):
+        for value in settings.values() if isinstance(settings, Mapping) else settings:
+            yield from _files_named_in(value)
 
 
 def _finished(folder: Path) -> str | None:

@@ -102,5 +102,13 @@ def test_other_settings_are_another_trial(files, tmp_path):
     shutil.copy(files / "a.safetensors", tmp_path / "moved.safetensors")
     assert trial_fingerprint(config(f"weights={tmp_path}/moved.safetensors")) == known, "by content"
     assert trial_fingerprint(config(f"weights={files}/b.safetensors")) != known
+    alexnet = tmp_path / "alexnet.pth"
+    target = "portraitgen.metrics.graders.lpips.LpipsGrader"
+    lpips = f"+metrics.graders.lpips={{_target_: {target}, weights: {alexnet}}}"
+    skipped = trial_fingerprint(config(lpips))
+    alexnet.write_bytes(b"fetched since")
+    fetched = trial_fingerprint(config(lpips))
+    alexnet.write_bytes(b"fetched again, another file")
+    assert len({skipped, fetched, trial_fingerprint(config(lpips))}) == 3
     with pytest.raises(ValueError, match="a sweep needs weights=… and shards=…"):
         run_trial(config("shards=null"), tmp_path)
