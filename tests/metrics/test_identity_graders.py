@@ -7,9 +7,11 @@ import torch
 
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.insightface import InsightFaceBackend
+from portraitgen.metrics.face_crops import upright_faces
 from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
-from portraitgen.metrics.graders.consisid import ConsisIDFaceSimGrader
+from portraitgen.metrics.graders.consisid import ConsisIDFaceDistanceGrader, ConsisIDFaceSimGrader
 from portraitgen.metrics.graders.identity import IdentityGrader
+from portraitgen.metrics.inception_torchvision import TorchvisionInception
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 
@@ -137,3 +139,27 @@ def test_the_backends_own_embedding_has_its_own_size(shared, obama):
     assert [np.isfinite(value) for value in score] == [count > 0 for count in faces]
     if faces[0]:
         assert score[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_consisids_fid_is_a_distance_of_faces_and_missing_without_any(shared, obama, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    torch.save(TorchvisionInception().state_dict(), tmp_path / "inception_v3_google.pth")
+    grader = ConsisIDFaceDistanceGrader(str(tmp_path / "inception_v3_google.pth"))
+    name = "consisid_compat_face_inception_l2"
+    # 17 faces through a network of this size take seconds: three frames say the same.
+    monkeypatch.setattr("portraitgen.metrics.graders.consisid.spread_frames", lambda count: np.arange(count))
+    man = Pictures(obama.frames[:1], BACKEND, name="him")
+    # Another man, and a llama, which is left out.
+    grades = grader.grade(clip(Pictures(obama.frames[[0, 2, 3]], BACKEND, name="shown"), man))
+    features = [grader.network(upright_faces(obama.frames[[i]], [obama.faces[i][0]])) for i in (0, 2)]
+    expected = (features[0] - features[1]).square().sum() / 2
+    assert float(grades.scores[name]) == pytest.approx(float(expected), rel=1e-4)
+    assert float(expected) > 0
+    assert grades.reasons == {}
+    llama = Pictures(obama.frames[3:], BACKEND, name="llama")
+    nobody = grader.grade(clip(llama, man))
+    assert np.isnan(nobody.scores[name])
+    assert nobody.reasons == {name: "no face found in 16 of 16 frames"}
+    assert "reference" in grader.grade(clip(man, llama)).reasons[name]
+    with pytest.raises(MissingWeights, match=r"fetch inception_v3_google-0cc3c7bd.pth.*BSD-3-Clause"):
+        ConsisIDFaceDistanceGrader()

@@ -1,19 +1,24 @@
-"""ConsisID's own FaceSim, frame by frame as its script takes it: only to compare with its published table."""
+"""ConsisID's own FaceSim and "FID", frame by frame as its script takes them: for its table alone."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from portraitgen.faces.backend import largest_face
 from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
 from portraitgen.faces.types import Face
-from portraitgen.metrics.consisid import clamped_similarity, pad_grey
+from portraitgen.metrics.consisid import clamped_similarity, face_inception_l2, pad_grey
+from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.identity import embed_faces, match_identities
+from portraitgen.metrics.inception_blocks import NUM_FEATURES
+from portraitgen.metrics.inception_torchvision import WEIGHTS, load_torchvision_inception
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
@@ -83,18 +88,78 @@ class ConsisIDFaceSimGrader:
 
     def _embed(self, pictures: Pictures, chosen: np.ndarray) -> list[np.ndarray]:
         """Embeddings [0 or 1, D] of the largest face in each of the chosen frames."""
-        faces = [self._largest(pictures, int(frame)) for frame in chosen]
+        largest = (_find_largest(pictures, int(frame)) for frame in chosen)
+        faces = [[] if face is None else [face] for face in largest]
         return embed_faces(self.recognizer, pictures.frames[chosen], faces, crop_side=self.crop_side)
 
-    def _largest(self, pictures: Pictures, frame: int) -> list[Face]:
-        found = largest_face(pictures.faces[frame])
-        if found is not None:
-            return [found]
-        padded, moved = pad_grey(pictures.frames[frame].permute(1, 2, 0).cpu().numpy())
-        backend = pictures.backend
-        found = largest_face([face for face in backend.detect(padded) if face.score >= backend.min_score])
-        if found is None:
-            return []
-        back = np.array(moved, np.float32)
-        # Only the key points are used from here on.
-        return [replace(found, keypoints=found.keypoints - back)]
+
+class ConsisIDFaceDistanceGrader:
+    """What ConsisID's table calls FID: the squared distance of the Inception features of two faces.
+
+    It takes one frame and the reference picture at a time and is no Fréchet distance (`face_inception_l2`).
+    Frames, faces and missing ones as for FaceSim; each face upright at 224x224, then 299x299.
+
+    Args:
+        weights: inception_v3_google-0cc3c7bd.pth, torchvision's network.
+
+    Raises:
+        ValueError: a file that does not fit.
+        MissingWeights: no weights file.
+    """
+
+    def __init__(self, weights: str | None = None) -> None:
+        path = require(weights, WEIGHTS, setting="weights")
+        self.network = load_torchvision_inception(path)
+        self.facts: Mapping[str, Fact] = {"frames": NUM_FRAMES, **weights_facts(path)}
+        self.name = "consisid_compat_face_inception_l2"
+        self.metrics = {
+            self.name: MetricInfo(
+                'Face distance (ConsisID\'s "FID")',
+                "",
+                2,
+                False,
+                "as ConsisID's script: squared distance of torchvision's InceptionV3 features of the largest "
+                f"face, upright at {FACE_SIDE}x{FACE_SIDE}, and of that in the reference picture, mean over "
+                "those of 16 frames that have a face; no FID, only to compare with its table",
+                "clip",
+            )
+        }
+
+    def grade(self, clip: GradedClip) -> Grades:
+        """The one figure of the clip."""
+        count = len(clip.pictures.frames)
+        if clip.reference is None:
+            return missing_grades(self.metrics, count, "no reference picture")
+        reference = self._features(clip.reference, np.zeros(1, np.int64))
+        if not len(reference):
+            return missing_grades(self.metrics, count, "no face found in the reference picture")
+        features = self._features(clip.pictures, spread_frames(count))
+        if not len(features):
+            return missing_grades(
+                self.metrics, count, f"no face found in {NUM_FRAMES} of {NUM_FRAMES} frames"
+            )
+        distance = face_inception_l2(features, reference[0]).mean()
+        return Grades({self.name: np.array(float(distance))}, {})
+
+    @torch.no_grad()
+    def _features(self, pictures: Pictures, chosen: np.ndarray) -> Tensor:
+        """Features [N, 2048] of the largest face in those of the chosen frames that have one."""
+        faces = [_find_largest(pictures, int(frame)) for frame in chosen]
+        images = pictures.frames[chosen].to(next(self.network.parameters()).device)
+        crops = upright_faces(images, faces)
+        return self.network(crops) if len(crops) else images.new_zeros(0, NUM_FEATURES).float()
+
+
+def _find_largest(pictures: Pictures, frame: int) -> Face | None:
+    """The largest face of a frame; where there is none, of the frame with grey borders."""
+    found = largest_face(pictures.faces[frame])
+    if found is not None:
+        return found
+    padded, moved = pad_grey(pictures.frames[frame].permute(1, 2, 0).cpu().numpy())
+    backend = pictures.backend
+    found = largest_face([face for face in backend.detect(padded) if face.score >= backend.min_score])
+    if found is None:
+        return None
+    back = np.array(moved, np.float32)
+    # Only the key points are used from here on.
+    return replace(found, keypoints=found.keypoints - back)

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from portraitgen.faces.backend import largest_face
-from portraitgen.faces.recognition.alignment import align_faces
-from portraitgen.faces.templates import ARCFACE
+from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
 from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.inception import NUM_FEATURES, WEIGHTS, Resize, load_inception
+from portraitgen.metrics.inception import WEIGHTS, Resize, load_inception
+from portraitgen.metrics.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
 CHUNK = 16
-FACE_SIDE = 224
 
 
 class FidGrader:
@@ -99,14 +98,7 @@ class FidGrader:
             chosen = self._chosen(pictures)
             images = pictures.frames[chosen].to(next(self.network.parameters()).device)
             if self.crop == "face":
-                images = self._faces(images, [pictures.faces[frame] for frame in chosen])
+                images = upright_faces(images, [largest_face(pictures.faces[frame]) for frame in chosen])
             found = [self.network(chunk) for chunk in images.split(CHUNK) if len(chunk)]
             self._seen[pictures] = torch.cat(found) if found else images.new_zeros(0, NUM_FEATURES).float()
         return self._seen[pictures]
-
-    def _faces(self, images: Tensor, faces: list) -> Tensor:
-        largest = [largest_face(found) for found in faces]
-        nowhere = np.full((5, 2), np.nan, np.float32)
-        keypoints = np.stack([nowhere if face is None else face.keypoints for face in largest])
-        crops, found = align_faces(images.float(), torch.from_numpy(keypoints), ARCFACE.scaled(FACE_SIDE))
-        return crops[found].round().clamp(0, 255).to(torch.uint8)
