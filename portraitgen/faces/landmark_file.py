@@ -12,6 +12,7 @@ transforms   float32 [T, 4, 4]    with mesh; head poses. For other readers: here
 
 import io
 import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,12 @@ def load_landmarks(path: Path) -> LandmarkSequence:
         ValueError: no such file, not an .npz of plain arrays, or arrays that are missing or do not fit.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, an .npy")
+        with file:
             arrays = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a landmark file, an .npz of plain arrays ({error})") from error
     missing = [name for name in ("points", "scheme", "size", "fps") if name not in arrays]
     if missing:

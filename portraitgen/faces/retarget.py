@@ -3,6 +3,8 @@
 Spaces, units and poses are those of `face_geometry` and `head_pose`.
 """
 
+from fractions import Fraction
+
 import numpy as np
 
 from portraitgen.faces.face_geometry import canonical_face
@@ -82,7 +84,9 @@ def pose_template(driving: np.ndarray, *, fps: float, target_fps: float = 30, wi
     poses = pose_vectors(np.linalg.inv(driving[0]) @ driving)
     poses[:, :3] = np.unwrap(poses[:, :3], axis=0, period=360)
     known = np.arange(len(poses))
-    wanted = np.linspace(0, len(poses) - 1, int(len(poses) * target_fps / fps))
+    # Fractions: 43 * 23.976 / 23.976 is below 43 in floating point.
+    length = int(len(poses) * Fraction(target_fps) / Fraction(fps))
+    wanted = np.linspace(0, len(poses) - 1, length)
     resampled = np.stack([np.interp(wanted, known, column) for column in poses.T], axis=1)
     return smooth(resampled, window)
 

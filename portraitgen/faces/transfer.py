@@ -46,6 +46,9 @@ def transfer_motion(
             f"the driving landmarks are {driving.scheme}, those of the reference {reference.scheme}: "
             "find both with one face backend (faces=…)"
         )
+    points, wanted = driving.points.shape[1], reference.points.shape[1]
+    if points != wanted:
+        raise ValueError(f"{driving.scheme}: the driving face has {points} points, the reference's {wanted}")
     meshes = driving.mesh is not None and reference.mesh is not None
     if how == "2d" or (how == "auto" and not meshes):
         to_reference = similarity_transform(driving.positions(raw=raw)[0], reference.positions(raw=raw)[0])

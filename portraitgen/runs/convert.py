@@ -43,12 +43,14 @@ class Kind:
     experiment: whose network they fill.
     settings: overrides of the experiment under which the weights were published.
     gives: patterns of the network's tensors that the source must hold, all of them.
+    landmark_scheme: of the drawings that a network for pictures was trained on.
     """
 
     read: Callable[[str], dict[str, Tensor]]
     experiment: str
     settings: tuple[str, ...] = ()
     gives: tuple[str, ...] = ("*",)
+    landmark_scheme: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -85,6 +87,8 @@ def convert(config: DictConfig) -> None:
         target=f"{type(network).__name__} of experiment={kind.experiment}",
     )
     facts = {"data": settings["data"], "shards": [], "converted_from": config.source, **describe_commit()}
+    if kind.landmark_scheme is not None:
+        facts["landmark_scheme"] = kind.landmark_scheme
     save_weights(
         config.out,
         tensors,
@@ -202,6 +206,7 @@ KINDS = {
         _read_aniportrait,
         "aniportrait/stage2",
         settings=("sampling=aniportrait_released", "++model.network.reference_dtype=float16"),
+        landmark_scheme="mediapipe478",
     ),
     "audio2mesh": Kind(
         _read_audio,

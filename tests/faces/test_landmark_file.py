@@ -68,6 +68,9 @@ def test_other_files_are_refused_by_name(arrays, message, tmp_path):
 
 def test_no_archive_at_all_is_refused(tmp_path):
     (tmp_path / "no.npz").write_bytes(b"noise")
-    for name in ("no.npz", "nowhere.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((4, 68, 2)))
+    for name in ("no.npz", "nowhere.npz", "empty.npz", "array.npz"):
         with pytest.raises(ValueError, match=f"{name}: not a landmark file"):
             load_landmarks(tmp_path / name)

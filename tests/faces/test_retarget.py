@@ -76,6 +76,12 @@ def test_template_is_resampled_to_30_fps(fps, length):
     np.testing.assert_allclose(template[:, 0], np.linspace(0, 300, length), atol=1e-6)
 
 
+@pytest.mark.parametrize(("rate", "length"), [(23.976, 43), (29.97, 11), (30, 40)])
+def test_a_template_at_its_own_rate_keeps_every_frame(rate, length):
+    template = pose_template(np.tile(np.eye(4), (length, 1, 1)), fps=rate, target_fps=rate)
+    assert len(template) == length
+
+
 def test_the_expression_of_a_single_picture_comes_without_its_proportions():
     """A longer and flatter driving face, smiling: the reference smiles and keeps its proportions."""
     canonical = canonical_face()

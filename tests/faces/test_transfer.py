@@ -104,3 +104,5 @@ def test_without_depth_the_first_frame_is_laid_over_the_reference():
         transfer_motion(driving, reference, how="3d")
     with pytest.raises(ValueError, match="ibug68, those of the reference other"):
         transfer_motion(driving, replace(reference, scheme="other"))
+    with pytest.raises(ValueError, match="ibug68: the driving face has 10 points, the reference's 68"):
+        transfer_motion(replace(driving, points=points[:, :10]), reference)

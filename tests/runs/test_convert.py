@@ -89,6 +89,7 @@ def test_published_aniportrait_there_and_back(tmp_path, motion_file):
     assert (sampling["scheduler"]["beta_schedule"], sampling["pose_stats"]) == ("linear", "window")
     assert facts["config"]["network"]["reference_dtype"] == "float16"
     assert facts["shards"] == []
+    assert facts["landmark_scheme"] == "mediapipe478", "or generate.py would draw dlib's 68 points for them"
 
     run("published", ours, tmp_path / "back")
     for name, state in published_state(original).items():

@@ -22,6 +22,7 @@ from portraitgen.runs.evaluate import evaluate
 from portraitgen.runs.generate import generate
 from portraitgen.runs.schema import CONF, register_configs
 from portraitgen.runs.sources.samples import read_samples
+from portraitgen.training.weights import load_weights, save_weights
 from tests.runs.tiny import save_tiny
 
 FRAMES = 16
@@ -184,12 +185,24 @@ def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
         (["reference=a.jpg"], "say what drives"),
         (["shards=nowhere/*.tar"], "no shard matches"),
         (["shards=a.tar", "span=[0.5,0.2]"], "give a share of each clip"),
+        (["shards=a.tar", "limit=0"], "limit=0: give a number of clips"),
+        (["shards=a.tar", "fps=25"], "fps=25.*: prepared clips are drawn as they are"),
+        (["shards=a.tar", "size=512"], "size=512: prepared clips are drawn as they are"),
         (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such file"),
     ],
 )
 def test_what_drives_must_be_there(config, overrides, message):
     with pytest.raises(ValueError, match=message):
         generate(config("generate", *overrides))
+
+
+def test_weights_of_other_landmarks_are_refused(config, weights, shards, tmp_path):
+    tensors, facts = load_weights(weights)
+    given = {name: facts.pop(name) for name in ("config", "step", "system")}
+    other = tmp_path / "mesh.safetensors"
+    save_weights(other, tensors, **given, provenance=facts | {"landmark_scheme": "mediapipe478"})
+    with pytest.raises(ValueError, match=r"from mediapipe478 landmarks, shards=\S+ hold ibug68"):
+        generate(config("generate", f"shards={shards}", f"weights={other}"))
 
 
 def test_a_span_without_a_face_is_an_error(config, shards, tmp_path):

@@ -182,6 +182,7 @@ def test_the_seed_chooses_the_manner_of_moving(spoken, media):
             ["speech.head={media}/head.mp4", "speech.audio2pose={weights}/audio2pose.safetensors"],
             "both move the head",
         ),
+        (["speech.identity=3"], r"speech\.identity is a manner of moving of speech\.audio2pose"),
         (
             ["speech.identity=100", "speech.audio2pose={weights}/audio2pose.safetensors"],
             r"speech\.identity=100",

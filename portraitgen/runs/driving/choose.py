@@ -40,6 +40,13 @@ def chosen_clips(
         yield _photo_clip(config, facts, size=_picture_size(config.size, facts, factor), device=device)
         return
     clips = ShardClips(config.shards if isinstance(config.shards, str) else list(config.shards))
+    known = facts.get("landmark_scheme", clips.landmark_scheme)
+    if clips.landmark_scheme != known:
+        raise ValueError(
+            f"weights={config.weights} draw faces from {known} landmarks, shards={config.shards} hold "
+            f"{clips.landmark_scheme}: prepare them with the face backend of the weights' training data "
+            "(prepare.py faces=…)"
+        )
     frames = {key: clips.valid_frames(key, config.span) for key in clips.keys}
     chosen = [key for key in clips.keys if len(frames[key])]
     speech = None
@@ -71,6 +78,9 @@ def _photo_clip(
     if config.audio is not None:
         speech = load_speech(config.speech, backend, models=config.paths.models, device=device, raw=raw)
         return driven_by_sound(reference, Path(config.audio), speech, fps=fps, raw=raw, seed=config.seed)
+    if reference.landmarks.mesh is None and (raw or config.retarget == "3d"):
+        setting = "raw_points=true" if raw else "retarget=3d"
+        raise ValueError(f"{setting} needs MediaPipe's mesh: find the faces with faces=mediapipe")
     driving = Path(config.driving)
     motion = read_motion(driving, backend, fps=fps)
     return driven_by_face(reference, driving, motion, retarget=config.retarget, raw=raw)
@@ -87,8 +97,9 @@ def _picture_size(size: Any, facts: Mapping[str, Any], factor: int) -> tuple[int
         pose_size = facts["data"]["pose_size"]
         sides = [pose_size] * 2 if isinstance(pose_size, int) else pose_size
         given = [side * factor // DRAWING_FACTOR for side in sides]
-    height, width = [given] * 2 if isinstance(given, int) else given
+    sides = [given] * 2 if isinstance(given, int) else list(given)
     unit = math.lcm(factor, 2)
-    if min(height, width) < unit or height % unit or width % unit:
-        raise ValueError(f"size={size}: height and width must be multiples of {unit}")
+    if len(sides) != 2 or any(side < unit or side % unit for side in sides):
+        raise ValueError(f"size={size}: give one number or [height,width], of multiples of {unit}")
+    height, width = sides
     return height, width

@@ -26,6 +26,8 @@ def check_inputs(config: DictConfig) -> None:
             raise ValueError(f"{key}={config[key]}: choose one of {', '.join(choices)}")
     if config.fps is not None and config.fps <= 0:
         raise ValueError(f"fps={config.fps}: give frames a second, or null for those of what drives")
+    if config.limit is not None and config.limit < 1:
+        raise ValueError(f"limit={config.limit}: give a number of clips, or null for all")
     if config.mode == "landmarks":
         if config.driving is None or any(config[key] is not None for key in ("reference", "shards", "audio")):
             raise ValueError("mode=landmarks looks for one face: give driving=<video or picture>, no more")
@@ -60,12 +62,20 @@ def _check_drivers(config: DictConfig) -> None:
             "speech.audio2mesh=…"
         )
     if config.shards is not None:
+        for key in ("size", "fps", "raw_points"):
+            if config[key] is not None:
+                raise ValueError(f"{key}={config[key]}: prepared clips are drawn as they are; leave it out")
         for key in ("audio2pose", "head", "identity"):
             if config.speech[key] is not None:
                 raise ValueError(f"speech.{key}: the heads of prepared clips move as they did; leave it out")
         return
     if config.audio is None:
+        for key in ("audio2mesh", "audio2pose", "head", "identity"):
+            if config.speech[key] is not None:
+                raise ValueError(f"speech.{key}: nothing speaks here; give audio=… instead of driving=…")
         return
+    if config.speech.audio2pose is None and config.speech.identity is not None:
+        raise ValueError("speech.identity is a manner of moving of speech.audio2pose: give that, too")
     if config.speech.audio2mesh is None:
         raise ValueError(f"audio=… needs speech.audio2mesh=<weights>: {SOURCES.format(name='audio2mesh')}")
     if config.speech.audio2pose is not None and config.speech.head is not None:
