@@ -77,7 +77,7 @@ def open_media(source: VideoSource, name: str) -> Iterator[InputContainer]:
         # PyAV decodes the names in a header, and those may be damaged too.
         reason = error.reason if isinstance(error, UnicodeDecodeError) else error.strerror
         raise VideoError(
-            f"{name}: not a readable video ({reason}); either it is no video at all, or an mp4 "
+            f"{name}: not a readable video or sound ({reason}); either it is none at all, or an mp4 "
             "that was cut short and so lost its index (moov): fetch it again or remove it"
         ) from error
     with container:

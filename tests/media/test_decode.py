@@ -61,7 +61,11 @@ def test_path_and_bytes_give_the_same_frames(carphone: Path, original: bytes) ->
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [(b"", "empty"), (b"this is no video\n" * 50, "not a readable video"), ("cut", "not a readable video")],
+    [
+        (b"", "empty"),
+        (b"this is no video\n" * 50, "not a readable video or sound"),
+        ("cut", "not a readable video"),
+    ],
     ids=["empty", "text", "moov lost"],
 )
 def test_unreadable_file_is_one_message_naming_it(

@@ -11,6 +11,7 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
 from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
 from portraitgen.media.audio import SAMPLE_RATE
+from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.runs.driving.own_speech import driven_by_own_sound
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.speech import Speech
@@ -92,7 +93,7 @@ def test_what_is_generated_can_be_graded_with_its_sound_and_reference(run, shard
     material = samples.read(samples.keys[0]).material
     assert material.audio.shape == (10 * 640,)
     truth = ShardClips(shards).read(row["key"], np.array([row["reference_frame"]])).truth
-    assert torch.equal(material.reference, truth[0])
+    assert torch.equal(material.reference, rgb_to_uint8(truth)[0])
 
 
 @pytest.mark.parametrize(
