@@ -10,7 +10,9 @@ from portraitgen.metrics.results import Results
 from portraitgen.metrics.scores import GENERATED, MetricInfo
 
 
-def best_and_worst(results: Results, *, by: str | None, count: int) -> tuple[str, list[tuple[str, str]]]:
+def best_and_worst(
+    results: Results, *, by: str | None, count: int
+) -> tuple[str | None, list[tuple[str, str]]]:
     """The videos to show of a run, from the best to the worst.
 
     Args:
@@ -19,12 +21,15 @@ def best_and_worst(results: Results, *, by: str | None, count: int) -> tuple[str
         count: videos at most, half of them the best ones, half the worst; all when there are no more.
 
     Returns:
-        The figure's name, and (video, what to say of it) each.
+        The figure's name, and (video, what to say of it) each. Where all figures are of sets or have no
+        better side: None, and the first videos.
 
     Raises:
-        ValueError: no such figure, or one without a value for each video.
+        ValueError: as `choose_figure`.
     """
-    name = _choose(results.metrics, by, directed=True)
+    name = choose_figure(results.metrics, by, directed=True)
+    if name is None:
+        return None, [(video, video) for video in results.videos[:count]]
     metric = results.metrics[name]
     values = {row.video: row.mean(name) for row in results.rows if row.method == GENERATED}
     sign = -1 if metric.higher_is_better else 1
@@ -42,13 +47,17 @@ def best_and_worst(results: Results, *, by: str | None, count: int) -> tuple[str
     ]
 
 
-def most_different(comparison: Comparison, *, by: str | None, count: int) -> tuple[str, list[str]]:
+def most_different(comparison: Comparison, *, by: str | None, count: int) -> tuple[str | None, list[str]]:
     """The figure's name, and the videos whose values are farthest apart between runs, farthest first.
 
+    Where all figures are of sets: None, and the first videos.
+
     Raises:
-        ValueError: no such figure, or one without a value for each video.
+        ValueError: as `choose_figure`.
     """
-    name = _choose(comparison.metrics, by, directed=False)
+    name = choose_figure(comparison.metrics, by, directed=False)
+    if name is None:
+        return None, list(comparison.videos[:count])
     spread = {}
     for video in comparison.videos:
         values = [
@@ -61,14 +70,20 @@ def most_different(comparison: Comparison, *, by: str | None, count: int) -> tup
     return name, sorted(spread, key=lambda video: (-spread[video], video))[:count]
 
 
-def _choose(metrics: Mapping[str, MetricInfo], by: str | None, *, directed: bool) -> str:
+def choose_figure(metrics: Mapping[str, MetricInfo], by: str | None, *, directed: bool) -> str | None:
+    """The figure `by` which videos are ranked; None takes the first that fits, if one does.
+
+    Args:
+        directed: it must have a better side.
+
+    Raises:
+        ValueError: there is no such figure that each video has.
+    """
     fit = [
         name
         for name, metric in metrics.items()
         if metric.level != "set" and (metric.higher_is_better is not None or not directed)
     ]
-    if by is None and fit:
-        return fit[0]
-    if by is None or by not in fit:
+    if by is not None and by not in fit:
         raise ValueError(f"show_by={by}: no video has such a figure; known are {', '.join(fit) or 'none'}")
-    return by
+    return by or next(iter(fit), None)

@@ -112,7 +112,7 @@ def report_comparison(
     out = writable_folder(Path(config.out))
     media = [item for video in videos for item in _side_by_side(comparison, video, out / "media")]
     heading = "Side by side"
-    if len(videos) < len(comparison.videos):
+    if name is not None and len(videos) < len(comparison.videos):
         heading += f": the videos whose {comparison.metrics[name].label} differs most"
     paths = write_comparison(
         comparison, out, title=config.title, media=media, media_heading=heading, papers=papers

@@ -17,7 +17,7 @@ from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
 from portraitgen.metrics.grading import grade
 from portraitgen.metrics.paper_tables import load_table
 from portraitgen.metrics.protocol import Protocol, VideoFacts
-from portraitgen.metrics.ranking import best_and_worst
+from portraitgen.metrics.ranking import best_and_worst, choose_figure
 from portraitgen.metrics.report import write_report
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import protocol_json
@@ -63,6 +63,7 @@ def grade_and_report(config: DictConfig) -> Results | None:
     graders, skipped = build_graders(config.metrics.graders, strict=config.strict)
     metrics = figures_of(graders)
     check_names(checks, metrics, skipped)
+    choose_figure(metrics, config.show_by, directed=True)
     out = Path(config.out)
     backend: FaceBackend = instantiate(config.faces, _convert_="all")
     with evaluation_processes() as processes:
@@ -145,7 +146,9 @@ def _report(results: Results, source: ClipSource, out: Path, config: DictConfig)
         out,
         title=config.title,
         media=media,
-        media_heading=f"Best and worst by {results.metrics[name].label}"
+        media_heading="Videos"
+        if name is None
+        else f"Best and worst by {results.metrics[name].label}"
         if len(shown) < len(results.videos)
         else f"Videos, best {results.metrics[name].label} first",
         papers=[load_table(each) for each in config.papers],

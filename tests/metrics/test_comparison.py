@@ -129,6 +129,20 @@ def test_nothing_in_common_is_an_error(run):
         compare({"a": one, "b": load_results(folder)})
 
 
+def test_figures_of_sets_alone_still_show_videos(run):
+    fid = {"fid": MetricInfo("FID", "", 2, False, "Fréchet distance", "set")}
+    runs = {label: replace(run(label), metrics=fid, sets={"fid": SetFigure(9.0, 100)}) for label in "ab"}
+    comparison = compare(runs)
+    assert most_different(comparison, by=None, count=2) == (None, VIDEOS[:1] + ["v1"])
+    with pytest.raises(ValueError, match="show_by=fid: no video has such a figure; known are none"):
+        most_different(comparison, by="fid", count=2)
+    facts = tuple(VideoFacts(video, 2, 25.0, 8, 8, video) for video in "xy")
+    protocol = Protocol(facts, "all frames", "none", "none", "dlib", 0.0)
+    rows = [Row(video, "generated", np.arange(2), {}) for video in "xy"]
+    results = aggregate(rows, metrics=fid, protocol=protocol)
+    assert best_and_worst(results, by=None, count=1) == (None, [("x", "x")])
+
+
 def test_sets_of_different_sizes_are_not_held_against_each_other(run):
     """A Fréchet distance of 80 faces is larger than one of 100 only because they are fewer."""
     fid = {"fid": MetricInfo("FID", "", 2, False, "Fréchet distance", "set")}

@@ -137,6 +137,7 @@ def test_files_that_do_not_go_together_say_what_to_do(config, clips, tmp_path):
         (["length=long"], "length=long: give one of exact, shortest"),
         (["resize=[64]"], "give width and height in pixels"),
         (["fps=0"], "give frames a second"),
+        (["show_by=fid"], "show_by=fid: no video has such a figure; known are psnr"),
         (["real=nowhere"], "real=nowhere: no such folder"),
         (["metrics.graders.pixels=null", "metrics.graders.landmarks=null"], "leaves nothing to grade"),
         (
