@@ -1,7 +1,8 @@
 """`evaluate.py sweep`: generate and grade for every combination of settings, and compare the results.
 
 The trials are those of Hydra's multirun, so that its sweepers and launchers serve. A trial has its own
-folder; a finished one is known by its fingerprint and not made again. When all are there they are compared.
+folder; a finished one is known by its fingerprint and not made again. At the end the finished ones are
+compared, and those that failed are named.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 TRIAL = "trial.json"
 """Written last of all in the folder of a trial: it is finished."""
+
+FAILURE = "failure.txt"
+"""Why the trial in this folder failed in the last sweep."""
 
 PLACES = ("out", "title", "paths", "device", "show_by", "show_videos", "papers", "wandb")
 """Settings that change no figure."""
@@ -71,8 +76,13 @@ ConfigStore.instance().store(
 
 
 def sweep_trial(config: DictConfig) -> None:
-    """One trial, in the folder that Hydra gave it."""
-    run_trial(config, Path(HydraConfig.get().runtime.output_dir))
+    """One trial, in the folder that Hydra gave it; why it fails, if it does, is kept there."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        run_trial(config, folder)
+    except Exception as error:
+        replace_file(folder / FAILURE, f"{str(error) or type(error).__name__}\n".encode())
+        raise
 
 
 def run_trial(config: DictConfig, folder: Path) -> None:
@@ -150,16 +160,40 @@ def _for_command(schema: type, settings: Mapping[str, Any], **others: Any) -> Di
 
 
 class CompareTrials(Callback):
-    """Compares the trials of a sweep when the last one has ended."""
+    """Compares the trials of a sweep when the last one has ended, also where some of them failed."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Forget the failures of an earlier start: those trials are tried again."""
+        if not OmegaConf.is_missing(config, "out"):
+            for path in Path(config.out).glob(f"**/{FAILURE}"):
+                path.unlink()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let the sweep come to its end; wherever the trial ran, its folder says that it failed."""
+        if (Path(config.hydra.runtime.output_dir) / FAILURE).is_file():
+            # Hydra's sweeper would raise the error of the first failed trial, and nothing would be compared.
+            job_return.status = JobStatus.COMPLETED
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Gather the finished trials in the folder of the sweep."""
+        """Gather the finished trials in the folder of the sweep; exit code 1 if any failed."""
+        failed = failed_trials(Path(config.out))
         try:
             compare_trials(config)
         except ValueError as error:
             # Hydra would turn it into a warning.
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        finally:
+            for name, why in failed.items():
+                print(f"error: {name} failed and is not compared: {why}", file=sys.stderr)
+        if failed:
+            sys.exit(1)
+
+
+def failed_trials(out: Path) -> dict[str, str]:
+    """Folder of each failed trial below `out`, by its name there -> why."""
+    paths = sorted(out.glob(f"**/{FAILURE}"))
+    return {str(path.parent.relative_to(out)): path.read_text().strip() for path in paths}
 
 
 def compare_trials(config: DictConfig) -> None:
@@ -168,6 +202,7 @@ def compare_trials(config: DictConfig) -> None:
     Raises:
         ValueError: fewer than two are finished, or they do not compare.
     """
-    finished = sorted(path.parent for path in Path(config.out).glob(f"**/{TRIAL}"))
+    trials = sorted(path.parent for path in Path(config.out).glob(f"**/{TRIAL}"))
+    finished = [folder for folder in trials if not (folder / FAILURE).exists()]
     runs = label_runs([load_results(folder) for folder in finished])
     report_comparison(runs, config, allow_other_protocols=False)

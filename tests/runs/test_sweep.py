@@ -53,16 +53,31 @@ def run(command, out, repository):
     )
 
 
-def test_two_checkpoints_are_compared_from_one_command(command, repository, tmp_path):
+def test_two_checkpoints_are_compared_and_a_broken_one_is_named(command, files, repository, tmp_path):
+    """From one command; the next one, without the broken file, makes nothing again."""
     out = tmp_path / "sweep"
-    process = run(command, out, repository)
+    (files / "broken.safetensors").write_text("<html>404</html>")
+    weights, *others = command[3:]
+    process = run([*command[:3], f"{weights},{files}/broken.safetensors", *others], out, repository)
     printed = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, printed
+    assert process.returncode == 1, printed
+    trial, said, why = printed.splitlines()[-1].partition(" failed and is not compared: ")
+    assert said, printed
+    assert trial.startswith("error: ")
+    assert "broken.safetensors" in trial
+    assert "broken.safetensors is not a whole safetensors file" in why
     comparison = json.loads((out / "comparison.json").read_text())
     assert list(comparison["runs"]) == ["a", "b"]
     assert comparison["differences"]["b"]["psnr"]["interval"][0] is not None
     assert "comparison.html" in printed
     assert (out / "comparison.html").read_text().count("<video") == 1
+
+    made = {path: path.stat().st_mtime_ns for path in out.glob(f"**/{TRIAL}")}
+    assert len(made) == 2
+    again = run(command, out, repository)
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert made == {path: path.stat().st_mtime_ns for path in out.glob(f"**/{TRIAL}")}
 
 
 @pytest.mark.slow
