@@ -18,6 +18,7 @@ the machine disturbs it; the CPU time of all processes that an engine starts is 
 """
 
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -46,7 +47,7 @@ from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
 from portraitgen.data.prepare.video import prepare_video
 from portraitgen.faces.dlib import DlibBackend
-from portraitgen.faces.tracking import track_faces
+from portraitgen.faces.tracking import trail_faces
 from portraitgen.faces.types import Face
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.encode import write_video
@@ -126,17 +127,20 @@ def measure_stages(clip: Path, folder: Path) -> None:
     decode, frames = cpu_s(lambda: sum(1 for _ in iter_frames(video)))
     SPENT.clear()
     scan_s, scan = cpu_s(
-        lambda: scan_video(source, backend, fps=None, embed_every=SETTINGS.embed_every),
+        lambda: scan_video(source, backend, fps=None, file=io.BytesIO(), embed_every=SETTINGS.embed_every),
     )
     look = sum(SPENT)
     track, _ = cpu_s(
         lambda: plan_clips(
-            track_faces(scan.faces, cuts=scan.cuts, min_score=backend.min_score),
+            trail_faces(scan.faces, cuts=scan.cuts, min_score=backend.min_score),
+            scan.faces,
             image_size=(SIZE, SIZE),
             settings=SETTINGS,
         )
     )
-    whole, samples = cpu_s(lambda: list(prepare_video(source, backend, SETTINGS, lambda *_: None)))
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    whole, samples = cpu_s(lambda: list(prepare_video(source, backend, SETTINGS, scratch, lambda *_: None)))
 
     def write() -> None:
         jobs = plan_shards(

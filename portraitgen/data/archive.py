@@ -40,6 +40,11 @@ class Archive:
         """The bytes of a member, without a copy; fewer where the file ends."""
         return self._view[member.offset : member.offset + member.size]
 
+    def forget(self) -> None:
+        """Give back the memory of all that was read. It stays readable, from the system's cache or the disk."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def members(self) -> Iterator[Member]:
         """Regular files in the order of the tar.
 

@@ -7,14 +7,16 @@ then corrects what positions got wrong: a track that passes from one person to a
 tracks of one person that was lost for long are joined.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from portraitgen.faces.types import Face, Track
+from portraitgen.faces.types import Face, Track, Trail
 from portraitgen.media.geometry import box_iou
 
 # Share of the newest displacement in the velocity; detector boxes jitter by a few pixels.
@@ -26,37 +28,83 @@ _SIDE_BY_SIDE = (4, 2)
 
 @dataclass(slots=True)
 class _Path:
-    """A track that is growing."""
+    """The faces of a track by their place in their frame, and of them what decides who it is.
 
-    frames: list[int]
-    faces: list[Face]
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(4))
+    Columns of numbers and not faces: an hour of video has some 100 000 of them.
+    """
 
-    def predict(self, frame: int) -> np.ndarray:
-        return self.faces[-1].box + self.velocity * (frame - self.frames[-1])
+    frames: "array[int]" = field(default_factory=lambda: array("q"))
+    places: "array[int]" = field(default_factory=lambda: array("q"))
+    scores: "array[float]" = field(default_factory=lambda: array("d"))
+    embeddings: dict[int, np.ndarray] = field(default_factory=dict)  # by frame, where there are any
 
-    def extend(self, frame: int, face: Face) -> None:
-        step = (face.box - self.faces[-1].box) / (frame - self.frames[-1])
-        self.velocity += _VELOCITY_GAIN * (step - self.velocity)
-        self.frames.append(frame)
-        self.faces.append(face)
+    def insert(self, row: int, frame: int, place: int, face: Face) -> None:
+        self.frames.insert(row, frame)
+        self.places.insert(row, place)
+        self.scores.insert(row, face.score)
+        if face.embedding is not None:
+            self.embeddings[frame] = face.embedding.copy()  # not a view of all that was found in the frame
 
     def embedded(self, min_score: float) -> list[int]:
-        """Positions of the faces whose embedding counts: the sure ones, or else all that have one."""
-        known = [place for place, face in enumerate(self.faces) if face.embedding is not None]
-        return [place for place in known if self.faces[place].score >= min_score] or known
+        """Rows of the faces whose embedding counts: the sure ones, or else all that have one."""
+        known = [row for row, frame in enumerate(self.frames) if frame in self.embeddings]
+        return [row for row in known if self.scores[row] >= min_score] or known
+
+    def directions(self, rows: Sequence[int]) -> list[np.ndarray]:
+        return [self.embeddings[self.frames[row]] for row in rows]
 
     def embedding(self, min_score: float) -> np.ndarray | None:
         """Mean identity, unit length."""
-        places = self.embedded(min_score)
-        return _mean_direction([self.faces[place].embedding for place in places]) if places else None
+        rows = self.embedded(min_score)
+        return _mean_direction(self.directions(rows)) if rows else None
 
     def part(self, begin: int, end: int) -> "_Path":
-        return _Path(self.frames[begin:end], self.faces[begin:end])
+        rows = slice(begin, end)
+        frames = self.frames[rows]
+        known = {frame: self.embeddings[frame] for frame in frames if frame in self.embeddings}
+        return _Path(frames, self.places[rows], self.scores[rows], known)
+
+    def joined(self, other: "_Path") -> "_Path":
+        """With a path in other frames."""
+        rows = sorted(
+            row for path in (self, other) for row in zip(path.frames, path.places, path.scores, strict=True)
+        )
+        frames, places, scores = zip(*rows, strict=True)
+        known = self.embeddings | other.embeddings
+        return _Path(array("q", frames), array("q", places), array("d", scores), known)
 
 
-def _mean_direction(vectors: Sequence[np.ndarray | None]) -> np.ndarray:
-    mean = np.mean([vector for vector in vectors if vector is not None], axis=0)
+@dataclass(slots=True)
+class _Growing:
+    """A path to which faces are added at either end."""
+
+    path: _Path
+    first: np.ndarray
+    last: np.ndarray
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(4))
+
+    @classmethod
+    def begin(cls, frame: int, place: int, face: Face) -> "_Growing":
+        path = _Path()
+        path.insert(0, frame, place, face)
+        return cls(path, face.box, face.box)
+
+    def predict(self, frame: int) -> np.ndarray:
+        return self.last + self.velocity * (frame - self.path.frames[-1])
+
+    def extend(self, frame: int, place: int, face: Face) -> None:
+        step = (face.box - self.last) / (frame - self.path.frames[-1])
+        self.velocity += _VELOCITY_GAIN * (step - self.velocity)
+        self.path.insert(len(self.path.frames), frame, place, face)
+        self.last = face.box
+
+    def lead_up(self, frame: int, place: int, face: Face) -> None:
+        self.path.insert(0, frame, place, face)
+        self.first = face.box
+
+
+def _mean_direction(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    mean = np.mean(vectors, axis=0)
     return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 
@@ -70,7 +118,7 @@ class _Rules:
     identity_threshold: float | None
 
 
-def _assign(paths: list[_Path], faces: list[Face], frame: int, rules: _Rules) -> list[tuple[int, int]]:
+def _assign(paths: list[_Growing], faces: list[Face], frame: int, rules: _Rules) -> list[tuple[int, int]]:
     """Pairs (path, face), one to one, of least total cost; a pair must overlap by `iou_gate`."""
     if not paths or not faces:
         return []
@@ -78,9 +126,7 @@ def _assign(paths: list[_Path], faces: list[Face], frame: int, rules: _Rules) ->
     overlap = box_iou(predicted[:, None], np.stack([face.box for face in faces])[None])
     cost = 1 - overlap
     if rules.identity_threshold is not None and len(paths) + len(faces) > 2:
-        known = [
-            next((f.embedding for f in reversed(p.faces) if f.embedding is not None), None) for p in paths
-        ]
+        known = [next(reversed(each.path.embeddings.values()), None) for each in paths]
         for row, last in enumerate(known):
             for column, face in enumerate(faces):
                 if last is not None and face.embedding is not None:
@@ -94,45 +140,47 @@ def _assign(paths: list[_Path], faces: list[Face], frame: int, rules: _Rules) ->
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if overlap[r, c] >= rules.iou_gate]
 
 
-def _track_shot(detections: Sequence[list[Face]], begin: int, end: int, rules: _Rules) -> list[_Path]:
+def _track_shot(detections: Sequence[list[Face]], begin: int, end: int, rules: _Rules) -> list[_Growing]:
     """Paths through the frames begin..end-1 of one shot."""
-    closed: list[_Path] = []
-    active: list[_Path] = []
+    closed: list[_Growing] = []
+    active: list[_Growing] = []
     for frame in range(begin, end):
-        closed += [path for path in active if frame - path.frames[-1] > rules.max_gap]
-        active = [path for path in active if frame - path.frames[-1] <= rules.max_gap]
+        closed += [each for each in active if frame - each.path.frames[-1] > rules.max_gap]
+        active = [each for each in active if frame - each.path.frames[-1] <= rules.max_gap]
         waiting = active
+        found = list(enumerate(detections[frame]))
         for faces in (
-            [face for face in detections[frame] if face.score >= rules.min_score],
-            [face for face in detections[frame] if face.score < rules.min_score],
+            [(place, face) for place, face in found if face.score >= rules.min_score],
+            [(place, face) for place, face in found if face.score < rules.min_score],
         ):
-            pairs = _assign(waiting, faces, frame, rules)
+            pairs = _assign(waiting, [face for _, face in faces], frame, rules)
             for row, column in pairs:
-                waiting[row].extend(frame, faces[column])
+                waiting[row].extend(frame, *faces[column])
             taken_rows, taken_columns = {row for row, _ in pairs}, {column for _, column in pairs}
-            waiting = [path for row, path in enumerate(waiting) if row not in taken_rows]
+            waiting = [each for row, each in enumerate(waiting) if row not in taken_rows]
             active = active + [
-                _Path([frame], [face])
-                for column, face in enumerate(faces)
+                _Growing.begin(frame, place, face)
+                for column, (place, face) in enumerate(faces)
                 if column not in taken_columns and face.score >= rules.min_score
             ]
     return closed + active
 
 
-def _grow_back(paths: list[_Path], detections: Sequence[list[Face]], begin: int, rules: _Rules) -> None:
+def _grow_back(shot: list[_Growing], detections: Sequence[list[Face]], begin: int, rules: _Rules) -> None:
     """Prepend the weak detections that led up to each path's first sure one."""
-    used = {id(face) for path in paths for face in path.faces}
-    for path in paths:
-        for frame in range(path.frames[0] - 1, begin - 1, -1):
-            if path.frames[0] - frame > rules.max_gap:
+    used = {key for each in shot for key in zip(each.path.frames, each.path.places, strict=True)}
+    for each in shot:
+        for frame in range(each.path.frames[0] - 1, begin - 1, -1):
+            if each.path.frames[0] - frame > rules.max_gap:
                 break
-            free = [face for face in detections[frame] if id(face) not in used]
-            overlap = [float(box_iou(path.faces[0].box, face.box)) for face in free]
+            free = [
+                (place, face) for place, face in enumerate(detections[frame]) if (frame, place) not in used
+            ]
+            overlap = [float(box_iou(each.first, face.box)) for _, face in free]
             if free and max(overlap) >= rules.iou_gate:
-                face = free[int(np.argmax(overlap))]
-                path.frames.insert(0, frame)
-                path.faces.insert(0, face)
-                used.add(id(face))
+                place, face = free[int(np.argmax(overlap))]
+                each.lead_up(frame, place, face)
+                used.add((frame, place))
 
 
 def _split_by_identity(path: _Path, min_score: float, threshold: float) -> list[_Path]:
@@ -141,18 +189,18 @@ def _split_by_identity(path: _Path, min_score: float, threshold: float) -> list[
     What lies between the last embedding of the one and the first of the other is nobody's.
     """
     most, least = _SIDE_BY_SIDE
-    places = path.embedded(min_score)
+    rows = path.embedded(min_score)
     likeness = {}
-    for turn in range(least, len(places) - least + 1):
+    for turn in range(least, len(rows) - least + 1):
         before, after = (
-            _mean_direction([path.faces[place].embedding for place in side])
-            for side in (places[max(turn - most, 0) : turn], places[turn : turn + most])
+            _mean_direction(path.directions(side))
+            for side in (rows[max(turn - most, 0) : turn], rows[turn : turn + most])
         )
         likeness[turn] = float(before @ after)
     if not likeness or min(likeness.values()) >= threshold:
         return [path]
-    turn = min(likeness, key=lambda place: likeness[place])
-    first, second = path.part(0, places[turn - 1] + 1), path.part(places[turn], len(path.frames))
+    turn = min(likeness, key=lambda turn: likeness[turn])
+    first, second = path.part(0, rows[turn - 1] + 1), path.part(rows[turn], len(path.frames))
     return [part for half in (first, second) for part in _split_by_identity(half, min_score, threshold)]
 
 
@@ -169,16 +217,12 @@ def _merge_by_identity(paths: list[_Path], min_score: float, threshold: float) -
                     best, pair = float(one @ other), (first, second)
         if pair is None:
             return [path for path, _ in merged]
-        rows = sorted(
-            (row for path in pair for row in zip(path.frames, path.faces, strict=True)),
-            key=lambda row: row[0],
-        )
-        joined = _Path([frame for frame, _ in rows], [face for _, face in rows])
+        joined = pair[0].joined(pair[1])
         merged = [item for item in merged if item[0] is not pair[0] and item[0] is not pair[1]]
         merged.append((joined, joined.embedding(min_score)))
 
 
-def track_faces(
+def trail_faces(
     detections: Sequence[list[Face]],
     *,
     cuts: Sequence[int] = (),
@@ -187,7 +231,7 @@ def track_faces(
     max_gap: int = 12,
     min_hits: int = 3,
     identity_threshold: float | None = None,
-) -> list[Track]:
+) -> list[Trail]:
     """Follow every face through a video.
 
     Args:
@@ -203,7 +247,7 @@ def track_faces(
             shot however long the gap. Not every face needs an embedding. None: identity is not looked at.
 
     Returns:
-        Tracks, the longest first.
+        Trails, the longest first.
     """
     rules = _Rules(
         min_score=min_score, iou_gate=iou_gate, max_gap=max_gap, identity_threshold=identity_threshold
@@ -211,21 +255,20 @@ def track_faces(
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(detections)}), len(detections)]
     paths: list[_Path] = []
     for begin, end in pairwise(edges):
-        shot = _track_shot(detections, begin, end, rules)
-        _grow_back(shot, detections, begin, rules)
+        growing = _track_shot(detections, begin, end, rules)
+        _grow_back(growing, detections, begin, rules)
+        shot = [each.path for each in growing]
         if identity_threshold is not None:
             shot = [part for path in shot for part in _split_by_identity(path, min_score, identity_threshold)]
             shot = _merge_by_identity(shot, min_score, identity_threshold)
-        paths += [path for path in shot if sum(face.score >= min_score for face in path.faces) >= min_hits]
+        paths += [path for path in shot if sum(score >= min_score for score in path.scores) >= min_hits]
     paths.sort(key=lambda path: (-len(path.frames), path.frames[0]))
     return [
-        Track(
-            frames=np.array(path.frames, np.int64),
-            boxes=np.stack([face.box for face in path.faces]),
-            scores=np.array([face.score for face in path.faces], np.float32),
-            landmarks=np.stack([face.landmarks for face in path.faces]),
-            keypoints=np.stack([face.keypoints for face in path.faces]),
-            embedding=path.embedding(min_score),
-        )
+        Trail(np.array(path.frames, np.int64), np.array(path.places, np.int64), path.embedding(min_score))
         for path in paths
     ]
+
+
+def track_faces(detections: Sequence[list[Face]], **settings: Any) -> list[Track]:
+    """The tracks of a video whose faces fit into memory; takes the settings of `trail_faces`."""
+    return [trail.track(detections) for trail in trail_faces(detections, **settings)]

@@ -1,5 +1,6 @@
-"""What a face is: in one picture (`Face`) and along a video (`Track`)."""
+"""What a face is: in one picture (`Face`), along a video (`Track`), and where that is kept (`Trail`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,3 +101,37 @@ class Track:
             _check("Track", "embedding", self.embedding, (None,), np.float32)
         if count == 0 or np.any(np.diff(self.frames) <= 0) or self.frames[0] < 0:
             raise ValueError("Track.frames must be increasing frame indices, at least one")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trail:
+    """Where the faces of a track are among those found: row i is number `places[i]` of frame `frames[i]`.
+
+    A few bytes a frame, so that the tracks of a long video can be held while its faces lie elsewhere.
+
+    Attributes:
+        frames: int64 [N], increasing frame indices.
+        places: int64 [N], which of the faces of that frame.
+        embedding: float32 [D], unit length, the mean over the track, or None.
+    """
+
+    frames: np.ndarray
+    places: np.ndarray
+    embedding: np.ndarray | None = None
+
+    def between(self, start: int, stop: int) -> "Trail":
+        """The part in the frames start .. stop - 1."""
+        rows = slice(*np.searchsorted(self.frames, (start, stop)))
+        return Trail(self.frames[rows], self.places[rows], self.embedding)
+
+    def track(self, found: Sequence[list[Face]]) -> Track:
+        """The track itself, of the faces found in each frame of the video."""
+        faces = [found[frame][place] for frame, place in zip(self.frames, self.places, strict=True)]
+        return Track(
+            frames=self.frames,
+            boxes=np.stack([face.box for face in faces]),
+            scores=np.array([face.score for face in faces], np.float32),
+            landmarks=np.stack([face.landmarks for face in faces]),
+            keypoints=np.stack([face.keypoints for face in faces]),
+            embedding=self.embedding,
+        )

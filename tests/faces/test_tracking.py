@@ -169,3 +169,15 @@ def test_flickers_are_dropped_and_the_longest_comes_first() -> None:
     assert track_faces(once_sure, min_score=0) == []
     assert track_faces([], min_score=0) == []
     assert track_faces([[], []], min_score=0) == []
+
+
+def test_a_part_of_a_path_takes_only_its_own_embeddings_along() -> None:
+    """Person 0 is left while person 1 is right, then comes back where person 1 was, without a cut."""
+    detections = [[face(50, person=0), face(200, person=1)] for _ in range(10)]
+    detections += [[face(200, person=0)] for _ in range(10)]
+    tracks = track_faces(detections, min_score=0, max_gap=3, identity_threshold=0.5)
+    assert [len(track.frames) for track in tracks] == [20, 10]
+    assert [track.embedding.tolist() for track in tracks if track.embedding is not None] == [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+    ]

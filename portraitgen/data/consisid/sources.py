@@ -117,7 +117,11 @@ class ConsisIDReader:
     backend: FaceBackend | None
 
     def __call__(
-        self, source: Source, note: Callable[[str, str], None], progress: Callable[[float], None]
+        self,
+        source: Source,
+        folder: Path,
+        note: Callable[[str, str], None],
+        progress: Callable[[float], None],
     ) -> Iterator[ClipSample]:
         assert isinstance(source, ConsisIDSource)
         try:

@@ -8,55 +8,72 @@ import numpy as np
 
 from portraitgen.data.prepare.crop import Crop, choose_crop
 from portraitgen.data.prepare.settings import PrepareSettings
-from portraitgen.faces.types import Track
+from portraitgen.faces.types import Face, Track, Trail
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedClip:
     """Frames `start` to `stop` (not included) of one person, counted from 1 along the video.
 
-    `track` counts frames from the video's start and is in pixels of the source; `cropped` counts them from
-    the clip's start and is in pixels of the crop.
+    `trail` says where its faces are; it counts frames from the video's start.
     """
 
     person: int
     start: int
     stop: int
-    track: Track
-    cropped: Track
+    trail: Trail
     crop: Crop
 
-    @property
-    def valid(self) -> np.ndarray:
+    def cropped(self, track: Track) -> Track:
+        """The clip's track, counting frames from the clip's start and in pixels of the crop."""
+        return replace(
+            track,
+            frames=track.frames - self.start,
+            boxes=self.crop.boxes_to_crop(track.boxes),
+            landmarks=self.crop.to_crop(track.landmarks),
+            keypoints=self.crop.to_crop(track.keypoints),
+        )
+
+    def valid(self, cropped: Track) -> np.ndarray:
         """bool [stop - start]: the face was found and its five key points lie in the crop."""
-        inside = ((self.cropped.keypoints >= 0) & (self.cropped.keypoints < self.crop.size)).all(axis=(1, 2))
+        inside = ((cropped.keypoints >= 0) & (cropped.keypoints < self.crop.size)).all(axis=(1, 2))
         valid = np.zeros(self.stop - self.start, dtype=bool)
-        valid[self.cropped.frames[inside]] = True
+        valid[cropped.frames[inside]] = True
         return valid
 
 
 def plan_clips(
-    tracks: Sequence[Track], *, image_size: tuple[int, int], settings: PrepareSettings
+    trails: Sequence[Trail],
+    faces: Sequence[list[Face]],
+    *,
+    image_size: tuple[int, int],
+    settings: PrepareSettings,
 ) -> tuple[list[PlannedClip], int]:
     """Cut tracks into clips of at most `max_frames`, into equally long ones where a track needs several.
 
     People are numbered by their first frame, then from left to right. A clip begins and ends with a frame in
     which the face was found, and has at least `min_frames` valid ones.
 
+    Args:
+        trails: of the tracks.
+        faces: those found in each frame of the video, read a clip at a time.
+
     Returns:
         The clips by start frame and person, and the number of pieces with too few valid frames.
     """
     clips: list[PlannedClip] = []
     too_short = 0
-    ordered = sorted(tracks, key=lambda track: (track.frames[0], track.boxes[0, 0]))
-    for person, track in enumerate(ordered, start=1):
-        first, end = int(track.frames[0]), int(track.frames[-1]) + 1
+    ordered = sorted(
+        trails, key=lambda trail: (trail.frames[0], faces[trail.frames[0]][trail.places[0]].box[0])
+    )
+    for person, trail in enumerate(ordered, start=1):
+        first, end = int(trail.frames[0]), int(trail.frames[-1]) + 1
         num_pieces = -(-(end - first) // settings.max_frames)
         bounds = np.linspace(first, end, num_pieces + 1).round().astype(int)
         for start, stop in pairwise(bounds):
-            inside = (track.frames >= start) & (track.frames < stop)
-            clip = _plan_clip(person, _pick(track, inside), image_size, settings) if inside.any() else None
-            if clip is None or clip.valid.sum() < settings.min_frames:
+            piece = trail.between(start, stop)
+            clip = _plan_clip(person, piece, faces, image_size, settings) if len(piece.frames) else None
+            if clip is None:
                 too_short += 1
             else:
                 clips.append(clip)
@@ -64,26 +81,15 @@ def plan_clips(
 
 
 def _plan_clip(
-    person: int, track: Track, image_size: tuple[int, int], settings: PrepareSettings
-) -> PlannedClip:
+    person: int,
+    trail: Trail,
+    faces: Sequence[list[Face]],
+    image_size: tuple[int, int],
+    settings: PrepareSettings,
+) -> PlannedClip | None:
+    """The clip of a piece of somebody's trail; None where it has too few valid frames."""
+    track = trail.track(faces)
     start, stop = int(track.frames[0]), int(track.frames[-1]) + 1
     crop = choose_crop(track.boxes, image_size=image_size, size=settings.size, margin=settings.margin)
-    cropped = replace(
-        track,
-        frames=track.frames - start,
-        boxes=crop.boxes_to_crop(track.boxes),
-        landmarks=crop.to_crop(track.landmarks),
-        keypoints=crop.to_crop(track.keypoints),
-    )
-    return PlannedClip(person, start, stop, track, cropped, crop)
-
-
-def _pick(track: Track, rows: np.ndarray) -> Track:
-    return replace(
-        track,
-        frames=track.frames[rows],
-        boxes=track.boxes[rows],
-        scores=track.scores[rows],
-        landmarks=track.landmarks[rows],
-        keypoints=track.keypoints[rows],
-    )
+    clip = PlannedClip(person, start, stop, trail, crop)
+    return clip if clip.valid(clip.cropped(track)).sum() >= settings.min_frames else None

@@ -13,6 +13,7 @@ from portraitgen.data.prepare.clip import PlannedClip
 from portraitgen.data.prepare.scores import picture_scores, track_scores
 from portraitgen.data.prepare.speech import speech_share
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
+from portraitgen.faces.types import Track
 from portraitgen.media.audio import SAMPLE_RATE, StoredSound, encode_wav, frame_audio_window
 from portraitgen.media.decode import Frame
 from portraitgen.media.encode import VideoWriter
@@ -23,11 +24,13 @@ class ClipCut:
 
     Args:
         clip: what to cut out.
+        track: of it, in pixels of the source.
         folder: for the encoded clip until the sample takes it; so no frames need to be kept in memory.
     """
 
-    def __init__(self, clip: PlannedClip, folder: Path, *, fps: Fraction, crf: int) -> None:
+    def __init__(self, clip: PlannedClip, track: Track, folder: Path, *, fps: Fraction, crf: int) -> None:
         self.clip = clip
+        self._track, self._cropped = track, clip.cropped(track)
         self._fps = fps
         self._path = folder / f"{clip.start}-{clip.person}.mp4"
         self._open = ExitStack()
@@ -35,7 +38,7 @@ class ClipCut:
         self._writer = self._open.enter_context(
             VideoWriter(self._path, fps=fps, width=size, height=size, crf=crf)
         )
-        self._boxes = dict(zip((clip.start + clip.cropped.frames).tolist(), clip.cropped.boxes, strict=True))
+        self._boxes = dict(zip(track.frames.tolist(), self._cropped.boxes, strict=True))
         self._measured: dict[str, list[float]] = defaultdict(list)
 
     def add(self, frame: Frame) -> None:
@@ -58,24 +61,27 @@ class ClipCut:
         self._open.close()
         clip, fps = self.clip, self._fps
         num_frames = clip.stop - clip.start
+        video = self._path.read_bytes()
+        self._path.unlink()
         begin_s, end_s = clip.start / fps, clip.stop / fps
         person = f"-p{clip.person}" if clip.person > 1 else ""
-        scores = track_scores(clip.track, num_frames=num_frames, fps=fps, side=clip.crop.side)
+        scores = track_scores(self._track, num_frames=num_frames, fps=fps, side=clip.crop.side)
         scores |= {name: float(np.median(values)) for name, values in self._measured.items()}
         window = None if sound is None else self._window(sound)
         if window is not None:
             scores["speech_share"] = speech_share(window)
+        valid = clip.valid(self._cropped)
         return ClipSample(
             key=make_key(source_key + person, round(1000 * begin_s)),
             num_frames=num_frames,
             fps=fps,
             width=clip.crop.size,
             height=clip.crop.size,
-            tracks=(ClipTrack.from_track(clip.cropped, num_frames, valid=clip.valid),),
+            tracks=(ClipTrack.from_track(self._cropped, num_frames, valid=valid),),
             landmark_scheme=landmark_scheme,
             affine=clip.crop.affine,
             source={**origin, "t0": float(begin_s), "t1": float(end_s)},
-            video=self._path.read_bytes(),
+            video=video,
             audio=None if window is None else encode_wav(window, sample_rate=SAMPLE_RATE),
             scores=scores,
         )

@@ -1,9 +1,11 @@
 """Make one shard: every source in turn; what cannot be used is written down in the manifest and left out."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,12 +21,14 @@ from portraitgen.media.decode import VideoError
 # Source, stage, and why: an exception where the whole source is left out, words where a part of it is.
 Omission = tuple[str, str, Exception | str]
 
-ReadSource = Callable[[Source, Callable[[str, str], None], Callable[[float], None]], Iterator[ClipSample]]
+ReadSource = Callable[
+    [Source, Path, Callable[[str, str], None], Callable[[float], None]], Iterator[ClipSample]
+]
 """Gives the samples of a source; can be pickled, and loads its models at first use.
 
-Besides the source it is given a function to call with (stage, what happened) for each part that is left out,
-and one to call with the frames that were dealt with. It raises SourceError or VideoError where the file is to
-blame.
+Besides the source it is given an empty folder that is there until the last sample was taken, a function to
+call with (stage, what happened) for each part that is left out, and one to call with the frames that were
+dealt with. It raises SourceError or VideoError where the file is to blame.
 """
 
 SampleStep = Callable[[ClipSample], ClipSample]
@@ -84,7 +88,7 @@ class ShardMaker:
                     omissions.append((source.name, "crash", _crashed(source, job, skip[source.name])))
                     counted.finish()
                     continue
-                for sample in self._samples(source, omissions, counted):
+                for sample in self._samples(source, job, omissions, counted):
                     if writer is None:
                         shard = ShardWriter(
                             self.root,
@@ -111,22 +115,30 @@ class ShardMaker:
             write_json(manifest_path(job.path), {**counts, "errors": errors, "config": config})
 
     def _samples(
-        self, source: Source, omissions: list[Omission], progress: Callable[[float], None]
+        self,
+        source: Source,
+        job: ShardJob,
+        omissions: list[Omission],
+        progress: Callable[[float], None],
     ) -> Iterator[ClipSample]:
         """The samples of one source. What a file is to blame for is an omission; a defect ends the run."""
 
         def note(stage: str, message: str) -> None:
             omissions.append((source.name, stage, message))
 
+        folder = job.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            for sample in self.read(source, note, progress):
-                try:
-                    for step in self.steps:
-                        sample = step(sample)
-                except DataError as error:
-                    note("sample", f"{source.name}: {error}")
-                    continue
-                yield sample
+            # Under a name that `discard_shard` clears away, should this process be killed.
+            with tempfile.TemporaryDirectory(prefix=f".{job.path.name}.", suffix=".tmp", dir=folder) as rough:
+                for sample in self.read(source, Path(rough), note, progress):
+                    try:
+                        for step in self.steps:
+                            sample = step(sample)
+                    except DataError as error:
+                        note("sample", f"{source.name}: {error}")
+                        continue
+                    yield sample
         except SourceError as error:
             omissions.append((source.name, error.stage, error))
         except VideoError as error:

@@ -7,6 +7,7 @@ are not.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -94,7 +95,10 @@ def discard_shard(path: Path) -> None:
 def discard_unfinished(path: Path) -> None:
     """Remove what a killed process left while it wrote `path`."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def clear_superfluous(

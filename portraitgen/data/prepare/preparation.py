@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from portraitgen.data.prepare.photo import prepare_photo
 from portraitgen.data.prepare.settings import PrepareSettings
@@ -19,9 +20,13 @@ class Preparation:
     settings: PrepareSettings
 
     def __call__(
-        self, source: Source, note: Callable[[str, str], None], progress: Callable[[float], None]
+        self,
+        source: Source,
+        folder: Path,
+        note: Callable[[str, str], None],
+        progress: Callable[[float], None],
     ) -> Iterator[ClipSample]:
         if source.is_video:
-            yield from prepare_video(source, self.backend, self.settings, note, progress)
+            yield from prepare_video(source, self.backend, self.settings, folder, note, progress)
         else:
             yield prepare_photo(source, self.backend, self.settings)

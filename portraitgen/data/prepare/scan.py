@@ -1,20 +1,19 @@
 """First pass over a video: every face of every frame, the cuts, the damage. No picture is kept."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import BinaryIO
 
 import numpy as np
 
 from portraitgen.data.prepare.frames import resample_frames
-from portraitgen.data.prepare.packing import packed
 from portraitgen.data.prepare.sources import Source, SourceError
+from portraitgen.data.prepare.stored_faces import StoredFaces
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
 from portraitgen.media.decode import VideoInfo, iter_frames, probe_video
 from portraitgen.media.shots import scene_cuts
-
-_PACKED_FRAMES = 250
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +26,7 @@ class Scan:
     info: VideoInfo
     fps: Fraction
     start_s: float
-    faces: list[list[Face]]
+    faces: StoredFaces
     cuts: list[int]
     damaged: np.ndarray
 
@@ -37,6 +36,7 @@ def scan_video(
     backend: FaceBackend,
     *,
     fps: Fraction | None,
+    file: BinaryIO,
     embed_every: int = 0,
     frame_done: Callable[[], None] = lambda: None,
 ) -> Scan:
@@ -45,6 +45,7 @@ def scan_video(
     Damaged frames are not searched: what the decoder made up there is no face to train on.
 
     Args:
+        file: open for reading and writing, empty; the faces are kept there as long as it is open.
         embed_every: compute the identity embedding of every face in every such frame, 0 in none. Nobody
             becomes somebody else: a few embeddings a second tell as much as one a frame, which would add a
             third to the time.
@@ -57,31 +58,29 @@ def scan_video(
     info = probe_video(source.path, name=source.name)
     fps = fps or info.fps
     start_s = 0.0
-    faces: list[list[Face]] = []
+    stored = StoredFaces(file)
     damaged: list[bool] = []
 
     def searched() -> Iterator[np.ndarray]:
         nonlocal start_s
         previous: np.ndarray | None = None
+        faces: list[Face] = []
         frames = iter_frames(source.path, name=source.name)
         for frame in resample_frames(frames, source_fps=info.fps, fps=fps):
-            if not faces:
+            if not damaged:
                 start_s = frame.time_s
             if frame.image.shape[:2] != (info.height, info.width):
                 raise SourceError(source, "decode", "its picture changes size on the way; split it there")
             if frame.corrupt:
-                faces.append([])
-            elif frame.image is previous:  # repeated to reach the rate
-                faces.append([replace(face) for face in faces[-1]])
-            else:
+                faces = []
+            elif frame.image is not previous:  # else it is repeated to reach the rate
                 embed = embed_every > 0 and frame.index % embed_every == 0
-                faces.append(backend.detect(frame.image, embed=embed))
-            if len(faces) % _PACKED_FRAMES == 0:
-                faces[-_PACKED_FRAMES:] = packed(faces[-_PACKED_FRAMES:])
+                faces = backend.detect(frame.image, embed=embed)
+            stored.append(faces)
             damaged.append(frame.corrupt)
             previous = frame.image
             frame_done()
             yield frame.image
 
     cuts = scene_cuts(searched())
-    return Scan(info, fps, start_s, faces, cuts, np.array(damaged))
+    return Scan(info, fps, start_s, stored, cuts, np.array(damaged))

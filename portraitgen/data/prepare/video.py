@@ -1,6 +1,5 @@
 """A video as clips: one pass to find the faces, a second to cut out, measure and encode each tracked one."""
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.faces.tracking import track_faces
+from portraitgen.faces.tracking import trail_faces
 from portraitgen.media.audio import StoredSound
 from portraitgen.media.decode import VideoError, iter_frames
 
@@ -28,14 +27,16 @@ def prepare_video(
     source: Source,
     backend: FaceBackend,
     settings: PrepareSettings,
+    folder: Path,
     note: Callable[[str, str], None],
     progress: Callable[[float], None] = lambda amount: None,
 ) -> Iterator[ClipSample]:
     """Every person of a video as clips, in the order in which the clips end.
 
-    Pictures are streamed: what is held of a clip is its encoder.
+    Pictures are streamed, faces and sound lie on the disk: what is held of a clip is its encoder.
 
     Args:
+        folder: empty; for what is needed until the last sample is taken.
         note: called with (stage, what happened) for each part of the video that is left out.
         progress: called with the share of a frame's work that is done; the shares of a frame sum up to 1.
 
@@ -43,52 +44,59 @@ def prepare_video(
         VideoError: no video, or cut short.
         SourceError: no clip can be made of it.
     """
-    # A pack of models without one is asked only where an embedding is wanted.
-    embed_every = settings.embed_every if settings.embed_every and backend.embedding_dim else 0
-    scan = scan_video(
-        source,
-        backend,
-        fps=settings.exact_fps,
-        embed_every=embed_every,
-        frame_done=lambda: progress(_LOOKING),
-    )
-    num_frames, num_damaged = len(scan.faces), int(scan.damaged.sum())
-    if num_damaged:
-        note("decode", f"{source.name}: {num_damaged} of {num_frames} frames are damaged and left out")
-    # A track must not cross damage: frames on its two sides may be far apart.
-    edges = np.flatnonzero(np.diff(scan.damaged)) + 1
-    tracks = track_faces(
-        scan.faces,
-        cuts=sorted({*scan.cuts, *edges.tolist()}),
-        min_score=backend.min_score,
-        identity_threshold=backend.identity_threshold if embed_every else None,
-    )
-    scan = replace(scan, faces=[])  # the tracks have what is needed; an hour of faces is some 100 MB
-    if not tracks:
-        raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
-    clips, too_short = plan_clips(tracks, image_size=(scan.info.height, scan.info.width), settings=settings)
-    if not clips:
-        longest = max(len(track.frames) for track in tracks)
-        reason = f"no face stays for min_frames={settings.min_frames} frames, the longest for {longest}"
-        raise SourceError(source, "track", reason)
-    if too_short:
-        note("track", f"{source.name}: {too_short} shorter than min_frames={settings.min_frames} left out")
-    main = tracks[0].embedding
-    for sample in _cut_out(source, scan, clips, backend.landmark_scheme, settings, note, progress):
-        (track,) = sample.tracks
-        # The source's identity is that of the person seen longest, in whichever shot.
-        if main is None or track.embedding is None:
-            is_main = len(tracks) == 1
-        else:
-            is_main = bool(track.embedding @ main >= backend.identity_threshold)
-        identity = source.identity if is_main else None
-        yield replace(sample, caption=source.caption, tracks=(replace(track, identity=identity),))
+    with (folder / "faces").open("w+b") as file:
+        # A pack of models without one is asked only where an embedding is wanted.
+        embed_every = settings.embed_every if settings.embed_every and backend.embedding_dim else 0
+        scan = scan_video(
+            source,
+            backend,
+            fps=settings.exact_fps,
+            file=file,
+            embed_every=embed_every,
+            frame_done=lambda: progress(_LOOKING),
+        )
+        num_frames, num_damaged = len(scan.faces), int(scan.damaged.sum())
+        if num_damaged:
+            note("decode", f"{source.name}: {num_damaged} of {num_frames} frames are damaged and left out")
+        # A track must not cross damage: frames on its two sides may be far apart.
+        edges = np.flatnonzero(np.diff(scan.damaged)) + 1
+        trails = trail_faces(
+            scan.faces,
+            cuts=sorted({*scan.cuts, *edges.tolist()}),
+            min_score=backend.min_score,
+            identity_threshold=backend.identity_threshold if embed_every else None,
+        )
+        if not trails:
+            raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
+        image_size = (scan.info.height, scan.info.width)
+        clips, too_short = plan_clips(trails, scan.faces, image_size=image_size, settings=settings)
+        if not clips:
+            longest = max(len(trail.frames) for trail in trails)
+            reason = f"no face stays for min_frames={settings.min_frames} frames, the longest for {longest}"
+            raise SourceError(source, "track", reason)
+        if too_short:
+            note(
+                "track", f"{source.name}: {too_short} shorter than min_frames={settings.min_frames} left out"
+            )
+        main = trails[0].embedding
+        for sample in _cut_out(
+            source, scan, clips, folder, backend.landmark_scheme, settings, note, progress
+        ):
+            (track,) = sample.tracks
+            # The source's identity is that of the person seen longest, in whichever shot.
+            if main is None or track.embedding is None:
+                is_main = len(trails) == 1
+            else:
+                is_main = bool(track.embedding @ main >= backend.identity_threshold)
+            identity = source.identity if is_main else None
+            yield replace(sample, caption=source.caption, tracks=(replace(track, identity=identity),))
 
 
 def _cut_out(
     source: Source,
     scan: Scan,
     clips: list[PlannedClip],
+    folder: Path,
     landmark_scheme: str,
     settings: PrepareSettings,
     note: Callable[[str, str], None],
@@ -99,19 +107,20 @@ def _cut_out(
     waiting = deque(clips)
     running: list[ClipCut] = []
     frames = iter_frames(source.path, name=source.name)
-    with tempfile.TemporaryDirectory(prefix="portraitgen-") as folder:
-        sound = _sound(source, scan, Path(folder) / "sound", note)
-        for frame in resample_frames(frames, source_fps=scan.info.fps, fps=scan.fps):
-            while waiting and waiting[0].start == frame.index:
-                running.append(ClipCut(waiting.popleft(), Path(folder), fps=scan.fps, crf=settings.crf))
-            for cut in running:
-                cut.add(frame)
-            progress(1 - _LOOKING)
-            for cut in [cut for cut in running if cut.clip.stop == frame.index + 1]:
-                running.remove(cut)
-                yield cut.sample(source.key, origin=origin, sound=sound, landmark_scheme=landmark_scheme)
-            if not waiting and not running:
-                return
+    sound = _sound(source, scan, folder / "sound", note)
+    for frame in resample_frames(frames, source_fps=scan.info.fps, fps=scan.fps):
+        while waiting and waiting[0].start == frame.index:
+            clip = waiting.popleft()
+            track = clip.trail.track(scan.faces)
+            running.append(ClipCut(clip, track, folder, fps=scan.fps, crf=settings.crf))
+        for cut in running:
+            cut.add(frame)
+        progress(1 - _LOOKING)
+        for cut in [cut for cut in running if cut.clip.stop == frame.index + 1]:
+            running.remove(cut)
+            yield cut.sample(source.key, origin=origin, sound=sound, landmark_scheme=landmark_scheme)
+        if not waiting and not running:
+            return
 
 
 def _sound(source: Source, scan: Scan, path: Path, note: Callable[[str, str], None]) -> StoredSound | None:

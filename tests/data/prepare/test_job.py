@@ -97,3 +97,24 @@ def test_a_file_that_killed_its_workers_is_left_out_and_named(job, make):
         "  skipped a.mp4: its worker process was killed (SIGKILL, as when memory runs out)"
     )
     assert f"delete {manifest_path(job.path)} and run the same command" in line
+
+
+def test_what_a_killed_run_left_is_cleared_and_nothing_new_is_left(job, make):
+    left = job.path.with_name(f".{job.path.name}.abcd.tmp")
+    left.mkdir(parents=True)
+    (left / "sound").write_bytes(b"half a video")
+    make(job, {})
+    assert [path.name for path in job.path.parent.iterdir()] == [job.path.name]
+
+
+def test_rough_work_is_done_beside_the_shard(job, tmp_path):
+    seen = []
+
+    def read(source, folder, note, progress):
+        (folder / "clip").write_bytes(b"")
+        seen.append((folder.is_dir(), folder.parent, folder.name.startswith(".")))
+        yield from ()
+
+    ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
+    assert seen == [(True, job.path.parent, True)] * 3
+    assert list(job.path.parent.iterdir()) == []

@@ -60,10 +60,10 @@ def test_a_dissolve_from_one_person_to_another_is_two_tracks(shared):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPEAKERS)
-def test_one_speaker_is_one_track_over_the_whole_clip(shared, name):
+def test_one_speaker_is_one_track_over_the_whole_clip(shared, name, tmp_path):
     (source,) = find_sources(str(shared / "testdata" / name))
     labelled = replace(source, caption="somebody talks", identity="somebody")
-    (sample,) = prepare_video(labelled, BACKEND, SETTINGS, lambda *_: None)
+    (sample,) = prepare_video(labelled, BACKEND, SETTINGS, tmp_path, lambda *_: None)
     assert (sample.caption, sample.tracks[0].identity) == ("somebody talks", "somebody")
     info = probe_video(source.path)
     assert sample.source["t1"] - sample.source["t0"] >= 0.95 * info.num_frames / info.fps
@@ -72,14 +72,14 @@ def test_one_speaker_is_one_track_over_the_whole_clip(shared, name):
 
 
 @pytest.mark.slow
-def test_many_people_are_cut_at_the_cuts_and_never_joined(shared):
+def test_many_people_are_cut_at_the_cuts_and_never_joined(shared, tmp_path):
     path = shared / "testdata" / "clips" / "multi_face_hamilton.mp4"
     images = read_video(path)
     cuts = scene_cuts(images)
     assert cuts == [20, 82, 211], "as one sees in the pictures"
     (source,) = find_sources(str(path))
     labelled = replace(source, identity="the singer")
-    samples = list(prepare_video(labelled, BACKEND, replace(SETTINGS, fps=None), lambda *_: None))
+    samples = list(prepare_video(labelled, BACKEND, replace(SETTINGS, fps=None), tmp_path, lambda *_: None))
     assert len(samples) == 2, (
         "the singer, and somebody in the audience; the others are in profile or too small"
     )

@@ -1,7 +1,8 @@
 """Videos with drawn faces, squares whose place is known, so that all that follows from it can be checked."""
 
 import dataclasses
-from fractions import Fraction
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -73,7 +74,9 @@ def prepare(path, **changes):
     (source,) = find_sources(str(path))
     notes, backend = [], DrawnFaces()
     settings = dataclasses.replace(SETTINGS, **changes)
-    samples = list(prepare_video(source, backend, settings, lambda *note: notes.append(note)))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        video = prepare_video(source, backend, settings, Path(folder), lambda *note: notes.append(note))
+        samples = list(video)
     return samples, notes, backend.searched
 
 
@@ -202,11 +205,3 @@ def test_not_a_video(path):
     path.write_text("no video")
     with pytest.raises(VideoError, match=r"clip\.mp4: not a readable video"):
         prepare(path)
-
-
-def test_nothing_is_left_in_the_temporary_folder(path, tmp_path, monkeypatch):
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    write_video(path, [scene((60, 40))] * 8, fps=Fraction(25))
-    prepare(path)
-    assert list((tmp_path / "tmp").iterdir()) == []
