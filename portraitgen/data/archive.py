@@ -41,7 +41,7 @@ class Archive:
         return self._view[member.offset : member.offset + member.size]
 
     def forget(self) -> None:
-        """Give back the memory of all that was read. It stays readable, from the system's cache or the disk."""
+        """Give back the memory of all that was read; it can be read again."""
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
 
