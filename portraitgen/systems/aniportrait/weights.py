@@ -72,6 +72,8 @@ def read_published(
         content, _ = load_weights(path)
     elif not path.is_file():
         raise ValueError(f"no weights file {path}: {hint}")
+    elif not _is_pytorch(path):
+        raise ValueError(f"{path} is neither a .safetensors nor a PyTorch file")
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,6 +84,12 @@ def read_published(
     if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
         raise ValueError(f"{path} holds more than tensors: a state dict is needed")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _is_pytorch(path: Path) -> bool:
+    """Whether a file begins as torch.save writes them: a zip archive, or, before torch 1.6, a pickle."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def load_published(

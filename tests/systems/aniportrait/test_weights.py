@@ -252,5 +252,8 @@ def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "unet.pth").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ValueError, match=r"unet\.pth is damaged"):
         read_published(tmp_path / "unet.pth")
+    (tmp_path / "speech.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
+    with pytest.raises(ValueError, match=r"speech\.wav is neither a \.safetensors nor a PyTorch file"):
+        read_published(tmp_path / "speech.wav")
     with pytest.raises(ValueError, match=r"no weights file .*pose_guider\.pth: .* ZJYang/AniPortrait"):
         read_published(tmp_path / "pose_guider.pth")
