@@ -1,5 +1,7 @@
 """Identity of real faces through the graders, and what they say where there is nothing to say."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def test_a_clip_is_the_mean_over_sampled_frames_with_a_face(shared, obama):
         grades = grader.grade(clip(obama, unknown))
         assert np.isnan(grades.scores["identity_dlib"])
         assert why in grades.reasons["identity_dlib"]
+
+
+def test_against_the_truth_each_frame_has_its_own_measure(shared, obama):
+    grader = IdentityGrader("dlib", frames=None, against="truth")
+    itself = grader.grade(replace(clip(obama, None), truth=obama))
+    np.testing.assert_allclose(itself.scores["identity_dlib_truth"][:3], 1, atol=1e-6)
+    assert itself.reasons == {"identity_dlib_truth": "no face found in 1 of 4 frames or true frames"}
+    turned = Pictures(obama.frames[[1, 2, 0, 3]], BACKEND, name="turned round")
+    other_photo, other_man, *_ = grader.grade(replace(clip(turned, None), truth=obama)).scores.popitem()[1]
+    assert 1 > other_photo > 0.914 > other_man
+    assert grader.grade(clip(obama, None)).reasons == {"identity_dlib_truth": "no true frames are given"}
+    with pytest.raises(ValueError, match="people=all"):
+        IdentityGrader("dlib", people="all", against="truth")
 
 
 def test_several_people_are_matched_and_counted(shared):

@@ -86,7 +86,7 @@ def test_mistakes_beside_misspelt_keys_are_listed_too(run):
             ["experiment=aniportrait/tiny_stage1", "seed=abc"],
             "Value 'abc' of type 'str' could not be converted",
         ),
-        ([], "or an experiment, which chooses for you: experiment=aniportrait/stage1 | "),
+        ([], "or an experiment, which chooses for you: experiment=aniportrait/clip_stage1 | "),
     ],
 )
 def test_what_does_not_compose_is_explained(run, overrides, message):

@@ -1,4 +1,4 @@
-"""Is it the same person: the faces of a clip against those of the reference picture."""
+"""Is it the same person: the faces of a clip against those of the reference picture, or of the truth."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -22,7 +22,10 @@ BACKEND = "backend"
 
 
 class IdentityGrader:
-    """Cosine similarity of the faces of a clip to those of the reference.
+    """Cosine similarity of the faces of a clip to those of the reference, or to the true face of each frame.
+
+    A copy of the reference is as like it as can be; only the truth tells whether it is the person as the
+    frame should show them.
 
     The network that grades should not be the one that an identity loss was trained with. A face that is not
     found is left out and counted; a clip without any is missing, not 0.
@@ -35,6 +38,7 @@ class IdentityGrader:
             each.
         people: `largest` follows the largest face of each picture; `all` takes every face of the reference
             for a person of its own and gives each at most one face of a frame.
+        against: `reference`, or `truth`, the true frame at the same place (of the largest face).
 
     Raises:
         ValueError: unknown settings, or a file that does not fit.
@@ -48,30 +52,40 @@ class IdentityGrader:
         weights: str | None = None,
         frames: int | None = NUM_FRAMES,
         people: Literal["largest", "all"] = "largest",
+        against: Literal["reference", "truth"] = "reference",
     ) -> None:
         if people not in ("largest", "all"):
             raise ValueError(f"people must be 'largest' or 'all', got {people!r}")
-        self.people = people
+        if against not in ("reference", "truth"):
+            raise ValueError(f"against must be 'reference' or 'truth', got {against!r}")
+        if against == "truth" and people == "all":
+            raise ValueError("against=truth follows the largest face: leave out people=all")
+        self.people, self.against = people, against
         self.num_frames = frames
         self.recognizer = None
         self.facts: dict[str, Fact] = {"recognizer": recognizer, "frames": frames, "people": people}
+        self.facts["against"] = against
         if recognizer != BACKEND:
             path = model_file(EMBEDDING_FILE, None) if recognizer == "dlib" and weights is None else weights
             file = require(path, recognition_file(recognizer), setting="weights")
             self.recognizer = load_recognition(recognizer, file)
             self.facts |= {"recognizer": self.recognizer.name, **weights_facts(file)}
-        self.name = f"identity_{recognizer}"
+        self.name = f"identity_{recognizer}" + ("_truth" if against == "truth" else "")
         self.metrics = self._describe(recognizer)
 
     def _describe(self, recognizer: str) -> Mapping[str, MetricInfo]:
         level: Literal["frame", "clip"] = "frame" if self.num_frames is None else "clip"
         looked_at = "every frame" if self.num_frames is None else f"{self.num_frames} frames, first to last"
         whom = "the largest face" if self.people == "largest" else "each person, matched one to one,"
+        where = "the reference picture" if self.against == "reference" else "the true frame at its place"
         text = (
-            f"cosine of the {recognizer} embeddings of {whom} in {looked_at} and in the reference picture, "
+            f"cosine of the {recognizer} embeddings of {whom} in {looked_at} and in {where}, "
             "mean over the frames with a face"
         )
-        metrics = {self.name: MetricInfo(f"Identity ({recognizer})", "", 3, True, text, level)}
+        label = f"Identity ({recognizer})" + (", truth" if self.against == "truth" else "")
+        metrics = {self.name: MetricInfo(label, "", 3, True, text, level)}
+        if self.against == "truth":
+            return metrics
         if self.people == "largest":
             share = "share of the frames looked at in which a face is found"
             return metrics | {
@@ -90,6 +104,8 @@ class IdentityGrader:
     def grade(self, clip: GradedClip) -> Grades:
         """Similarity of the clip or of each frame."""
         count = len(clip.pictures.frames)
+        if self.against == "truth":
+            return self._grade_by_frame(clip)
         if clip.reference is None:
             return missing_grades(self.metrics, count, "no reference picture")
         references = np.concatenate(self._embed(clip.reference, np.arange(len(clip.reference.frames))))
@@ -111,6 +127,19 @@ class IdentityGrader:
             figures = {name: mean_found(values) for name, values in figures.items()}
         reason = f"no face found in {faceless} of {len(chosen)} frames"
         return Grades(figures, {name: reason for name, values in figures.items() if np.isnan(values).any()})
+
+    def _grade_by_frame(self, clip: GradedClip) -> Grades:
+        """Similarity of each frame's face to that of the true frame."""
+        count = len(clip.pictures.frames)
+        if clip.truth is None:
+            return missing_grades(self.metrics, count, "no true frames are given")
+        chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
+        pairs = zip(self._embed(clip.pictures, chosen), self._embed(clip.truth, chosen), strict=True)
+        cosines = [found[0] @ true[0] if len(found) and len(true) else np.nan for found, true in pairs]
+        values = np.array(cosines, np.float64)
+        reason = f"no face found in {int(np.isnan(values).sum())} of {len(chosen)} frames or true frames"
+        figure = values if self.num_frames is None else mean_found(values)
+        return Grades({self.name: figure}, {self.name: reason} if np.isnan(figure).any() else {})
 
     def _embed(self, pictures: Pictures, chosen: np.ndarray) -> list[np.ndarray]:
         """Embeddings [M, D] of the faces that count in each of the chosen frames."""
