@@ -71,6 +71,8 @@ def _look_up(config: DictConfig, override: Override) -> Iterator[tuple[str, str]
             else:
                 yield key, f"{key}: no such key{did_you_mean(part, [*map(str, node), *arguments])}"
             return
+        if depth == len(parts):
+            return  # what it is now may be made of values that the command line gives
         key_or_index = int(part) if OmegaConf.is_list(node) else part
         if OmegaConf.is_missing(node, key_or_index) or not OmegaConf.is_config(node[key_or_index]):
             return

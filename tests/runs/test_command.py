@@ -9,7 +9,9 @@ import torch
 from portraitgen.runs import command as module
 from portraitgen.runs.check import check_config
 from portraitgen.runs.command import command
+from portraitgen.runs.overrides import explain
 from portraitgen.runs.rules import check_training
+from portraitgen.runs.schema import register_configs
 
 TINY = ["experiment=aniportrait/tiny_stage1", "data.shards=shards.tar"]
 
@@ -95,6 +97,13 @@ def test_what_does_not_compose_is_explained(run, overrides, message):
     assert message in errors
     assert "Traceback" not in errors
     assert not folder.exists()
+
+
+def test_settings_made_of_others_hide_no_misspelt_key():
+    """`out` of evaluate.py is ${generated}/report, and `generated` has no value but from the command line."""
+    register_configs()
+    lines = explain(ValueError("refused"), "evaluate", ["generated=a", "out=b", "lenght=shortest"])
+    assert lines == ["lenght: no such key; did you mean 'length'?"]
 
 
 def test_a_missing_value_leaves_no_directory(run):
