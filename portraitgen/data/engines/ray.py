@@ -4,7 +4,9 @@ The extra `ray` brings it. Ray Core alone: an actor loads what the work carries 
 whichever actor is free, and one that dies is replaced.
 """
 
+import contextlib
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from portraitgen.data.engines.supervise import Died, Event, Failed, Finished, Pr
 
 _REPORT_EVERY_S = 0.5
 _WAIT_S = 0.5
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 class RayEngine:
@@ -68,15 +71,13 @@ class RayEngine:
         import ray
 
         try:
-            ray.init(
-                address=self.address,
-                num_cpus=self.num_cpus,
-                include_dashboard=False if self.address is None else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                # Workers run this very code, wherever they are started.
-                runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
-            )
+            if self.address is None:
+                # By inheritance: with an environment of their own, Ray would start the workers twice.
+                with _code_for_children():
+                    ray.init(num_cpus=self.num_cpus, include_dashboard=False, **_QUIET)
+            else:
+                code = {"env_vars": {"PYTHONPATH": python_path()}}
+                ray.init(address=self.address, runtime_env=code, **_QUIET)
         except ConnectionError as error:
             raise ValueError(
                 f"engine.address={self.address}: no Ray cluster answers there ({error}). Start one "
@@ -97,6 +98,19 @@ class RayEngine:
                     f"engine.{name.lower()}s_per_worker={wanted}, but the Ray cluster has "
                     f"{there.get(name, 0):g} {name}s: start it with more, or lower the setting"
                 )
+
+
+@contextlib.contextmanager
+def _code_for_children() -> Iterator[None]:
+    """Processes that are started meanwhile, and theirs, run this very code."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = python_path()
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 class _Board:

@@ -1,15 +1,20 @@
 """A real Ray on two cores: actors that are killed, items that kill them, errors, unusable settings."""
 
 import builtins
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+import portraitgen
 
 SCRIPT = """
     import os, signal, sys
     from pathlib import Path
+    import portraitgen
     from portraitgen.data.engines.ray import RayEngine
 
     FOLDER = Path(sys.argv[1])
@@ -26,6 +31,7 @@ SCRIPT = """
                 os.kill(os.getpid(), signal.SIGKILL)
             report(item, 1)
         report(None, 0)
+        (FOLDER / "code").write_text(portraitgen.__file__)
         with (FOLDER / "done").open("a") as file:
             print(job, *skip, file=file)
 
@@ -41,8 +47,13 @@ def test_actors_that_die_are_replaced_and_errors_come_back(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    code = Path(portraitgen.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, cwd=tmp_path, env=environment
+    )
     assert (tmp_path / "done").read_text().splitlines() == ["a once b", "c die die"], result.stderr
+    assert (tmp_path / "code").read_text() == portraitgen.__file__, "workers run the code of their driver"
     assert result.returncode == 1
     assert result.stderr.rstrip().endswith("ValueError: the seventh seal")
 
