@@ -22,8 +22,8 @@ def read_audio(
     """The first audio stream of a file, mixed to mono and resampled.
 
     Returns:
-        float32 [N] in [-1, 1], beginning at the file's time 0 (silence where the stream begins later); None
-        when there is no audio stream.
+        float32 [N], beginning at the file's time 0 (silence where the stream begins later); None when there
+        is no audio stream. In [-1, 1], but that the mix adds 3 dB to what both channels of a stereo hold.
 
     Raises:
         VideoError: unreadable file, or damaged audio.
@@ -41,10 +41,10 @@ def _audio_blocks(container: InputContainer, sample_rate: int, name: str) -> Ite
     begun = False
     try:
         for frame in container.decode(audio=0):
-            if not begun and frame.time:
-                yield np.zeros(max(round(frame.time * sample_rate), 0), np.float32)
+            if not begun:
+                yield np.zeros(max(round((frame.time or 0) * sample_rate), 0), np.float32)
+            begun = True  # even if the resampler keeps all of a short first frame back, as of an MP3
             for block in resampler.resample(frame):
-                begun = True
                 yield np.asarray(block.to_ndarray()).reshape(-1)
     except av.error.InvalidDataError as error:
         raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error

@@ -4,6 +4,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -31,6 +32,34 @@ def test_resampling_keeps_time_and_level() -> None:
     expected = tone(1.0, 16000)
     middle = slice(500, 15000)
     assert np.abs(heard[middle] - expected[middle]).max() < 0.01
+
+
+def encode(path: Path, codec: str, samples: np.ndarray) -> None:
+    """Write samples [channels, N] at 44.1 kHz."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=44100, layout="stereo")
+        assert isinstance(stream, av.AudioStream)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.rate, frame.pts = 44100, 0
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format.name, frame_size=stream.codec_context.frame_size or 1024
+        )
+        for block in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+
+
+def test_a_sound_begins_at_one_time_at_every_rate(tmp_path: Path) -> None:
+    """The first frame of an MP3 has a handful of samples, too few to be resampled at once."""
+    click = np.zeros((2, 44100), np.float32)
+    click[:, 22050:24000] = 2 * tone(1.0, 44100)[:1950]
+    encode(tmp_path / "click.mp3", "libmp3lame", click)
+    onsets = []
+    for rate in (16_000, 48_000):
+        heard = read_audio(tmp_path / "click.mp3", sample_rate=rate)
+        assert heard is not None
+        onsets.append(np.argmax(np.abs(heard) > 0.3) / rate)
+    assert onsets[0] == pytest.approx(onsets[1], abs=0.001)
 
 
 def test_silent_video_has_no_audio_and_damage_is_named(carphone: Path) -> None:
