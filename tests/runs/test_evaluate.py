@@ -7,10 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
+from portraitgen.metrics.i3d import I3D
+from portraitgen.metrics.inception import Inception
 from portraitgen.runs.evaluate import evaluate
 from portraitgen.runs.schema import CONF, register_configs
 
@@ -77,33 +80,88 @@ def test_real_against_itself_is_perfect(config, clips, tmp_path):
     assert (results["landmark_error"], results["detection_rate"]) == (0, 1)
 
 
-def test_neither_processes_nor_order_change_a_figure(config, clips, tmp_path):
-    """Two gloo processes, one of which has two videos of three."""
-    evaluate(config())
+@pytest.fixture(scope="module")
+def set_graders(clips):
+    """A grader of sets that needs no network: expression coefficients in files."""
+    random = np.random.default_rng(0)
+    for name in ("generated", "real"):
+        (clips / "expression" / name).mkdir(parents=True)
+        for video in range(3):
+            coefficients = random.normal(size=(3 + video, 257)).astype(np.float32)
+            np.save(clips / f"expression/{name}/{video}.npy", coefficients)
+    return [
+        "+metrics.graders.efid._target_=portraitgen.metrics.graders.efid.EfidGrader",
+        *(f"+metrics.graders.efid.{name}={clips}/expression/{name}" for name in ("generated", "real")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def network_graders(clips):
+    """Those with networks, whose weights mean nothing."""
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), clips / "inception.pth")
+    torch.save(I3D().state_dict(), clips / "i3d.pt")
+    graders = "portraitgen.metrics.graders"
+    return [
+        f"+metrics.graders.fid={{_target_: {graders}.fid.FidGrader, weights: {clips}/inception.pth, "
+        "frames: 3, kid_subset: 4}",
+        f"+metrics.graders.fvd={{_target_: {graders}.fvd.FvdGrader, weights: {clips}/i3d.pt}}",
+    ]
+
+
+def check_two_processes(clips, folder, words):
+    """Two gloo processes, one of which has two videos of three, against what is in `folder`/out."""
     script = (
         "import sys; from portraitgen.runs.command import command; "
         "from portraitgen.runs.evaluate import evaluate; command(evaluate, config_name='evaluate')"
     )
     store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": "2"}
-    words = [
-        f"generated={clips / 'ours'}",
-        f"real={clips / 'real'}",
-        f"out={tmp_path / 'two'}",
-        "metrics.checks=[]",
-    ]
+    given = [f"generated={clips / 'ours'}", f"real={clips / 'real'}", f"out={folder / 'two'}"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, *words],
+            [sys.executable, "-c", script, *given, "metrics.checks=[]", *words],
             env={**os.environ, **store, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
     assert [process.wait(300) for process in processes] == [0, 0]
     for name in ("results.csv", "frames.csv", "results.md"):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "out" / name).read_text()
-    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "two"))
+        assert (folder / "two" / name).read_text() == (folder / "out" / name).read_text()
+    one, two = (json.loads((folder / name / "results.json").read_text()) for name in ("out", "two"))
     assert one["intervals"] == two["intervals"]
     assert one["protocol"]["fingerprint"] == two["protocol"]["fingerprint"]
+    return one
+
+
+@pytest.mark.filterwarnings("ignore:Fréchet distance of")
+def test_neither_processes_nor_order_change_a_figure(config, clips, set_graders, tmp_path):
+    evaluate(config(*set_graders))
+    one = check_two_processes(clips, tmp_path, set_graders)
+    assert one["efid_deep3d"] > 0
+    check_other_order(config, clips, set_graders, tmp_path, one)
+
+
+def check_other_order(config, clips, words, folder, one):
+    lines = [f"{index}.mp4,{index}.mp4" for index in (2, 0, 1)]
+    (folder / "pairs.csv").write_text("\n".join(["generated,real", *lines]) + "\n")
+    evaluate(config(*words, f"pairs={folder}/pairs.csv", f"out={folder}/other"))
+    other = json.loads((folder / "other/results.json").read_text())
+    assert set(one["intervals"]) == set(other["intervals"])
+    for name in one["intervals"]:
+        assert other[name] == pytest.approx(one[name], rel=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Fréchet distance of")
+def test_networks_of_sets_know_neither_processes_nor_order_nor_batches(
+    config, clips, network_graders, tmp_path, monkeypatch
+):
+    """FID, KID and FVD; the clips are too short for a window of FVD, which all must say alike."""
+    evaluate(config(*network_graders))
+    one = check_two_processes(clips, tmp_path, network_graders)
+    assert one["fid"] > 0
+    monkeypatch.setattr("portraitgen.metrics.graders.fid.CHUNK", 1)
+    check_other_order(config, clips, network_graders, tmp_path, one)
 
 
 def test_files_that_do_not_go_together_say_what_to_do(config, clips, tmp_path):
