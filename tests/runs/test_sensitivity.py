@@ -1,5 +1,7 @@
 """Real clips made worse in one known way: the figure that should notice does, and the others stay."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,10 @@ from portraitgen.metrics.graders.landmarks import LandmarkGrader
 from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.metrics.graders.mouth import MouthGrader
 from portraitgen.metrics.graders.pixels import PixelGrader
+from portraitgen.metrics.grading import grade
+from portraitgen.metrics.scores import GENERATED
 from portraitgen.runs.sensitivity import measure, sensitivity_table
+from portraitgen.runs.sources.files import read_media, resize_frames
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +56,73 @@ def test_pixels_and_steadiness(clips):
         measure(clips[:1], graders=graders, backend=Blind(), frames=8, size=64)
 
 
-@pytest.mark.slow
-def test_faces_and_sound(clips):
+NOTICES = {
+    "psnr": (BLURRED, SHUFFLED, SWAPPED),
+    "ssim": (BLURRED, SHUFFLED, SWAPPED),
+    "flicker_error": (BLURRED, SHUFFLED, SWAPPED),
+    "landmark_error": (BLURRED, SHUFFLED, SWAPPED),
+    "mouth_error": (BLURRED, SHUFFLED, SWAPPED),
+    "mouth_truth_correlation": (SHUFFLED, SWAPPED),
+    "mouth_audio_correlation": (SOUND_SHIFTED, SHUFFLED, SWAPPED),
+    "glo_error": (SWAPPED,),
+    "exp_error": (SWAPPED,),
+    "identity_dlib": (SWAPPED,),
+}
+"""Figure -> what it should notice; of the sound's shift and the frames' order it should say nothing else."""
+
+
+def faces_of(clips, *, frames):
     graders = {
         "pixels": PixelGrader(),
         "landmarks": LandmarkGrader(),
         "mouth": MouthGrader(),
         "motion": MotionGrader(),
-        "identity": IdentityGrader("dlib", frames=16),
+        "identity": IdentityGrader("dlib", frames=min(frames, 16)),
     }
-    found = measure(clips, graders=graders, backend=DlibBackend(), frames=26, size=128)
+    return measure(clips, graders=graders, backend=DlibBackend(), frames=frames, size=128)
+
+
+def check_what_is_noticed(found, names=tuple(NOTICES)):
+    for name in names:
+        versions = NOTICES[name]
+        itself = found[ITSELF][name]
+        for version in versions:
+            assert abs(found[version][name] - itself) > 1e-4, f"{name} does not notice: {version}"
+        for version in {SOUND_SHIFTED, SHUFFLED} - {*versions}:
+            about = 0.01 if name == "identity_dlib" else 1e-6
+            assert found[version][name] == pytest.approx(itself, abs=about), f"{name} notices: {version}"
+    for version in (BLURRED, SOUND_SHIFTED, SHUFFLED, SWAPPED):
+        for name in ("psnr", "ssim", "identity_dlib"):
+            assert found[version][name] <= found[ITSELF][name] + 0.01, f"{name} prefers: {version}"
+    assert found[SWAPPED]["identity_dlib"] < found[ITSELF]["identity_dlib"] - 0.05
+
+
+def test_each_figure_notices_what_it_should(clips):
+    """A few frames: too few for the mouth's correlations."""
+    names = [name for name in NOTICES if not name.endswith("correlation")]
+    check_what_is_noticed(faces_of(clips, frames=5), names)
+
+
+def test_the_mouth_hears_that_the_sound_is_late(clips):
+    clip = read_media(clips[1], fps=Fraction(25))
+    frames = resize_frames(clip.frames[:25], (128, 128))
+    versions = degrade("a", frames, clip.audio[:16000], frames.flip(3), fps=25.0)
+    found = {}
+    for version in (ITSELF, SOUND_SHIFTED):
+        (row,) = grade(
+            versions[version], graders={"mouth": MouthGrader()}, backend=DlibBackend(), methods=(GENERATED,)
+        )
+        found[version] = {name: row.mean(name) for name in row.scores}
+    late, itself = found[SOUND_SHIFTED], found[ITSELF]
+    assert abs(late["mouth_audio_correlation"] - itself["mouth_audio_correlation"]) > 0.02
+    assert late["mouth_error"] == itself["mouth_error"] == 0
+    assert late["mouth_truth_correlation"] == itself["mouth_truth_correlation"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_faces_and_sound(clips):
+    found = faces_of(clips, frames=26)
+    check_what_is_noticed(found)
     check_pixels_and_motion(found)
     assert found[ITSELF]["landmark_error"] == found[ITSELF]["mouth_error"] == 0
     for name in ("landmark_error", "mouth_error"):
