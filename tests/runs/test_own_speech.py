@@ -1,6 +1,7 @@
 """Prepared clips that speak their own sound, through generate.py and evaluate.py."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from hydra import compose, initialize_config_dir
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
 from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
-from portraitgen.media.audio import SAMPLE_RATE
 from portraitgen.media.yuv import rgb_to_uint8
-from portraitgen.runs.driving.own_speech import driven_by_own_sound
+from portraitgen.runs.driving.own_speech import CannotSpeak, driven_by_own_sound
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.speech import Speech
 from portraitgen.runs.generate import generate
 from portraitgen.runs.schema import CONF, register_configs
 from portraitgen.runs.sources.samples import GeneratedSamples
+from portraitgen.systems.aniportrait.sound_chunks import count_frames
 from tests.runs.tiny import save_tiny
 
 LENGTH, SIZE = 50, 64
@@ -34,13 +35,17 @@ def shards(tmp_path_factory):
 class LoudnessMesh:
     """Stands for an Audio2Mesh that learned the synthetic face: loudness opens the lower lip, no more."""
 
-    frame_rate, landmark_scheme, device = 25.0, "ibug68", torch.device("cpu")
+    landmark_scheme, device = "ibug68", torch.device("cpu")
+
+    def __init__(self, frame_rate: float = 25.0) -> None:
+        self.frame_rate = frame_rate
 
     class network:
         coordinates = 2
 
     def offsets(self, samples: torch.Tensor) -> np.ndarray:
-        loudness = samples.reshape(-1, SAMPLE_RATE // 25).abs().amax(dim=1).numpy()
+        count = count_frames(len(samples), self.frame_rate)
+        loudness = np.array([part.abs().amax() for part in samples.tensor_split(count)])
         offsets = np.zeros((len(loudness), 68, 2), np.float32)
         offsets[:, 65:68, 1] = (loudness - loudness.min())[:, None]
         return offsets
@@ -63,6 +68,25 @@ def test_mouth_follows_its_sound_and_head_its_truth(shards):
     np.testing.assert_array_equal(clip.landmarks[:, 27:48], shifted.landmarks[:, 27:48])
     assert clip.source["reference_frame"] == mouth_closed_frame(true)
     assert len(clip.sound) == len(frames) / 25 * 48_000
+
+
+def test_clips_of_rates_that_do_not_divide_the_samples_keep_their_length(shards, monkeypatch):
+    """30000/1001 frames a second of the clip, 29.97 of the network: the rates of one recording."""
+    heard = []
+    monkeypatch.setattr(ShardClips, "rate", lambda clips, key: Fraction(30000, 1001))
+    mesh = LoudnessMesh(29.97)
+    monkeypatch.setattr(mesh, "offsets", lambda samples: heard.append(samples) or np.zeros((LENGTH, 68, 2)))
+    speech = Speech(mesh=mesh, pose=None, head=None, identity=None)
+    clips = ShardClips(shards)
+    driven_by_own_sound(clips, clips.keys[0], np.arange(LENGTH), speech)
+    assert count_frames(len(heard[0]), 29.97) == LENGTH
+
+
+def test_clips_that_cannot_speak_are_told_apart_from_mistakes(shards):
+    with pytest.raises(CannotSpeak, match="within the span"):
+        speak(shards, np.array([1, 2, 4]))
+    with pytest.raises(ValueError, match="all the way round"):
+        speak(shards, np.arange(LENGTH), shift_s=LENGTH / 25)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The clips that generate.py is asked for: prepared ones, or a photo and what moves it."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,12 +16,14 @@ from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.runs.driving.clip import DrivenClip
 from portraitgen.runs.driving.inputs import exact_rate
 from portraitgen.runs.driving.motion import read_motion, with_mesh
-from portraitgen.runs.driving.own_speech import driven_by_own_sound
+from portraitgen.runs.driving.own_speech import CannotSpeak, driven_by_own_sound
 from portraitgen.runs.driving.photo import driven_by_face
 from portraitgen.runs.driving.reference import read_reference
 from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.speech import driven_by_sound
 from portraitgen.runs.driving.speech_models import load_speech
+
+log = logging.getLogger(__name__)
 
 
 def chosen_clips(
@@ -56,8 +59,13 @@ def chosen_clips(
     for key in chosen[: config.limit]:
         if speech is None:
             yield dataclasses.replace(clips.read(key, frames[key]), sound=clips.sound(key, frames[key]))
-        else:
-            yield driven_by_own_sound(clips, key, frames[key], speech)
+            continue
+        try:
+            spoken = driven_by_own_sound(clips, key, frames[key], speech)
+        except CannotSpeak as error:
+            log.warning("left out: %s", error)
+            continue
+        yield spoken
 
 
 def _photo_clip(

@@ -1,7 +1,7 @@
 """Prepared clips whose face speaks their own sound: the way to grade Audio2Mesh against the truth."""
 
+import math
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from portraitgen.runs.driving.shards import ShardClips
 from portraitgen.runs.driving.speech import Speech
 
 
+class CannotSpeak(ValueError):
+    """A clip that cannot be driven by its sound; others of the same shards may."""
+
+
 def driven_by_own_sound(clips: ShardClips, key: str, frames: np.ndarray, speech: Speech) -> DrivenClip:
     """Frames of a clip, drawn from its sound and from the frame of it in which the mouth is most closed.
 
@@ -24,28 +28,33 @@ def driven_by_own_sound(clips: ShardClips, key: str, frames: np.ndarray, speech:
         frames: int64 [T] without gaps.
 
     Raises:
-        ValueError: the clip is silent, or of another frame rate or other landmarks than Audio2Mesh knows.
+        CannotSpeak: the clip is silent, or `frames` have a gap.
+        ValueError: it is of another frame rate or other landmarks than Audio2Mesh knows, or `speech.shift_s`
+            changes nothing.
     """
     everything = clips.valid_frames(key, (0.0, 1.0))
     landmarks = clips.read_landmarks(key, everything)
     neutral = mouth_closed_frame(landmarks, clips.landmark_scheme)
-    clip = clips.read(key, frames, reference=int(everything[neutral]))
-    length = clip.source["num_frames"]
+    length, rate = clips.length(key), clips.rate(key)
     samples = clips.sound(key, np.arange(length), sample_rate=SAMPLE_RATE)
     sound = clips.sound(key, np.arange(length), sample_rate=SOUND_RATE)
-    rate = Fraction(speech.mesh.frame_rate).limit_denominator(100_000)
     if samples is None or sound is None:
-        raise ValueError(f"{key} has no sound to be driven by: leave out speech.audio2mesh, or such clips")
-    if clip.scheme != speech.mesh.landmark_scheme or clip.fps != rate or speech.in_3d:
-        raise ValueError(
-            f"{key} has {clip.scheme} landmarks at {float(clip.fps):g} frames a second, speech.audio2mesh "
-            f"moves {speech.mesh.landmark_scheme} {'in 3D ' if speech.in_3d else ''}at {float(rate):g}: give "
-            "an Audio2Mesh that was trained on such shards"
-        )
+        raise CannotSpeak(f"{key} has no sound")
     if np.any(np.diff(frames) != 1):
-        raise ValueError(f"{key} shows no face in some of its frames: choose a span=… without a gap")
-    heard = np.roll(samples, round(speech.shift_s * SAMPLE_RATE))
+        raise CannotSpeak(f"{key} shows no face in some of its frames within the span")
+    known = speech.mesh.frame_rate
+    if clips.landmark_scheme != speech.mesh.landmark_scheme or abs(rate / known - 1) > 0.01 or speech.in_3d:
+        raise ValueError(
+            f"{key} has {clips.landmark_scheme} landmarks at {float(rate):g} frames a second, "
+            f"speech.audio2mesh moves {speech.mesh.landmark_scheme} {'in 3D ' if speech.in_3d else ''}at {known:g}: give an "
+            "Audio2Mesh that was trained on such shards"
+        )
+    if speech.shift_s and math.isclose(speech.shift_s % float(length / rate), 0, abs_tol=0.5 / rate):
+        raise ValueError(f"speech.shift_s={speech.shift_s:g} turns the sound of {key} all the way round")
+    # As many samples as make `length` frames for the network: a frame that has begun counts there.
+    heard = np.roll(samples, round(speech.shift_s * SAMPLE_RATE))[: int(length * SAMPLE_RATE / known)]
     offsets = speech.mesh.offsets(torch.from_numpy(heard).to(speech.mesh.device))[frames]
+    clip = clips.read(key, frames, reference=int(everything[neutral]))
     origin = torch.from_numpy(landmarks[neutral]).double()
     _, poses = planar_motion(torch.from_numpy(clip.landmarks).double(), origin, scheme=clip.scheme)
     spoken = move_planar(origin, torch.from_numpy(offsets).double(), poses, scheme=clip.scheme)

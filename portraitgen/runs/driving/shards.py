@@ -48,6 +48,16 @@ class ShardClips:
         runs = [range(max(start, low), min(end, high)) for _, start, end in self._runs(key)]
         return np.array([frame for run in runs for frame in run], dtype=np.int64)
 
+    def length(self, key: str) -> int:
+        """Frames of a clip."""
+        shard, row = self._places[key]
+        return int(self._catalog.indexes[shard].num_frames[row])
+
+    def rate(self, key: str) -> Fraction:
+        """Frames a second of a clip."""
+        shard, row = self._places[key]
+        return Fraction(*self._catalog.indexes[shard].fps[row].tolist())
+
     @property
     def landmark_scheme(self) -> str:
         """Of all clips."""
@@ -64,7 +74,6 @@ class ShardClips:
             reference: frame that is the reference; None: the first that shows the person.
         """
         shard, row = self._places[key]
-        index = self._catalog.indexes[shard]
         if reference is None:
             reference = min(start for _, start, _ in self._runs(key))
         return DrivenClip(
@@ -72,13 +81,13 @@ class ShardClips:
             reference=self._pictures(shard, row, np.array([reference]))[0],
             landmarks=self.read_landmarks(key, frames),
             scheme=self._catalog.landmark_scheme,
-            fps=Fraction(*index.fps[row].tolist()),
+            fps=self.rate(key),
             frames=frames,
             truth=self._pictures(shard, row, frames),
             source={
                 "mode": "shards",
                 "shard": str(self._catalog.shards[shard].resolve()),
-                "num_frames": int(index.num_frames[row]),
+                "num_frames": self.length(key),
                 "reference_frame": reference,
             },
         )
@@ -89,7 +98,7 @@ class ShardClips:
         None without sound, and where frames between them are left out.
         """
         shard, row = self._places[key]
-        fps = Fraction(*self._catalog.indexes[shard].fps[row].tolist())
+        fps = self.rate(key)
         audio = self._reader.sample(shard, row).audio
         if audio is None or np.any(np.diff(frames) != 1):
             return None

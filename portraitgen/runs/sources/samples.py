@@ -82,7 +82,8 @@ class GeneratedSamples:
         height, width = truth.shape[-2:]
         fps = float(Fraction(sample["fps"]))
         reference = as_uint8(clip.reference, name=f"{key}: reference")
-        digest = digest_given(frames, truth=truth, reference=reference, driving=clip.landmarks)
+        audio = clips.sound(key, frames, sample_rate=SAMPLE_RATE)
+        digest = digest_given(frames, truth=truth, reference=reference, driving=clip.landmarks, audio=audio)
         facts = VideoFacts(key, len(frames), fps, width, height, digest)
         try:
             generated = read_clip(self.folder / sample["video"])
@@ -104,7 +105,7 @@ class GeneratedSamples:
             truth=truth,
             reference=reference,
             driving=clip.landmarks,
-            audio=clips.sound(key, frames, sample_rate=SAMPLE_RATE),
+            audio=audio,
             frame_index=frames,
             train_frames=None if trained is None else trained.truth,
             train_landmarks=None if trained is None else trained.landmarks,
