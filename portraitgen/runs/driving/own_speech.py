@@ -46,8 +46,8 @@ def driven_by_own_sound(clips: ShardClips, key: str, frames: np.ndarray, speech:
     if clips.landmark_scheme != speech.mesh.landmark_scheme or abs(rate / known - 1) > 0.01 or speech.in_3d:
         raise ValueError(
             f"{key} has {clips.landmark_scheme} landmarks at {float(rate):g} frames a second, "
-            f"speech.audio2mesh moves {speech.mesh.landmark_scheme} {'in 3D ' if speech.in_3d else ''}at {known:g}: give an "
-            "Audio2Mesh that was trained on such shards"
+            f"speech.audio2mesh moves {speech.mesh.landmark_scheme} {'in 3D ' if speech.in_3d else ''}at "
+            f"{known:g}: give an Audio2Mesh that was trained on such shards"
         )
     if speech.shift_s and math.isclose(speech.shift_s % float(length / rate), 0, abs_tol=0.5 / rate):
         raise ValueError(f"speech.shift_s={speech.shift_s:g} turns the sound of {key} all the way round")
