@@ -32,7 +32,7 @@ from portraitgen.media.encode import write_video
 
 MINUTES = (1, 10, 60)
 FPS, SAMPLE_RATE = 25, 16_000
-MB_AN_HOUR = 100
+MB_AN_HOUR = 60
 """Target: what an hour may cost more than a minute."""
 SETTINGS = PrepareSettings(
     size=64,

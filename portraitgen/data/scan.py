@@ -47,6 +47,7 @@ def scan_shard(shard: Path) -> tuple[ShardIndex, list[Unusable]]:
     for member in archive.members():
         key, _, extension = member.name.partition(".")
         found[key][extension] = member
+        archive.forget()  # else the whole shard would count as this process's memory
     entries: list[_Entry] = []
     unusable: list[Unusable] = []
     for key, members in found.items():
