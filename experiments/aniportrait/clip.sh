@@ -10,9 +10,9 @@ out=runs/aniportrait/clip
 export OMP_NUM_THREADS=1 # as in the quick start
 
 $python prepare.py source="$1" out=$out/data size=96
-for stage in clip_stage1 clip_stage2 clip_audio2mesh; do
-  $python train.py experiment=aniportrait/$stage data.shards="$out/data/shards/train-*.tar"
-done
+$python train.py experiment=aniportrait/clip_stage1 data.shards="$out/data/shards/train-*.tar"
+$python train.py experiment=aniportrait/clip_stage2 data.shards="$out/data/shards/train-*.tar"
+$python train.py experiment=aniportrait/clip_audio2mesh data.shards="$out/data/shards/train-*.tar"
 
 draw_and_grade() { # <name> <what more generate.py is told>
   name=$1
