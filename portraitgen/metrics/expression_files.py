@@ -40,6 +40,7 @@ def read_expression(path: Path) -> Tensor:
             content = loadmat(path)
             whole = next((content[name] for name in _WHOLE if name in content), None)
             part = content.get(_PART)
+    # scipy raises the last two: for what is no .mat at all, and for MATLAB 7.3 files, which are HDF5.
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise ValueError(f"{path} cannot be read as coefficients: {error}") from error
     if whole is None and part is None:

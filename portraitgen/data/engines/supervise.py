@@ -1,6 +1,5 @@
 """Hand jobs to workers that may die: begin their jobs anew, and leave out what kills them again and again."""
 
-import pickle
 import signal
 import traceback
 from collections import Counter, defaultdict, deque
@@ -111,12 +110,14 @@ class WorkerTraceback(Exception):
 
 
 def sendable(error: Exception) -> tuple[Exception, str]:
-    """The error as it can cross to another process, and its traceback as text."""
+    """The error as it can cross to another process, whatever its class takes, and its traceback as text.
+
+    All that matters there is whether it is the user's to mend (ValueError) or a defect.
+    """
     text = "".join(traceback.format_exception(error))
-    try:
-        return pickle.loads(pickle.dumps(error)), text
-    except Exception:  # its class takes other arguments than it keeps
-        return RuntimeError(str(error)), text
+    if isinstance(error, ValueError):
+        return ValueError(str(error)), text
+    return RuntimeError(f"{type(error).__name__}: {error}"), text
 
 
 def with_traceback(error: BaseException, text: str) -> BaseException:
