@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from portraitgen.runs.command import command
+from portraitgen.runs.config.command import command
 
 
 def main(config: DictConfig) -> None:

@@ -3,7 +3,7 @@
 `python evaluate.py --help` lists what else it does: `compare`, `sweep`, `selftest`.
 """
 
-from portraitgen.runs.subcommands import EVALUATE, run_subcommand
+from portraitgen.runs.config.subcommands import EVALUATE, run_subcommand
 
 if __name__ == "__main__":
     run_subcommand("evaluate.py", EVALUATE)

@@ -2,11 +2,13 @@
 
 from omegaconf import DictConfig
 
-from portraitgen.runs.command import command
+from portraitgen.runs.config.command import command
 
 
 def main(config: DictConfig) -> None:
-    from portraitgen.runs.generate import generate  # loads torch, once the configuration has composed
+    from portraitgen.runs.generate.generate import (
+        generate,  # loads torch, once the configuration has composed
+    )
 
     generate(config)
 

@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
-from portraitgen.runs.check import find_problems
-from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.subcommands import EVALUATE, PREPARE
+from portraitgen.runs.config.check import find_problems
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.config.subcommands import EVALUATE, PREPARE
 
 ROOT = CONF.parent
 DOCUMENTS = [

@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from portraitgen.runs.check import find_problems
-from portraitgen.runs.rules import setting_problems
-from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.subcommands import EVALUATE, PREPARE
+from portraitgen.runs.config.check import find_problems
+from portraitgen.runs.config.rules import setting_problems
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.config.subcommands import EVALUATE, PREPARE
 
 EXPERIMENTS = [
     f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
-from portraitgen.runs.schema import CONF, register_configs
-from portraitgen.runs.train import train
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.train.train import train
 
 STEPS = 6
 SAVED_AT = 2

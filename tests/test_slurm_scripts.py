@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portraitgen.runs.schema import CONF
+from portraitgen.runs.config.schema import CONF
 
 EXPERIMENTS = CONF.parent / "experiments"
 SCRIPTS = sorted(path for path in EXPERIMENTS.rglob("*") if path.suffix in (".sh", ".sbatch"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, pairwise_distance
 
-from portraitgen.metrics.syncnet import WINDOW, SyncNet, embed_clip, num_windows
+from portraitgen.metrics.networks.syncnet import WINDOW, SyncNet, embed_clip, num_windows
 from portraitgen.metrics.video_mean import VideoMean
 
 MAX_SHIFT = 15

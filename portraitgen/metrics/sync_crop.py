@@ -10,7 +10,7 @@ from torch import Tensor
 
 from portraitgen.faces.tracking import track_faces
 from portraitgen.faces.types import Face, Track
-from portraitgen.metrics.syncnet import FPS, SIZE
+from portraitgen.metrics.networks.syncnet import FPS, SIZE
 
 CROP_SCALE = 0.4
 SMOOTHING = 13

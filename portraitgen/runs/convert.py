@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from portraitgen.media.files import replacing, writable_folder
-from portraitgen.runs.check import ConfigError, check_config, find_problems
-from portraitgen.runs.rundir import describe_commit
-from portraitgen.runs.schema import CONF
-from portraitgen.runs.targets import did_you_mean
+from portraitgen.runs.config.check import ConfigError, check_config, find_problems
+from portraitgen.runs.config.schema import CONF
+from portraitgen.runs.config.targets import did_you_mean
+from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
 from portraitgen.systems.aniportrait.audio_weights import from_published_audio, published_audio_state

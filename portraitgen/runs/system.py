@@ -10,9 +10,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.runs.check import ConfigError, find_problems
-from portraitgen.runs.rules import missing_models
-from portraitgen.runs.targets import MODEL_MODULES
+from portraitgen.runs.config.check import ConfigError, find_problems
+from portraitgen.runs.config.rules import missing_models
+from portraitgen.runs.config.targets import MODEL_MODULES
 from portraitgen.training.generator import Generator
 from portraitgen.training.learner import Learner
 from portraitgen.training.weights import load_into, load_weights

@@ -14,7 +14,7 @@ from torch import Tensor
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
-from portraitgen.metrics.panels import encode_png, panel_frames
+from portraitgen.metrics.report.panels import encode_png, panel_frames
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.generator import Generator
 from portraitgen.training.step_seed import isolated_rng, stream_seed

@@ -19,7 +19,7 @@ from portraitgen.faces.tracking import track_faces
 from portraitgen.faces.types import Face
 from portraitgen.media.decode import read_video
 from portraitgen.media.geometry import box_containment, box_iou
-from portraitgen.runs.check import find_problems
+from portraitgen.runs.config.check import find_problems
 
 CLIP = "RD_Radio10_0_clip_0"
 

@@ -15,7 +15,7 @@ from portraitgen.faces.face_geometry import face_geometry
 from portraitgen.faces.measure import head_yaw
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.media.decode import read_video
-from portraitgen.runs.check import find_problems
+from portraitgen.runs.config.check import find_problems
 
 INSTALLED = importlib.util.find_spec("mediapipe") is not None
 needs_mediapipe = pytest.mark.skipif(not INSTALLED, reason="pip install 'portraitgen[mediapipe]'")

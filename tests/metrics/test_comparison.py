@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from portraitgen.metrics.comparison import compare, label_runs
-from portraitgen.metrics.comparison_tables import comparison_notes
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.pixels import METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
-from portraitgen.metrics.ranking import best_and_worst, most_different
-from portraitgen.metrics.report import write_comparison, write_report
+from portraitgen.metrics.report.comparison_tables import comparison_notes
+from portraitgen.metrics.report.ranking import best_and_worst, most_different
+from portraitgen.metrics.report.report import write_comparison, write_report
 from portraitgen.metrics.results import aggregate
 from portraitgen.metrics.saved import load_results
 from portraitgen.metrics.scores import MetricInfo, Row

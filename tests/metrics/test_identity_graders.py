@@ -13,7 +13,7 @@ from portraitgen.metrics.face_crops import upright_faces
 from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.consisid import ConsisIDFaceDistanceGrader, ConsisIDFaceSimGrader
 from portraitgen.metrics.graders.identity import IdentityGrader
-from portraitgen.metrics.inception_torchvision import TorchvisionInception
+from portraitgen.metrics.networks.inception_torchvision import TorchvisionInception
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 

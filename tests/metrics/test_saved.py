@@ -6,7 +6,7 @@ import pytest
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.pixels import METRICS as PIXELS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
-from portraitgen.metrics.report import write_report
+from portraitgen.metrics.report.report import write_report
 from portraitgen.metrics.results import aggregate
 from portraitgen.metrics.saved import load_results, protocol_json
 from portraitgen.metrics.scores import MetricInfo, Row

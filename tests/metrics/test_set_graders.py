@@ -12,8 +12,8 @@ from portraitgen.metrics.grader import GradedClip, MissingWeights, SetGrader
 from portraitgen.metrics.graders.efid import EfidGrader
 from portraitgen.metrics.graders.fid import FidGrader
 from portraitgen.metrics.graders.fvd import FvdGrader
-from portraitgen.metrics.i3d import I3D
-from portraitgen.metrics.inception import Inception
+from portraitgen.metrics.networks.i3d import I3D
+from portraitgen.metrics.networks.inception import Inception
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import COPY_REFERENCE, GENERATED, TRUTH
 

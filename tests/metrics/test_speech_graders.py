@@ -18,10 +18,10 @@ from portraitgen.metrics.mouth import (
     mouth_opening_error,
     mouth_truth_correlation,
 )
+from portraitgen.metrics.networks.syncnet import SyncNet
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED, TRUTH
 from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate
-from portraitgen.metrics.syncnet import SyncNet
 
 FPS = 30000 / 1001
 COUNT = 30

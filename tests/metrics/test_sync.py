@@ -6,8 +6,8 @@ import torch
 from scipy.signal import medfilt
 
 from portraitgen.metrics.mfcc import mfcc
+from portraitgen.metrics.networks.syncnet import SyncNet, num_windows
 from portraitgen.metrics.sync import MIN_WINDOWS, MeanSync, compare_shifts, score_sync
-from portraitgen.metrics.syncnet import SyncNet, num_windows
 
 CASES = ["aligned", "shift_plus3", "shift_minus4", "random", "short_7_frames", "vshift10_dim16"]
 

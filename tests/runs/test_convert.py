@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.convert import convert
-from portraitgen.runs.schema import CONF, register_configs
 from portraitgen.runs.system import load_learner, load_system
 from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose

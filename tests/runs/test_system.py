@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.weights import save_weights
 

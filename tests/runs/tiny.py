@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.training.weights import save_weights
 
 

@@ -17,8 +17,8 @@ from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.identity import embed_faces, match_identities
-from portraitgen.metrics.inception_blocks import NUM_FEATURES
-from portraitgen.metrics.inception_torchvision import WEIGHTS, load_torchvision_inception
+from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
+from portraitgen.metrics.networks.inception_torchvision import WEIGHTS, load_torchvision_inception
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 

@@ -14,8 +14,8 @@ from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
 from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.inception import WEIGHTS, Resize, load_inception
-from portraitgen.metrics.inception_blocks import NUM_FEATURES
+from portraitgen.metrics.networks.inception import WEIGHTS, Resize, load_inception
+from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 

@@ -10,8 +10,8 @@ from portraitgen.metrics.frame_choice import NUM_FRAMES
 from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.i3d import NUM_FEATURES, WEIGHTS, load_i3d
-from portraitgen.metrics.i3d_program import PROGRAM, I3DProgram
+from portraitgen.metrics.networks.i3d import NUM_FEATURES, WEIGHTS, load_i3d
+from portraitgen.metrics.networks.i3d_program import PROGRAM, I3DProgram
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 

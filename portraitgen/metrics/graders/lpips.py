@@ -2,7 +2,7 @@
 
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.lpips import MIN_SIDE, WEIGHTS, frame_lpips, load_lpips
+from portraitgen.metrics.networks.lpips import MIN_SIDE, WEIGHTS, frame_lpips, load_lpips
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
 METRICS = {

@@ -4,10 +4,10 @@ import numpy as np
 
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.networks.syncnet import SAMPLES_PER_FRAME, WEIGHTS, load_syncnet
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 from portraitgen.metrics.sync import MIN_WINDOWS, score_sync
 from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate, longest_track
-from portraitgen.metrics.syncnet import SAMPLES_PER_FRAME, WEIGHTS, load_syncnet
 
 _HOW = (
     "SyncNet (public weights) on the face that is followed longest, at 25 fps and 16 kHz, cut out as its "

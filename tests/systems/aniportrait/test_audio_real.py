@@ -10,10 +10,10 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
 from portraitgen.faces.planar_motion import move_planar
 from portraitgen.media.audio import decode_wav
-from portraitgen.runs.prepare import prepare
-from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.prepare.prepare import prepare
 from portraitgen.runs.system import load_learner
-from portraitgen.runs.train import train
+from portraitgen.runs.train.train import train
 
 CONTROLS = 20
 PIECE = 3200

@@ -11,9 +11,9 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.head_pose import pose_matrices, pose_vectors
 from portraitgen.nn.speech import standardise
-from portraitgen.runs.schema import CONF, register_configs
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import load_learner, load_system
-from portraitgen.runs.train import train
+from portraitgen.runs.train.train import train
 from portraitgen.systems.aniportrait.audio_training import relative_poses
 
 KINDS = ["mesh", "pose"]

@@ -1,0 +1,1 @@
+"""Ports of published networks whose features the figures are taken of."""

@@ -1,0 +1,1 @@
+"""Configurations of commands: composed, checked, and what they may name."""

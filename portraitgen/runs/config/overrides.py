@@ -1,0 +1,107 @@
+"""Why Hydra could not compose a configuration: all the misspelt overrides of a command line at once."""
+
+from collections.abc import Iterator, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from portraitgen.runs.config.check import find_problems
+from portraitgen.runs.config.schema import CONF
+from portraitgen.runs.config.targets import argument_names, did_you_mean, resolve_target
+
+
+def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> list[str]:
+    """One line for each mistake in the command line, or in the files it composes.
+
+    Hydra stops at the first override that it cannot place. So the configuration is composed once more without
+    the plain `key=value` overrides, each of them is looked up in it, and then all are forced in to judge the
+    rest.
+
+    Args:
+        error: what Hydra raised; told in its own words where the second composition does not help.
+        config_name: name of the primary config, such as "train".
+        overrides: the words of the command line.
+    """
+    GlobalHydra.instance().clear()
+    unknown: dict[str, str] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            if any(o.is_sweep_override() for o in parsed):
+                return [_plain(error)]
+            values = [o for o in parsed if o.type is OverrideType.CHANGE and not _is_group(o)]
+            others = [_text(o) for o in parsed if o not in values]
+            composed = compose(config_name, others, return_hydra_config=True)
+            unknown = {key: line for o in values for key, line in _look_up(composed, o)}
+            forced = compose(config_name, [*others, *(f"++{_text(o)}" for o in values)])
+        except (HydraException, OmegaConfBaseException, YAMLError) as second:
+            return [*unknown.values(), _plain(second)]
+    rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]
+    return [*unknown.values(), *rest] or [_plain(error)]
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _is_group(override: Override) -> bool:
+    if override.package is not None or "/" in override.key_or_group:
+        return True
+    loader = GlobalHydra.instance().config_loader()
+    return bool(loader.get_group_options(override.key_or_group, results_filter=None))
+
+
+def _look_up(config: DictConfig, override: Override) -> Iterator[tuple[str, str]]:
+    """(key, line) if `key=value` is not in the configuration; the key ends where it stops being known."""
+    node = config
+    parts = override.key_or_group.split(".")
+    for depth, part in enumerate(parts, start=1):
+        if isinstance(node, DictConfig) and part not in list(node):
+            key = ".".join(parts[:depth])
+            arguments = _arguments(node)
+            if part in arguments:
+                yield key, f"{key}: the configuration does not set it; to add it write +{_text(override)}"
+            else:
+                yield key, f"{key}: no such key{did_you_mean(part, [*map(str, node), *arguments])}"
+            return
+        if depth == len(parts):
+            return  # what it is now may be made of values that the command line gives
+        key_or_index = int(part) if OmegaConf.is_list(node) else part
+        if OmegaConf.is_missing(node, key_or_index) or not OmegaConf.is_config(node[key_or_index]):
+            return
+        node = node[key_or_index]
+
+
+def _arguments(node: DictConfig) -> list[str]:
+    try:
+        return argument_names(resolve_target(str(node["_target_"]))) or [] if "_target_" in node else []
+    except ValueError:
+        return []
+
+
+def _plain(error: Exception) -> str:
+    """Hydra's own words without the lines that speak of its inner life, and what one could have meant."""
+    lines = [line.rstrip() for line in str(error).splitlines()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines += str(error.__cause__).splitlines()
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = [
+            str(path.relative_to(CONF / group))[:-5] for path in sorted((CONF / group).rglob("*.yaml"))
+        ]
+        lines = [
+            f"{group}: there is no {option!r}{did_you_mean(option, options)}; known: {', '.join(options)}"
+        ]
+    if lines and lines[0].startswith("You must specify"):
+        stages = [path for path in sorted(CONF.glob("experiment/*/*.yaml")) if "stage" in path.stem]
+        names = [f"{path.parent.name}/{path.stem}" for path in stages]
+        lines.append(f"or an experiment, which chooses for you: experiment={' | '.join(names)}")
+    noise = ("object_type=", "reference_type=", "full_key:", "To append to your config", "See https:")
+    return "\n    ".join(line for line in lines if line.strip() and not line.strip().startswith(noise))

@@ -1,0 +1,169 @@
+"""What must hold between the settings of a training run, beyond what each class says of its own arguments."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from portraitgen.runs.config.check import ConfigError
+from portraitgen.runs.config.targets import did_you_mean
+
+DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
+
+DEEPSPEED_KEYS = (
+    "activation_checkpointing",
+    "aio",
+    "bf16",
+    "communication_data_type",
+    "dump_state",
+    "flops_profiler",
+    "fp16",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "gradient_predivide_factor",
+    "prescale_gradients",
+    "sparse_gradients",
+    "steps_per_print",
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+)
+"""Top-level keys of a DeepSpeed configuration; DeepSpeed itself ignores those that it does not know."""
+
+
+def check_training(config: DictConfig) -> None:
+    """Raise a ConfigError that lists what the settings, or this machine, forbid; return if nothing is.
+
+    `config` must have passed `check_config`.
+    """
+    problems = [*setting_problems(config), *machine_problems(config)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def setting_problems(config: DictConfig) -> Iterator[str]:
+    """What cannot work on any machine."""
+    yield from _unread(config)
+    yield from _batches(config)
+    if _uses_deepspeed(config):
+        if config.trainer.accelerator == "cpu":
+            yield "strategy: DeepSpeed trains on CUDA GPUs only; on a CPU use strategy=ddp"
+        yield from _deepspeed_problems(config)
+
+
+def machine_problems(config: DictConfig) -> Iterator[str]:
+    """What cannot work on this one."""
+    import torch
+
+    from portraitgen.training.stage import init_files
+
+    if _uses_deepspeed(config) and config.trainer.accelerator != "cpu" and not torch.cuda.is_available():
+        yield "strategy: DeepSpeed trains on CUDA GPUs only, and there is none here; use strategy=ddp"
+    yield from missing_models(config.model, "model", models=config.paths.models)
+    for start, command in init_files(config.stage.get("init_from"), config.stage.get("init_command")):
+        if not start.is_file():
+            advice = f"make it with: {command}" if command else "set it to a weights file"
+            yield f"stage.init_from: {start} does not exist; {advice}"
+    tasks = int(os.environ.get("SLURM_NTASKS", 0))
+    devices = config.trainer.devices
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    there = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    if isinstance(devices, int) and devices > there:
+        yield f"trainer.devices: {devices}, but this machine has {there} {'CPU cores' if on_cpu else 'GPUs'}"
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if in_sweep and not tasks and (devices if isinstance(devices, int) else torch.cuda.device_count()) > 1:
+        yield (
+            f"trainer.devices: {devices}, but a trial of a local sweep trains in one process; set it to 1, "
+            "or start the trials as jobs (hydra/launcher=slurm_a100)"
+        )
+    if tasks > 1 and isinstance(devices, int) and tasks != devices * config.trainer.num_nodes:
+        yield (
+            f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but SLURM started "
+            f"{tasks} tasks: start one task a GPU (--ntasks-per-node), or use trainer=slurm, which asks SLURM"
+        )
+
+
+def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
+    """A line for each folder of pretrained weights below `node` that should be on this machine and is not.
+
+    Args:
+        place: of the node, for the message.
+        models: the folder `paths.models`. A name that is no path may be a hub id, and is not judged.
+    """
+    if OmegaConf.is_list(node):
+        for index, each in enumerate(node):
+            yield from missing_models(each, f"{place}[{index}]", models=models)
+    if not OmegaConf.is_dict(node):
+        return
+    for key, each in node.items():
+        here = f"{place}.{key}"
+        yield from missing_models(each, here, models=models)
+        is_path = isinstance(each, str) and each.startswith((f"{models}/", "/", "./", "../"))
+        if is_path and str(node.get("_target_")).endswith(".from_pretrained") and not Path(each).exists():
+            yield f"{here}: there is no model in {each}; put it there, or set this to where it is"
+
+
+def _unread(config: DictConfig) -> Iterator[str]:
+    """Entries of the named groups that name no class: nobody would read them."""
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            if node is not None and (not OmegaConf.is_dict(node) or "_target_" not in node):
+                others = [other for other in config[group] if other != name]
+                yield f"{group}.{name}: no _target_, so nobody reads it{did_you_mean(name, others)}"
+    for name in ("model", "data", "stage", "optimizer", "sampling", "trainer"):
+        if not OmegaConf.is_dict(config[name]) or "_target_" not in config[name]:
+            yield f"{name}: no _target_; choose an option of the group conf/{name}"
+
+
+def _batches(config: DictConfig) -> Iterator[str]:
+    accumulate, batch_size = config.trainer.accumulate_grad_batches, config.data.get("batch_size")
+    for key, value in (("trainer.accumulate_grad_batches", accumulate), ("data.batch_size", batch_size)):
+        if isinstance(value, int) and value < 1:
+            yield f"{key}: {value}, but it must be 1 or more"
+            return
+    samples, devices = config.data.get("samples_per_epoch"), config.trainer.devices
+    if accumulate > 1 and samples and isinstance(devices, int):
+        batches = samples // (batch_size * devices * config.trainer.num_nodes)
+        if batches % accumulate:
+            yield (
+                f"data.samples_per_epoch: an epoch is {batches} batches, no multiple of "
+                f"trainer.accumulate_grad_batches ({accumulate}): its last step would see fewer samples"
+            )
+
+
+def _uses_deepspeed(config: DictConfig) -> bool:
+    return OmegaConf.is_dict(config.strategy) and config.strategy.get("_target_") == DEEPSPEED
+
+
+def _deepspeed_problems(config: DictConfig) -> Iterator[str]:
+    """What DeepSpeed would say about its configuration once all processes are up."""
+    try:
+        from deepspeed.runtime.config import DeepSpeedConfig
+    except ModuleNotFoundError:
+        yield "strategy: DeepSpeed is not installed: pip install 'portraitgen[deepspeed]'"
+        return
+    from hydra.utils import instantiate
+    from pydantic import ValidationError
+
+    settings = instantiate(config.strategy, _convert_="all").config
+    for key in settings:
+        if key not in DEEPSPEED_KEYS:
+            yield f"strategy.config.{key}: DeepSpeed has no such setting{did_you_mean(key, DEEPSPEED_KEYS)}"
+    batch = {
+        "train_micro_batch_size_per_gpu": config.data.get("batch_size", 1),
+        "gradient_accumulation_steps": config.trainer.accumulate_grad_batches,
+    }
+    try:
+        DeepSpeedConfig({**batch, **settings})
+    except ValidationError as error:
+        for each in error.errors():
+            yield f"strategy: {'.'.join(map(str, each['loc']))}: {each['msg']}"
+    except (AssertionError, ValueError) as error:
+        yield f"strategy: {error}"

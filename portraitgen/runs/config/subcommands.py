@@ -1,0 +1,148 @@
+"""Commands that can do several things: `prepare.py source=… out=…`, `prepare.py verify out=…`, and so on.
+
+The first word of the command line, when it is neither an override (`key=value`) nor an option (`--help`),
+chooses what is done and which configuration the overrides change.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from portraitgen.runs.config.command import command
+from portraitgen.runs.config.targets import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class SubCommand:
+    """One thing that a command does.
+
+    task         dotted name of a function that takes the configuration; its module registers the schema, and
+                 is imported only when this is chosen
+    config_name  of conf/<config_name>.yaml
+    example      the overrides that a user gives at least
+    summary      for --help
+    """
+
+    task: str
+    config_name: str
+    example: str
+    summary: str
+
+    def load(self) -> Callable[[DictConfig], Any]:
+        module, _, name = self.task.rpartition(".")
+        task: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), name)
+        return task
+
+
+PREPARE: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.prepare.prepare.prepare",
+        "prepare",
+        "source=videos/ out=shards/mine",
+        "turn videos and photos into shards",
+    ),
+    "verify": SubCommand(
+        "portraitgen.runs.prepare.verify_shards.verify",
+        "prepare_verify",
+        "out=shards/mine",
+        "read every shard to its last byte and say what is wrong",
+    ),
+    "inspect": SubCommand(
+        "portraitgen.runs.prepare.inspect_shards.inspect",
+        "prepare_inspect",
+        "out=shards/mine",
+        "say what the shards, or with key=… one sample, hold; with sheet=… draw them",
+    ),
+    "features": SubCommand(
+        "portraitgen.runs.prepare.compute_features.compute_features",
+        "prepare_features",
+        "out=shards/mine 'features=[vae]' features.vae.model=…",
+        "compute latents, embeddings and the like of prepared samples",
+    ),
+    "import_consisid": SubCommand(
+        "portraitgen.runs.prepare.consisid.import_consisid",
+        "prepare_import_consisid",
+        "source=demo_train_data/ out=shards/demo",
+        "turn ConsisID's training folders into shards",
+    ),
+    "export_consisid": SubCommand(
+        "portraitgen.runs.prepare.consisid.export_consisid",
+        "prepare_export_consisid",
+        "shards='shards/demo/shards/train-*.tar' out=consisid/demo",
+        "write clips of shards as ConsisID's training folders",
+    ),
+}
+"""What prepare.py does, by its first word; without one it prepares."""
+
+
+EVALUATE: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.evaluate.evaluate.evaluate",
+        "evaluate",
+        "generated=out/",
+        "grade generated clips",
+    ),
+    "selftest": SubCommand(
+        "portraitgen.runs.evaluate.selftest.selftest",
+        "evaluate_selftest",
+        "",
+        "hold every metric against the goldens of its reference implementation",
+    ),
+    "compare": SubCommand(
+        "portraitgen.runs.evaluate.compare.compare_results",
+        "evaluate_compare",
+        "results=[a/report,b/report] out=comparison/",
+        "put results side by side that were taken by one protocol",
+    ),
+    "sensitivity": SubCommand(
+        "portraitgen.runs.evaluate.sensitivity.sensitivity",
+        "evaluate_sensitivity",
+        "clips=[a.mp4,b.mp4] out=sensitivity/",
+        "show what each figure says of real clips made worse in one known way",
+    ),
+    "sweep": SubCommand(
+        "portraitgen.runs.evaluate.sweep.sweep_trial",
+        "evaluate_sweep",
+        "weights=a.safetensors,b.safetensors shards='shards/*.tar' out=sweep/",
+        "generate and grade for every combination of settings, and compare",
+    ),
+}
+"""What evaluate.py does, by its first word; without one it grades."""
+
+
+def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
+    """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`."""
+    words = sys.argv[1:]
+    if words and words[0].startswith("eval="):  # `eval=selftest` says the same as `selftest`
+        words[0] = words[0].removeprefix("eval=")
+    word = words[0] if words and re.fullmatch(r"[^-+~=][^=]*", words[0]) else ""
+    if word not in subcommands:
+        print(f"error: {_unknown(script, word, subcommands)}", file=sys.stderr)
+        sys.exit(1)
+    if {"--help", "-h"} & set(words) and not word:
+        print(_overview(script, subcommands))
+    if word:
+        del sys.argv[1]
+    command(subcommands[word].load(), config_name=subcommands[word].config_name)
+
+
+def _unknown(script: str, word: str, subcommands: Mapping[str, SubCommand]) -> str:
+    known = [each for each in subcommands if each]
+    if Path(word).exists():
+        return f"{word!r} is a path: write what it is, as in source={word}"
+    guess = did_you_mean(word, known)
+    return f"{script} has no {word!r}{guess}; it takes {', '.join(known)}, or settings alone: key=value …"
+
+
+def _overview(script: str, subcommands: Mapping[str, SubCommand]) -> str:
+    lines = [f"python {script} [what] key=value …\n"]
+    for word, each in subcommands.items():
+        call = f"python {script} {word} {each.example}".replace("  ", " ")
+        lines.append(f"  {call}\n      {each.summary}; settings: conf/{each.config_name}.yaml")
+    return "\n".join([*lines, f"\nThe settings of a word are shown by: python {script} <word> --help\n"])

@@ -1,0 +1,176 @@
+"""Grade generated clips against the truth and against what any network has to beat."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.media.files import writable_folder
+from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
+from portraitgen.metrics.grading import grade
+from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.report.paper_tables import load_table
+from portraitgen.metrics.report.ranking import best_and_worst, choose_figure
+from portraitgen.metrics.report.report import write_report
+from portraitgen.metrics.report.tables import figure_table, mark, terminal_table
+from portraitgen.metrics.results import Results, aggregate
+from portraitgen.metrics.saved import protocol_json
+from portraitgen.metrics.scores import GENERATED, METHODS, Row
+from portraitgen.runs.config.check import check_config
+from portraitgen.runs.evaluate.graders import build_graders, check_names, figures_of
+from portraitgen.runs.evaluate.processes import evaluation_processes
+from portraitgen.runs.evaluate.sources.choose import choose_source
+from portraitgen.runs.evaluate.sources.source import ClipSource
+from portraitgen.runs.evaluate.wandb_report import send_report
+from portraitgen.runs.train.rundir import describe_commit, package_versions
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> None:
+    """`grade_and_report`, whose required checks must be fulfilled.
+
+    Raises:
+        ValueError: as `grade_and_report`, or a required check failed.
+    """
+    results = grade_and_report(config)
+    if results is not None and not results.passed:
+        raise ValueError("a required check failed, see above (metrics.checks)")
+
+
+def grade_and_report(config: DictConfig) -> Results | None:
+    """Grade what lies in `config.generated`; write the report into `config.out` and print it.
+
+    Started by torchrun, each process grades its share of the videos, and the first one reports; the others
+    return None.
+
+    Raises:
+        ValueError: there is nothing to grade, or files do not fit.
+    """
+    check_config(config)
+    source = choose_source(config)
+    source.check()
+    for name in config.papers:
+        load_table(name)
+    checks = [instantiate(check) for check in config.metrics.checks]
+    graders, skipped = build_graders(config.metrics.graders, strict=config.strict)
+    metrics = figures_of(graders)
+    check_names(checks, metrics, skipped)
+    choose_figure(metrics, config.show_by, directed=True)
+    out = Path(config.out)
+    backend: FaceBackend = instantiate(config.faces, _convert_="all")
+    with evaluation_processes() as processes:
+        if not processes.rank:
+            writable_folder(out)
+        rows, videos = _grade_all(source, processes.share(source.keys), graders, backend)
+        rows, videos = processes.gather(rows), processes.gather(videos)
+        sets = _set_figures(graders, rows)
+    if processes.rank:
+        return None
+    results = aggregate(
+        rows,
+        metrics=metrics,
+        protocol=_protocol(source, videos, graders, backend),
+        sets=sets,
+        skipped=skipped,
+        checks=checks,
+    )
+    _report(results, source, out, config)
+    return results
+
+
+def _grade_all(
+    source: ClipSource, keys: Sequence[str], graders: Mapping[str, Grader], backend: FaceBackend
+) -> tuple[list[Row], list[VideoFacts]]:
+    rows: list[Row] = []
+    videos = []
+    for number, key in enumerate(keys, start=1):
+        reading = source.read(key)
+        videos.append(reading.facts)
+        if reading.material is None:
+            rows.append(Row(key, GENERATED, reading.frames, {}, failure=reading.failure))
+            log.warning("%s has no figures: %s", key, reading.failure)
+            continue
+        rows += grade(reading.material, graders=graders, backend=backend)
+        log.info("graded %s (%d of %d)", key, number, len(keys))
+    return rows, videos
+
+
+def _set_figures(graders: Mapping[str, Grader], rows: Iterable[Row]) -> dict[str, dict[str, SetFigure]]:
+    """Method -> figures of its set; all processes compute them in one order."""
+    graded = {row.method for row in rows if row.failure is None}
+    sets: dict[str, dict[str, SetFigure]] = {method: {} for method in METHODS if method in graded}
+    for grader in graders.values():
+        if isinstance(grader, SetGrader):
+            for method, figures in sets.items():
+                figures |= grader.compute(method)
+    return sets
+
+
+def _protocol(
+    source: ClipSource, videos: Iterable[VideoFacts], graders: Mapping[str, Grader], backend: FaceBackend
+) -> Protocol:
+    commit = describe_commit()
+    return Protocol(
+        videos=tuple(sorted(videos, key=lambda facts: facts.video)),
+        **source.preparation,
+        face_backend=backend.name,
+        min_face_score=backend.min_score,
+        graders={figure: dict(grader.facts) for grader in graders.values() for figure in grader.metrics},
+        settings=source.settings,
+        source=source.place,
+        commit=f"{commit['commit'] or 'unknown'}{' (changed)' if commit['dirty'] else ''}",
+        versions=package_versions(),
+        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def _report(results: Results, source: ClipSource, out: Path, config: DictConfig) -> None:
+    """Write the report and print the table."""
+    name, shown = best_and_worst(results, by=config.show_by, count=config.show_videos)
+    media = [
+        replace(item, caption=f"{said}. {item.caption}")
+        for video, said in shown
+        for item in source.media(video, out / "media")
+    ]
+    header, body = figure_table(results)
+    paths = write_report(
+        results,
+        out,
+        title=config.title,
+        media=media,
+        media_heading="Videos"
+        if name is None
+        else f"Best and worst by {results.metrics[name].label}"
+        if len(shown) < len(results.videos)
+        else f"Videos, best {results.metrics[name].label} first",
+        papers=[load_table(each) for each in config.papers],
+    )
+    console = Console()
+    console.print(terminal_table(header, body, title=config.title, bold=1))
+    for verdict in results.verdicts:
+        console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
+    for path in paths.values():
+        console.print(str(path), highlight=False, soft_wrap=True)
+    if config.wandb is not None:
+        send_report(
+            config.wandb,
+            title=config.title,
+            folder=out,
+            config=protocol_json(results),
+            summary={name: figure.mean for name, figure in results.estimates[GENERATED].items()},
+            header=header,
+            body=[[f"{mean} ({bounds})" if bounds else mean for mean, bounds in cells] for cells in body],
+            media=media,
+            page=paths["html"],
+        )
+    seen = source.settings.get("graded frames seen in training", "none")
+    if seen != "none":
+        log.warning("graded frames that were seen in training: %s. These are no figures of unseen data", seen)

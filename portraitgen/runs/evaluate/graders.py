@@ -1,0 +1,87 @@
+"""Graders as the configuration lists them: built before anything is read, or skipped with the reason."""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from portraitgen.metrics.checks import Check
+from portraitgen.metrics.grader import Grader, MissingWeights
+from portraitgen.metrics.scores import MetricInfo
+from portraitgen.runs.config.targets import did_you_mean
+
+log = logging.getLogger(__name__)
+
+PLACE = "metrics.graders"
+
+
+def build_graders(config: DictConfig, *, strict: bool) -> tuple[dict[str, Grader], dict[str, str]]:
+    """The graders by name, and by name why others were skipped: which weights are missing.
+
+    Args:
+        config: name -> node with a `_target_`, or null to leave one out.
+        strict: missing weights are an error.
+
+    Raises:
+        ValueError: weights are missing and `strict`, or a grader refuses its settings.
+    """
+    graders: dict[str, Grader] = {}
+    skipped: dict[str, str] = {}
+    for key, node in config.items():
+        name = str(key)
+        if node is None:
+            continue
+        try:
+            graders[name] = instantiate(node, _convert_="all")
+        except InstantiationException as error:
+            missing = _missing_weights(error)
+            if missing is None:
+                raise
+            skipped[name] = missing.advice(f"{PLACE}.{name}.{missing.setting}")
+    if skipped and strict:
+        listed = "\n  ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise ValueError(f"strict=true, and weights are missing:\n  {listed}")
+    for name, why in skipped.items():
+        log.warning("skipped %s: %s", name, why)
+    if not graders:
+        raise ValueError(f"{PLACE} leaves nothing to grade: no grader is listed that has its weights")
+    return graders, skipped
+
+
+def _missing_weights(error: BaseException | None) -> MissingWeights | None:
+    while error is not None and not isinstance(error, MissingWeights):
+        error = error.__cause__
+    return error
+
+
+def figures_of(graders: Mapping[str, Grader]) -> dict[str, MetricInfo]:
+    """What all graders together give, in their order.
+
+    Raises:
+        ValueError: two graders give a figure of one name.
+    """
+    owners: dict[str, str] = {}
+    metrics: dict[str, MetricInfo] = {}
+    for name, grader in graders.items():
+        for figure, metric in grader.metrics.items():
+            if figure in owners:
+                raise ValueError(f"{PLACE}: both {owners[figure]} and {name} give {figure!r}; leave one out")
+            owners[figure], metrics[figure] = name, metric
+    return metrics
+
+
+def check_names(checks: Iterable[Check], metrics: Mapping[str, MetricInfo], skipped: Iterable[str]) -> None:
+    """ValueError for a check of a figure that no grader gives, unless one was skipped that might."""
+    for check in checks:
+        if check.metric not in metrics and not [*skipped]:
+            raise ValueError(
+                f"metrics.checks: no grader gives {check.metric!r}{did_you_mean(check.metric, metrics)}; "
+                f"known are {', '.join(metrics)}"
+            )
+        if check.metric in metrics and metrics[check.metric].higher_is_better is None:
+            raise ValueError(
+                f"metrics.checks: {check.metric!r} has no better side, its aim is the value of the true "
+                "frames; check its distance from them instead"
+            )

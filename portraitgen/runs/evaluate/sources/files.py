@@ -1,0 +1,93 @@
+"""Videos and pictures of any origin, read for grading at a stated rate and size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from portraitgen.media.audio import read_audio
+from portraitgen.media.decode import VideoError, probe_video
+from portraitgen.runs.evaluate.sources.source import read_clip
+
+VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaClip:
+    """A video, or a picture as a video of one frame.
+
+    Attributes:
+        frames: uint8 [T, 3, H, W].
+        fps: frames a second; 0 for a picture.
+        audio: float32 [N] mono at 16 kHz, or None.
+    """
+
+    frames: Tensor
+    fps: Fraction
+    audio: np.ndarray | None
+
+
+def read_media(path: Path, *, fps: Fraction | None) -> MediaClip:
+    """Read a video or a picture; its suffix says which.
+
+    Args:
+        path: with one of the suffixes in `VIDEOS` and `PICTURES`.
+        fps: rate to bring a video to, by the nearest frame in time; None keeps its own.
+
+    Raises:
+        VideoError: no such file, or it cannot be read.
+    """
+    if path.suffix.lower() in VIDEOS:
+        return MediaClip(read_clip(path, fps=fps), fps or probe_video(path).fps, read_audio(path))
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise VideoError(f"{path}: not a readable picture")
+    rgb = np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return MediaClip(torch.from_numpy(rgb).movedim(-1, 0)[None], Fraction(0), None)
+
+
+def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
+    """Frames uint8 [T, 3, H, W] at another (width, height): bicubic with antialiasing, rounded to 8 bits."""
+    width, height = size
+    if tuple(frames.shape[-2:]) == (height, width):
+        return frames
+    parts = [
+        interpolate(part.float(), size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+        .round()
+        .clamp(0, 255)
+        .byte()
+        for part in frames.split(16)
+    ]
+    return torch.cat(parts)
+
+
+def media_files(folder: Path) -> dict[str, Path]:
+    """Key -> file for all videos and pictures below a folder; a key is the path within it without the suffix.
+
+    Raises:
+        ValueError: no such folder, nothing in it, or two files of one key.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in VIDEOS + PICTURES or not path.is_file():
+            continue
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in found:
+            raise ValueError(
+                f"{found[key]} and {path} differ in their suffix only; keep one, or list pairs=…"
+            )
+        found[key] = path
+    if not found:
+        raise ValueError(f"{folder} holds no video or picture ({', '.join(VIDEOS + PICTURES)})")
+    return found

@@ -1,0 +1,98 @@
+"""What evaluate.py asks of a place where clips come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.media.decode import VideoError, iter_frames, probe_video
+from portraitgen.metrics.grader import Fact
+from portraitgen.metrics.grading import Material
+from portraitgen.metrics.protocol import VideoFacts
+from portraitgen.metrics.report.page_parts import Media
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """One video, read.
+
+    Attributes:
+        facts: what it is graded against.
+        frames: int64 [T], the places of the graded frames.
+        material: what there is to grade, or None.
+        failure: why there is nothing, or None: the generated clip is missing or cannot be read.
+    """
+
+    facts: VideoFacts
+    frames: np.ndarray
+    material: Material | None
+    failure: str | None = None
+
+
+class ClipSource(Protocol):
+    """Clips to be graded.
+
+    What is wrong with the user's side (truth, lists) is a ValueError; what is wrong with a generated clip is
+    that clip's failure.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys of all videos, sorted."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Fact]:
+        """How the clips were generated, as far as it is known."""
+        ...
+
+    @property
+    def place(self) -> Mapping[str, Any]:
+        """The settings of evaluate.py that lead here, with absolute paths."""
+        ...
+
+    @property
+    def preparation(self) -> Mapping[str, str]:
+        """`frame_sampler`, `resize` and `crop` of the protocol."""
+        ...
+
+    def check(self) -> None:
+        """Look at all videos before the first is graded, as far as that costs little.
+
+        Raises:
+            ValueError: what `read` would raise after hours; all of it is listed.
+        """
+        ...
+
+    def read(self, key: str) -> Reading:
+        """Read one video."""
+        ...
+
+    def media(self, key: str, folder: Path) -> list[Media]:
+        """Comparison video and contact sheet of one video; made in `folder` where there are none yet."""
+        ...
+
+
+def read_clip(path: Path, *, fps: Fraction | None = None) -> Tensor:
+    """All frames of a video, uint8 [T, 3, H, W]; at another rate the nearest frame in time for each.
+
+    Raises:
+        VideoError: as `iter_frames`, and for damaged frames: what the decoder makes up is not graded.
+    """
+    frames = iter_frames(path)
+    if fps is not None:
+        frames = resample_frames(frames, source_fps=probe_video(path).fps, fps=fps)
+    images = []
+    damaged = 0
+    for frame in frames:
+        images.append(frame.image)
+        damaged += frame.corrupt
+    if damaged:
+        raise VideoError(f"{path}: {damaged} of {len(images)} frames are damaged; write it again")
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1)

@@ -1,0 +1,62 @@
+"""A photo's face, to move as the face of a video, of a picture or of a landmark file does."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.faces.transfer import Transfer, transfer_motion
+from portraitgen.runs.generate.driving.clip import DrivenClip
+from portraitgen.runs.generate.driving.motion import PICTURE, Motion, file_kind
+from portraitgen.runs.generate.driving.reference import Reference
+
+Retarget = Transfer | Literal["none"]
+
+
+def driven_by_face(
+    reference: Reference, driving: Path, motion: Motion, *, retarget: Retarget, raw: bool
+) -> DrivenClip:
+    """The clip in which the photo `reference` moves as `motion`, read from the file `driving`.
+
+    Args:
+        retarget: how (see `transfer_motion`), or "none": the landmarks are of the photo itself.
+        raw: draw MediaPipe's own points.
+
+    Raises:
+        ValueError: landmarks of another kind than the photo's, or, as they are, of a picture of another
+            proportion.
+    """
+    if retarget == "none":
+        landmarks = _as_they_are(reference, motion.landmarks, raw=raw)
+    else:
+        landmarks = transfer_motion(motion.landmarks, reference.landmarks, how=retarget, raw=raw)
+    return DrivenClip(
+        key=f"{reference.path.stem}-{driving.stem}",
+        reference=reference.picture,
+        landmarks=landmarks,
+        scheme=motion.landmarks.scheme,
+        fps=motion.landmarks.fps,
+        frames=np.arange(len(landmarks)),
+        truth=None,
+        source={
+            "mode": file_kind(driving),
+            "reference": str(reference.path),
+            "driving": str(driving),
+            "frames_filled_in": int((~motion.landmarks.found).sum()),
+        },
+        sound=motion.sound,
+        still=file_kind(driving) == PICTURE,
+    )
+
+
+def _as_they_are(reference: Reference, landmarks: LandmarkSequence, *, raw: bool) -> np.ndarray:
+    """Landmarks of the photo, float32 [T, K, 2] in pixels of what is shown of it."""
+    (height, width), (rows, columns) = landmarks.image_size, reference.photo_size
+    if abs(height * columns - width * rows) > max(height, width, rows, columns):
+        raise ValueError(
+            f"retarget=none: the landmarks are of a picture of {width}x{height}, the reference is "
+            f"{columns}x{rows}: they must have one proportion"
+        )
+    in_photo = landmarks.positions(raw=raw) * np.array([columns / width, rows / height])
+    return reference.framing.to_frame(in_photo)

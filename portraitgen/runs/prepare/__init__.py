@@ -1,0 +1,1 @@
+"""What prepare.py does: shards made, read, checked, and features beside them."""

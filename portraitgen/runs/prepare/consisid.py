@@ -1,0 +1,123 @@
+"""`prepare.py import_consisid` and `export_consisid`: ConsisID's training folders into shards and back."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.engines.engine import Engine
+from portraitgen.data.formats.consisid.export import LIST, ConsisIDFolder
+from portraitgen.data.formats.consisid.sources import ConsisIDReader, find_clips
+from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.outcome import count
+from portraitgen.data.prepare.plan import plan_shards
+from portraitgen.data.reader import ClipReader
+from portraitgen.runs.config.check import check_config
+from portraitgen.runs.prepare.data_set import check_split, make_data_set
+from portraitgen.runs.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class ImportConsisIDConfig:
+    """What `prepare.py import_consisid` reads."""
+
+    source: str = MISSING
+    out: str = MISSING
+    root: str = MISSING
+    split: str = MISSING
+    workers: int = MISSING
+    engine: Any = MISSING
+    min_frames: int = MISSING
+    landmarks: bool = MISSING
+    faces: Any = MISSING
+    clips_per_shard: int = MISSING
+    licence: str | None = None
+
+
+@dataclass(kw_only=True)
+class ExportConsisIDConfig:
+    """What `prepare.py export_consisid` reads."""
+
+    shards: Any = MISSING
+    out: str = MISSING
+    videos: str | None = None
+    keyed_by: str | None = None
+
+
+ConfigStore.instance().store(name="prepare_import_consisid_schema", node=ImportConsisIDConfig)
+ConfigStore.instance().store(name="prepare_export_consisid_schema", node=ExportConsisIDConfig)
+
+
+def import_consisid(config: DictConfig) -> None:
+    """Make shards of the clips of `config.source`; those that are finished already are kept.
+
+    Raises:
+        ValueError: a setting, the source or the folder cannot be used, or no clip gives a sample.
+    """
+    check_config(config)
+    check_split(config.split)
+    if config.clips_per_shard < 1 or config.min_frames < 1:
+        raise ValueError("clips_per_shard and min_frames: give whole numbers, at least 1")
+    engine: Engine = instantiate(config.engine)
+    out = Path(config.out)
+    clips = find_clips(config.source, root=config.root, min_frames=config.min_frames)
+    described = {
+        "layout": "consisid",
+        "source": str(Path(config.source).expanduser().resolve()),
+        "faces": OmegaConf.to_container(config.faces, resolve=True) if config.landmarks else None,
+        "licence": config.licence,
+        "clips_per_shard": config.clips_per_shard,
+    }
+    jobs = plan_shards(
+        clips,
+        out,
+        config.split,
+        videos_per_shard=config.clips_per_shard,
+        photos_per_shard=config.clips_per_shard,
+        config=described,
+    )
+
+    def maker() -> ShardMaker:
+        backend = instantiate(config.faces) if config.landmarks else None
+        return ShardMaker(str(out), ConsisIDReader(config.licence, backend), described)
+
+    make_data_set(
+        jobs, maker, engine, out=out, split=config.split, source=config.source, config=described, fps=None
+    )
+
+
+def export_consisid(config: DictConfig) -> None:
+    """Write the clips of `config.shards` in ConsisID's layout, with its list and captions.
+
+    Raises:
+        ValueError: a setting or a shard cannot be used, or a sample is a photo.
+    """
+    check_config(config)
+    if config.keyed_by not in (None, "frame", "track"):
+        raise ValueError(f"keyed_by={config.keyed_by}: give frame, track, or null for as it was")
+    videos = None if config.videos is None else Path(config.videos).expanduser()
+    if videos is not None and not videos.is_dir():
+        raise ValueError(f"videos={config.videos}: no such folder")
+    patterns = (
+        [str(pattern) for pattern in config.shards] if OmegaConf.is_list(config.shards) else config.shards
+    )
+    catalog = Catalog(patterns)
+    reader = ClipReader(catalog)
+    places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
+    folder = ConsisIDFolder(Path(config.out), originals=videos, keyed_by=config.keyed_by)
+    with progress("exporting") as show:
+        for number, (shard, row) in enumerate(places, start=1):
+            folder.add(reader.sample(shard, row))
+            show(number, len(places))
+    total = folder.finish()
+    log.info(
+        f"{count(total, 'clip')} written, {folder.copied} with the original video; "
+        f"the list is {Path(config.out) / LIST}"
+    )

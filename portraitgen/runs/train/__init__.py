@@ -1,0 +1,1 @@
+"""What train.py does, and the folder of a run."""

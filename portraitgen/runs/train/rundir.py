@@ -1,0 +1,181 @@
+"""The directory of one run: where its files lie, what they say, and whether a run may continue in it.
+
+config.yaml      the resolved configuration
+versions.json    packages, commit and command line of every start
+train.rank*.log  one a process
+checkpoints/     last.ckpt: what a resume reads
+weights/         *.safetensors: what generate, evaluate and later stages read
+samples/         pictures drawn while training
+"""
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from portraitgen.media.files import replacing
+
+PACKAGES = (
+    "portraitgen",
+    "torch",
+    "lightning",
+    "diffusers",
+    "transformers",
+    "peft",
+    "hydra-core",
+    "numpy",
+    "av",
+)
+
+SHAPES_THE_RESULT = (
+    "model",
+    "data",
+    "stage",
+    "optimizer",
+    "lr_scheduler",
+    "seed",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.precision",
+)
+"""Settings that must stay as they are when a run is resumed."""
+
+FREE_TO_CHANGE = (
+    "data.num_workers",  # batches are the same for any number
+    "stage.init_from",  # what trains comes from the checkpoint, the frozen weights are compared
+    "model.sampling",
+    "model.optimizer",  # the group is compared
+    "model.lr_scheduler",
+)
+"""Among them, those on which a resumed run does not depend."""
+
+
+class RunDirectory:
+    """Files of the run in `folder`, which must exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.versions = folder / "versions.json"
+        self.last_checkpoint = folder / "checkpoints" / "last.ckpt"
+        self.weights = folder / "weights"
+
+    def check_resumable(self, config: Mapping[str, Any]) -> None:
+        """ValueError that lists what differs between `config` (resolved) and the saved one and may not.
+
+        Without a checkpoint there is nothing to resume, and everything may differ.
+        """
+        if not self.last_checkpoint.exists() or not self.config.is_file():
+            return
+        changes = list(_changes(yaml.safe_load(self.config.read_text()), config))
+        if changes:
+            raise ValueError(
+                f"the run in {self.folder} was started with other settings:\n  "
+                + "\n  ".join(changes)
+                + "\nStart a new run under another name=…, or go on with allow_config_change=true"
+            )
+
+    def is_finished(self, max_steps: int) -> bool:
+        """Whether a run that can be resumed has written the weights of step `max_steps` or a later one."""
+        if not self.last_checkpoint.exists():
+            return False
+        steps = [int(path.stem.removeprefix("step_")) for path in self.weights.glob("step_*.safetensors")]
+        return 0 < max_steps <= max(steps, default=0)
+
+    def last_metric(self, name: str) -> float:
+        """The last value of a column of metrics.csv.
+
+        Raises:
+            ValueError: the run has logged no such value.
+        """
+        path = self.folder / "metrics.csv"
+        values: list[str] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                values = [row[name] for row in csv.DictReader(file) if row.get(name)]
+        if not values:
+            raise ValueError(f"optimized_metric={name}: {path} holds no such value")
+        return float(values[-1])
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Save the resolved configuration."""
+        with replacing(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def write_versions(self) -> None:
+        """Add this start to versions.json."""
+        starts = json.loads(self.versions.read_text()) if self.versions.is_file() else []
+        with replacing(self.versions) as temporary:
+            temporary.write_text(json.dumps([*starts, describe_start()], indent=2) + "\n")
+
+
+def describe_start() -> dict[str, Any]:
+    """What it takes to run the same again: time, command line, Python, packages, commit."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        **describe_commit(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those packages that shape a result."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def describe_commit() -> dict[str, Any]:
+    """`commit` of the checkout this package runs from, and `dirty`, whether tracked files differ from it.
+
+    Both are None outside a checkout.
+    """
+    root = Path(__file__).resolve().parents[3]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no") != ""
+        return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """`key: old → new` for every setting that differs and shapes the result."""
+    old, new = _leaves(saved), _leaves(config)
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
+        if before != after and _is_under(key, SHAPES_THE_RESULT) and not _is_under(key, FREE_TO_CHANGE):
+            yield f"{key}: {before} → {after}"
+
+
+def _is_under(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Values by dotted path; lists and empty mappings are values."""
+    leaves: dict[str, Any] = {}
+    for name, each in value.items():
+        if isinstance(each, Mapping) and each:
+            leaves |= _leaves(each, f"{path}{name}.")
+        else:
+            leaves[f"{path}{name}"] = each
+    return leaves

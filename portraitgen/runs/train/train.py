@@ -1,0 +1,103 @@
+"""Train one stage: from a composed configuration to a run directory with weights."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from portraitgen.data.catalog import find_shards
+from portraitgen.data.manifest import shard_digest
+from portraitgen.media.files import writable_folder
+from portraitgen.runs.config.check import check_config
+from portraitgen.runs.config.rules import check_training
+from portraitgen.runs.config.schema import process_rank
+from portraitgen.runs.train.rundir import RunDirectory, describe_commit
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> float | None:
+    """Run `config` to its end, from its last checkpoint if it has one.
+
+    Returns:
+        The last value of `config.optimized_metric`, if it names one.
+
+    Raises:
+        ValueError: the configuration is wrong, the run was started with other settings, the data cannot be
+            used, or weights to start from are missing.
+    """
+    check_config(config)
+    check_training(config)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    run = RunDirectory(Path(config.paths.runs, config.name))
+    if process_rank() == 0:
+        writable_folder(run.folder)
+    if not config.allow_config_change:
+        run.check_resumable(settings)
+    if run.is_finished(config.trainer.max_steps):
+        log.info("nothing to do: %s has trained for %d steps", run.folder, config.trainer.max_steps)
+    else:
+        _fit(config, settings, run)
+    return run.last_metric(config.optimized_metric) if config.optimized_metric else None
+
+
+def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> None:
+    """Build everything, in the order in which mistakes are cheap, and train."""
+    from lightning.pytorch import seed_everything
+
+    _quiet_lightning()
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data, _convert_="all")
+    data.setup("fit")
+    model = instantiate(config.model, _convert_="all")
+    if settings["data"].get("features") and process_rank() == 0:
+        from portraitgen.runs.train.check_latents import check_latents
+
+        check_latents(settings["data"]["shards"], settings["data"]["features"], model.codec)
+    stage = instantiate(config.stage, _convert_="all")
+    callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
+    if "weights" in callbacks:
+        callbacks["weights"] = callbacks["weights"](
+            config=settings["model"],
+            system=_system(config.model),
+            provenance={
+                "run": config.name,
+                "data": settings["data"],
+                "landmark_scheme": data.landmark_scheme,
+                "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
+                **describe_commit(),
+            },
+        )
+    loggers = [instantiate(node, _convert_="all") for node in config.logger.values() if node]
+    trainer = instantiate(
+        config.trainer, callbacks=[stage, *callbacks.values()], logger=loggers, _convert_="all"
+    )
+
+    if process_rank() == 0:
+        run.write_config(settings)
+        run.write_versions()
+    resume = run.last_checkpoint if run.last_checkpoint.exists() else None
+    log.info("%s %s", "resuming from" if resume else "starting in", resume or run.folder)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resume)
+    finally:
+        if config.logger.get("wandb"):
+            import wandb
+
+            wandb.finish()  # the next trial of a sweep, in this process, is a run of its own
+
+
+def _quiet_lightning() -> None:
+    """Warnings only, and once: Lightning prints beside the root logger, advertises, repeats what we say."""
+    logging.getLogger("lightning").handlers.clear()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+
+
+def _system(model: DictConfig) -> str:
+    """Name of the folder under portraitgen/systems that the model comes from."""
+    return str(model["_target_"]).removeprefix("portraitgen.systems.").split(".")[0]

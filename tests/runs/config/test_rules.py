@@ -1,0 +1,102 @@
+"""What must hold between settings, and on this machine, is said before training starts."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from portraitgen.runs.config.rules import machine_problems, setting_problems
+from portraitgen.runs.config.schema import CONF, register_configs
+
+
+def compose_experiment(experiment, *overrides):
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [f"experiment={experiment}", "data.shards=x", *overrides])
+
+
+def config(*overrides):
+    return compose_experiment("aniportrait/tiny_stage1", *overrides)
+
+
+def test_a_right_configuration_breaks_no_rule():
+    assert list(setting_problems(config())) == []
+    assert list(machine_problems(config())) == []
+
+
+def test_deepspeed_on_a_cpu():
+    pytest.importorskip("deepspeed")
+    (problem,) = setting_problems(config("strategy=deepspeed_zero2"))
+    assert "CUDA GPUs only" in problem
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_deepspeed_without_a_gpu():
+    (problem,) = machine_problems(config("strategy=deepspeed_zero2", "trainer.accelerator=auto"))
+    assert "there is none here" in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategy.stage=7", "stage"),
+        ("+strategy.config={zero_optimization: {stage: 2, overlap_com: true}}", "overlap_com"),
+        ("+strategy.config={gradient_cliping: 1.0}", "did you mean 'gradient_clipping'?"),
+    ],
+)
+def test_deepspeed_settings_are_parsed_by_deepspeed(override, message):
+    pytest.importorskip("deepspeed")
+    problems = list(setting_problems(config("strategy=deepspeed_zero2", "trainer.accelerator=gpu", override)))
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_a_callback_without_a_class_is_read_by_nobody():
+    (problem,) = setting_problems(config("+callbacks.sampels.every_steps=3"))
+    assert problem == "callbacks.sampels: no _target_, so nobody reads it; did you mean 'samples'?"
+
+
+def test_null_leaves_a_callback_out():
+    assert list(setting_problems(config("callbacks.samples=null"))) == []
+
+
+def test_batches_of_an_epoch_fill_every_step():
+    fits = config("data.samples_per_epoch=8", "trainer.accumulate_grad_batches=2")
+    assert list(setting_problems(fits)) == []
+    (problem,) = setting_problems(config("data.samples_per_epoch=6", "trainer.accumulate_grad_batches=2"))
+    assert "an epoch is 3 batches" in problem
+
+
+@pytest.mark.parametrize("override", ["data.batch_size=0", "trainer.accumulate_grad_batches=0"])
+def test_sizes_below_one(override):
+    (problem,) = setting_problems(config(override))
+    assert "must be 1 or more" in problem
+
+
+def test_pretrained_models_and_weights_must_be_here():
+    full = compose_experiment("aniportrait/stage2", "stage.init_from=nowhere.safetensors")
+    problems = [line for line in machine_problems(full) if "DeepSpeed" not in line]
+    assert [line.split(":")[0] for line in problems] == [
+        "model.codec.vae.pretrained_model_name_or_path",
+        "model.image_encoder.path",
+        "stage.init_from",
+    ]
+    assert "make it with: python train.py experiment=aniportrait/stage1" in problems[-1]
+    hub = compose_experiment(
+        "aniportrait/stage1", "model.codec.vae.pretrained_model_name_or_path=someone/vae"
+    )
+    image, start = machine_problems(hub)  # a hub id is not judged
+    assert image.startswith("model.image_encoder.path")
+    assert "make it with: python convert.py kind=stable_diffusion" in start
+
+
+def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    (problem,) = machine_problems(config("trainer.devices=2"))
+    assert "SLURM started 8 tasks" in problem
+    assert list(machine_problems(config("trainer.devices=4", "trainer.num_nodes=2"))) == []
+
+
+def test_more_devices_than_there_are_is_refused():
+    problems = list(machine_problems(config("trainer.devices=99")))
+    assert any(line.startswith("trainer.devices: 99, but this machine has") for line in problems)

@@ -1,0 +1,57 @@
+"""What a pair of files is graded against stands in the protocol, also where the generated file is lost."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from portraitgen.media.encode import write_video
+from portraitgen.runs.evaluate.sources.pair_list import Pair
+from portraitgen.runs.evaluate.sources.pairs import PairedFiles
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for name, level in (("clip", 90), ("man", 10), ("woman", 200)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, 16, 3), level, np.uint8))
+    return tmp_path
+
+
+def facts_of(pair):
+    return PairedFiles([pair], fps=None, size=None, length="exact", place={}).read(pair.key).facts
+
+
+def test_another_reference_or_prompt_is_another_protocol(pictures):
+    pair = Pair("clip", pictures / "clip.png", reference=pictures / "man.png", prompt="a man")
+    others = [replace(pair, reference=pictures / "woman.png"), replace(pair, prompt="a woman")]
+    assert len({facts_of(each).digest for each in (pair, *others)}) == 3
+    assert facts_of(pair) == facts_of(replace(pair))
+
+
+def test_a_lost_clip_has_the_facts_of_one_that_is_there(pictures):
+    pair = Pair("clip", pictures / "clip.png", pictures / "man.png", pictures / "woman.png", prompt="a man")
+    assert facts_of(replace(pair, generated=pictures / "lost.png")) == facts_of(pair)
+
+
+def test_pairs_that_do_not_fit_are_all_named_before_the_first_is_read(tmp_path):
+    """A wrong length at the end of a list would throw away hours of grading."""
+    made = {"true": (4, 32, 25), "short": (3, 32, 25), "big": (4, 48, 25), "slow": (4, 32, 10)}
+    for name, (count, side, fps) in made.items():
+        write_video(tmp_path / f"{name}.mp4", [np.zeros((side, side, 3), np.uint8)] * count, fps=fps)
+    (tmp_path / "broken.mp4").write_text("no video")
+
+    def check(*names, real="true", **settings):
+        pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{real}.mp4") for name in names]
+        PairedFiles(pairs, place={}, **{"fps": None, "size": None, "length": "exact", **settings}).check()
+
+    check("true", "broken", "lost")  # those are failed clips
+    with pytest.raises(ValueError, match="3 pairs do not fit") as error:
+        check("short", "big", "slow")
+    for told in ("short.mp4 has 3 frames", "big.mp4 is 48x48", "slow.mp4 has 10 fps"):
+        assert told in str(error.value)
+    check("short", length="shortest")
+    check("big", size=(32, 32))
+    check("slow", fps=25.0)
+    with pytest.raises(ValueError, match=r"broken\.mp4"):
+        check("true", real="broken")

@@ -1,0 +1,220 @@
+"""From weights to clips to figures: what generate.py writes is what evaluate.py grades."""
+
+import json
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+
+from portraitgen.data.catalog import find_shards
+from portraitgen.data.manifest import shard_digest
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.media.audio import encode_wav, read_audio
+from portraitgen.media.decode import read_video
+from portraitgen.media.encode import write_video
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.evaluate.evaluate import evaluate
+from portraitgen.runs.evaluate.sources.samples import read_samples
+from portraitgen.runs.generate.driving.shards import ShardClips
+from portraitgen.runs.generate.generate import generate
+from portraitgen.training.weights import load_weights, save_weights
+from tests.runs.tiny import save_tiny
+
+FRAMES = 16
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A shard with two drawn faces; the second is not seen in its last quarter."""
+    root = tmp_path_factory.mktemp("data")
+    valid = np.arange(FRAMES) < 12
+    with ShardWriter(root, "train") as writer:
+        writer.write(synthetic_clip("seen", num_frames=FRAMES, size=64, seed=0))
+        writer.write(synthetic_clip("lost", num_frames=FRAMES, size=64, seed=1, valid=valid))
+    return str(root / "shards" / "train-*.tar")
+
+
+@pytest.fixture(scope="module")
+def weights(shards, tmp_path_factory):
+    """An untrained tiny network, with what train.py says of it."""
+    path = tmp_path_factory.mktemp("run") / "last.safetensors"
+    return save_tiny(path, shards=shards, digests=[shard_digest(shard) for shard in find_shards(shards)])
+
+
+@pytest.fixture
+def config(weights, shards, tmp_path):
+    """Composes a command; `name` is generate or evaluate."""
+
+    def config(name, *overrides):
+        register_configs()
+        given = {
+            "generate": [f"weights={weights}", f"out={tmp_path / 'out'}"],
+            "evaluate": [f"generated={tmp_path / 'out'}"],
+        }
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, [*given[name], *overrides])
+
+    return config
+
+
+def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]", "seed=3"))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["key"].startswith("seen-"), "a clip without a face in the span is left out"
+    assert sample["frames"] == [12, 13, 14, 15]
+    assert sample["train_span"] == [0.0, 0.75]
+    assert sample["frames_trained_on"] == 0
+    assert (sample["seed"], sample["step"], sample["commit"]) == (3, 0, "abc")
+    assert read_video(tmp_path / "out" / sample["video"]).shape == (4, 64, 64, 3)
+    assert (tmp_path / "out" / sample["sheet"]).read_bytes().startswith(b"\x89PNG")
+    with av.open(str(tmp_path / "out" / sample["panel"])) as panel:
+        assert panel.streams.video[0].frames == 4
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+def test_every_third_frame_is_drawn_and_the_others_made(config, shards, tmp_path):
+    words = [f"shards={shards}", "span=[0.0,0.5]", "limit=1"]
+    generate(config("generate", *words, "interpolation=flow"))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["frames"] == list(range(8))
+    assert sample["interpolation"]["every"] == 3
+    assert read_video(tmp_path / "out" / sample["video"]).shape == (8, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"say what makes the others \(interpolation=flow\)"):
+        generate(config("generate", *words, "interpolation.every=2"))
+    with pytest.raises(InstantiationException, match=r"interpolation\.between\.file=nowhere: no such file"):
+        generate(config("generate", *words, "interpolation=film", "interpolation.between.file=nowhere"))
+
+
+def test_a_seed_means_one_clip(config, shards, tmp_path):
+    clips = []
+    for seed in (0, 0, 1):
+        generate(config("generate", f"shards={shards}", "span=[0.0,0.2]", "limit=1", f"seed={seed}"))
+        (sample,) = read_samples(tmp_path / "out")
+        clips.append(read_video(tmp_path / "out" / sample["video"]))
+    assert np.array_equal(clips[0], clips[1])
+    assert not np.array_equal(clips[0], clips[2])
+
+
+def test_a_lower_precision_changes_little(config, shards, tmp_path):
+    clips = []
+    for precision in ("float32", "bfloat16"):
+        overrides = [f"shards={shards}", "span=[0.0,0.2]", "limit=1", f"precision={precision}"]
+        generate(config("generate", *overrides))
+        (sample,) = read_samples(tmp_path / "out")
+        clips.append(read_video(tmp_path / "out" / sample["video"]).astype(int))
+    assert 0 < np.abs(clips[0] - clips[1]).mean() < 10
+    with pytest.raises(ValueError, match="precision=half: choose one of float32, float16, bfloat16"):
+        generate(config("generate", f"shards={shards}", "precision=half"))
+
+
+def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, capsys):
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
+    with pytest.raises(ValueError, match="a required check failed"):
+        evaluate(config("evaluate"))
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["protocol"]["settings"]["graded frames seen in training"] == "none"
+    for key in ("psnr", "psnr_copy_reference", "psnr_copy_nearest", "detection_rate"):
+        assert np.isfinite(results[key]), key
+    assert results["psnr"] < results["psnr_copy_reference"], "an untrained network draws noise"
+    assert results["passed"] is False
+    assert results["protocol"]["num_frames"] == 4
+    printed = capsys.readouterr().out
+    assert "Copy of reference" in printed
+    assert "report.html" in printed
+
+
+def test_a_perfect_clip_passes_as_such(config, shards, tmp_path):
+    """The truth in the place of the generated clip: only the video codec is left to lower its PSNR."""
+    generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
+    (sample,) = read_samples(tmp_path / "out")
+    clip = ShardClips(shards).read(sample["key"], np.array(sample["frames"]))
+    truth = ((clip.truth + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
+    write_video(tmp_path / "out" / sample["video"], truth, fps=25, crf=10)
+    evaluate(config("evaluate", "metrics.checks=[]"))
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["psnr"] > 35
+    assert results["psnr"] > results["psnr_copy_nearest"] + 8
+
+
+def test_grading_on_trained_frames_is_said(config, shards, tmp_path, caplog, monkeypatch):
+    """Also from another folder, where a relative path to the shards would lead nowhere."""
+    generate(config("generate", f"shards={shards}", "span=[0.5,1.0]", "limit=1"))
+    monkeypatch.chdir(tmp_path)
+    evaluate(config("evaluate", "metrics.checks=[]"))
+    assert "graded frames that were seen in training: 4 of 8" in caplog.text
+    results = json.loads((tmp_path / "out/report/results.json").read_text())
+    assert results["protocol"]["settings"]["graded frames seen in training"] == "4 of 8"
+
+
+def test_prepared_clips_keep_their_sound(config, tmp_path):
+    """A click in frame 13 is in the second of the last four frames."""
+    sound = np.zeros(FRAMES * 640, np.float32)
+    sound[round(13.5 * 640) :][:40] = 0.9
+    with ShardWriter(tmp_path / "spoken", "train") as writer:
+        clip = synthetic_clip("spoken", num_frames=FRAMES, size=64, seed=0)
+        writer.write(replace(clip, audio=encode_wav(sound)))
+    generate(config("generate", f"shards={tmp_path}/spoken/shards/train-*.tar", "span=[0.75,1.0]"))
+    (sample,) = read_samples(tmp_path / "out")
+    heard = read_audio(tmp_path / "out" / sample["video"])
+    assert abs(np.argmax(np.abs(heard) > 0.4) - 1.5 * 640) < 16
+    assert abs(len(heard) - 4 * 640) < 640
+    clips = ShardClips(f"{tmp_path}/spoken/shards/train-*.tar")
+    assert clips.sound(sample["key"], np.array([1, 2, 4])) is None
+
+
+def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
+    clips = ShardClips(shards)
+    key = clips.keys[0]
+    whole = clips.read(key, np.arange(FRAMES))
+    part = clips.read(key, np.array([12, 13]))
+    assert torch.equal(part.reference, whole.truth[0])
+    assert torch.equal(part.truth, whole.truth[12:14])
+    assert np.array_equal(part.landmarks, whole.landmarks[12:14])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "say what drives"),
+        (["shards=a.tar", "reference=a.jpg", "driving=a.mp4"], "say what drives"),
+        (["reference=a.jpg"], "say what drives"),
+        (["shards=nowhere/*.tar"], "no shard matches"),
+        (["shards=a.tar", "span=[0.5,0.2]"], "give a share of each clip"),
+        (["shards=a.tar", "limit=0"], "limit=0: give a number of clips"),
+        (["shards=a.tar", "fps=25"], "fps=25.*: prepared clips are drawn as they are"),
+        (["shards=a.tar", "size=512"], "size=512: prepared clips are drawn as they are"),
+        (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such file"),
+    ],
+)
+def test_what_drives_must_be_there(config, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        generate(config("generate", *overrides))
+
+
+def test_weights_of_other_landmarks_are_refused(config, weights, shards, tmp_path):
+    tensors, facts = load_weights(weights)
+    given = {name: facts.pop(name) for name in ("config", "step", "system")}
+    other = tmp_path / "mesh.safetensors"
+    save_weights(other, tensors, **given, provenance=facts | {"landmark_scheme": "mediapipe478"})
+    with pytest.raises(ValueError, match=r"from mediapipe478 landmarks, shards=\S+ hold ibug68"):
+        generate(config("generate", f"shards={shards}", f"weights={other}"))
+
+
+def test_a_span_without_a_face_is_an_error(config, shards, tmp_path):
+    with pytest.raises(ValueError, match=r"shows a face within \[0\.99, 1\.0\]"):
+        generate(config("generate", f"shards={shards}", "span=[0.99,1.0]"))
+    assert not (tmp_path / "out/samples.jsonl").exists()
+
+
+def test_nothing_to_grade(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no samples\.jsonl"):
+        evaluate(config("evaluate"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/samples.jsonl").write_text("")
+    with pytest.raises(ValueError, match="is empty"):
+        evaluate(config("evaluate"))

@@ -1,0 +1,124 @@
+"""What a run directory says, and which changes of settings a resumed run refuses."""
+
+import json
+import os
+
+import pytest
+import yaml
+
+from portraitgen.runs.train.rundir import RunDirectory
+
+SETTINGS = {
+    "model": {"network": {"width": 8}, "sampling": {"num_steps": 2}, "optimizer": {"lr": 0.1}},
+    "data": {"batch_size": 2, "num_workers": 0},
+    "stage": {"train": ["*"], "init_from": "a"},
+    "optimizer": {"lr": 0.1},
+    "lr_scheduler": None,
+    "trainer": {"max_steps": 5, "precision": "32-true"},
+    "seed": 0,
+    "name": "run",
+}
+
+
+def changed(**changes):
+    """SETTINGS with values replaced by dotted path (dots written as two underscores)."""
+    settings = json.loads(json.dumps(SETTINGS))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = settings
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return settings
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that was started with SETTINGS and has a checkpoint."""
+    run = RunDirectory(tmp_path)
+    run.write_config(SETTINGS)
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.touch()
+    return run
+
+
+def test_config_is_written_whole(run):
+    assert yaml.safe_load(run.config.read_text()) == SETTINGS
+    assert os.listdir(run.folder / "checkpoints") == ["last.ckpt"]
+    assert not list(run.folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"data__num_workers": 4},
+        {"trainer__max_steps": 10},
+        {"stage__init_from": "b"},
+        {"model__sampling__num_steps": 50},
+        {"name": "other"},
+    ],
+)
+def test_free_changes_resume(run, changes):
+    run.check_resumable(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model__network__width": 16}, "model.network.width: 8 → 16"),
+        ({"data__batch_size": 4}, "data.batch_size: 2 → 4"),
+        ({"data__stride": 2}, "data.stride: (not set) → 2"),
+        ({"stage__train": ["a.*"]}, "stage.train: ['*'] → ['a.*']"),
+        ({"seed": 1}, "seed: 0 → 1"),
+        ({"lr_scheduler": {"warmup_steps": 3}}, "lr_scheduler.warmup_steps: (not set) → 3"),
+        ({"trainer__precision": "bf16-mixed"}, "trainer.precision: 32-true → bf16-mixed"),
+    ],
+)
+def test_changes_that_shape_the_result_are_refused(run, changes, line):
+    with pytest.raises(ValueError, match="allow_config_change=true") as error:
+        run.check_resumable(changed(**changes))
+    assert f"\n  {line}\n" in str(error.value)
+
+
+def test_several_changes_are_listed_at_once_and_the_group_counts_once(run):
+    settings = changed(optimizer__lr=0.2, model__optimizer__lr=0.2, data__batch_size=8)
+    with pytest.raises(ValueError) as error:
+        run.check_resumable(settings)
+    assert str(error.value).count("→") == 2
+
+
+def test_without_a_checkpoint_everything_may_change(run):
+    run.last_checkpoint.unlink()
+    run.check_resumable(changed(seed=7))
+
+
+def test_finished_is_read_off_the_weights(run):
+    assert not run.is_finished(5)
+    run.weights.mkdir()
+    (run.weights / "step_00000005.safetensors").touch()
+    assert run.is_finished(5)
+    assert run.is_finished(4)
+    assert not run.is_finished(6)
+    assert not run.is_finished(-1)  # a run without an end
+    run.last_checkpoint.unlink()
+    assert not run.is_finished(5)  # a debug run, which starts anew each time
+
+
+def test_the_last_value_of_a_metric(tmp_path):
+    run = RunDirectory(tmp_path)
+    with pytest.raises(ValueError, match="optimized_metric=val/loss"):
+        run.last_metric("val/loss")
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.9,\n2,0.8,0.5\n3,0.7,\n")
+    assert run.last_metric("val/loss") == 0.5
+    assert run.last_metric("train/loss") == 0.7
+
+
+def test_versions_gain_an_entry_at_each_start(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.write_versions()
+    run.write_versions()
+    starts = json.loads(run.versions.read_text())
+    assert len(starts) == 2
+    assert starts[0]["packages"]["torch"]
+    assert set(starts[0]) == {"started", "command", "python", "packages", "commit", "dirty"}

@@ -1,0 +1,169 @@
+"""A run from its configuration to its files; what keeps it from starting, said before anything is built."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from safetensors import safe_open
+
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.train.train import train
+
+QUICK = [
+    "trainer.max_steps=2",
+    "callbacks.samples.num_clips=1",
+    "data.val_clips=1",
+    "data.batch_size=1",
+    "sampling.num_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A shard with two drawn faces."""
+    root = tmp_path_factory.mktemp("data")
+    with ShardWriter(root, "train") as writer:
+        for seed in range(2):
+            writer.write(synthetic_clip(f"face{seed}", num_frames=16, size=64, seed=seed))
+    return root / "shards" / "train-000000.tar"
+
+
+@pytest.fixture
+def config(shards, tmp_path):
+    """Composes a tiny run in a folder of its own."""
+
+    def config(*overrides, experiment="aniportrait/tiny_stage1"):
+        register_configs()
+        given = [f"experiment={experiment}", f"data.shards={shards}", f"paths.runs={tmp_path}"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", [*given, *QUICK, *overrides])
+
+    return config
+
+
+@pytest.fixture
+def deterministic():
+    """Leave PyTorch as it was: a tiny run asks for deterministic algorithms."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+pytestmark = pytest.mark.usefixtures("deterministic")
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """A finished stage 1."""
+    train(config())
+    return tmp_path / "aniportrait/tiny_stage1"
+
+
+def test_a_run_leaves_what_others_need(run, shards):
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["shards"] == str(shards)
+    assert len(json.loads((run / "versions.json").read_text())) == 1
+    assert sorted(each.name for each in (run / "weights").iterdir()) == [
+        "last.safetensors",
+        "step_00000002.safetensors",
+    ]
+    assert (run / "samples/step_00000002.png").is_file()
+    with (run / "metrics.csv").open() as file:
+        assert len(file.readlines()) == 3
+    with safe_open(run / "weights/last.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["portraitgen"])
+    assert facts["system"] == "aniportrait"
+    assert facts["step"] == 2
+    assert facts["config"]["_target_"].endswith("AniPortrait")
+    assert "${" not in json.dumps(facts)
+    assert not [name for _, _, names in os.walk(run) for name in names if name.startswith(".")]
+
+
+def test_the_checkpoint_holds_no_objects(run):
+    torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+def test_a_finished_run_is_left_alone(run, config):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train(config())
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_goes_on_for_more_steps(run, config):
+    train(config("trainer.max_steps=3", "data.num_workers=1"))
+    assert (run / "weights/step_00000003.safetensors").is_file()
+    assert len(json.loads((run / "versions.json").read_text())) == 2
+
+
+def test_a_run_does_not_go_on_under_other_settings(run, config):
+    changed = ["trainer.max_steps=3", "optimizer.lr=0.5"]
+    with pytest.raises(ValueError, match=r"optimizer.lr: 0.001 → 0.5"):
+        train(config(*changed))
+    train(config(*changed, "allow_config_change=true"))
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] == 0.5
+
+
+def test_stage_two_names_the_command_that_makes_stage_one(config, tmp_path):
+    with pytest.raises(ValueError, match=r"python train\.py experiment=aniportrait/tiny_stage1"):
+        train(config(experiment="aniportrait/tiny_stage2"))
+    assert not (tmp_path / "aniportrait/tiny_stage2").exists()
+
+
+def test_stage_two_starts_from_stage_one(run, config, tmp_path):
+    train(config("data.clip_frames=2", experiment="aniportrait/tiny_stage2"))
+    with (
+        safe_open(run / "weights/last.safetensors", "pt") as first,
+        safe_open(tmp_path / "aniportrait/tiny_stage2/weights/last.safetensors", "pt") as second,
+    ):
+        added = set(second.keys()) - set(first.keys())
+        assert added
+        assert all("motion_modules" in name for name in added)
+        for name in first.keys():  # noqa: SIM118 (not a dict)
+            assert torch.equal(first.get_tensor(name), second.get_tensor(name)), name
+        assert any(second.get_tensor(name).any() for name in added if "proj_out" in name)
+
+
+def test_data_that_is_not_there(config, tmp_path):
+    with pytest.raises(ValueError, match=r"data.shards: no shard matches"):
+        train(config("data.shards=nowhere/*.tar"))
+    assert not (tmp_path / "aniportrait/tiny_stage1/config.yaml").exists()
+
+
+def test_a_shard_cut_short_gives_its_intact_samples(config, shards, tmp_path):
+    cut = tmp_path / "cut" / "shards" / shards.name
+    cut.parent.mkdir(parents=True)
+    shutil.copy(shards, cut)
+    with cut.open("r+b") as file:
+        file.truncate(shards.stat().st_size * 3 // 4)
+    train(config(f"data.shards={cut}"))
+    assert (tmp_path / "aniportrait/tiny_stage1/weights/last.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write to"):
+        train(config(f"paths.runs={tmp_path / 'file'}"))
+
+
+def test_a_misspelt_argument_in_a_nested_setting_is_refused(config):
+    with pytest.raises(ValueError, match=r"block_out_chanels.*did you mean 'block_out_channels'"):
+        train(config("+model.network.denoising_unet.block_out_chanels=[8]"))
+
+
+def test_a_run_without_validation_data_still_writes_its_checkpoints(config, tmp_path):
+    """An empty validation loader once ended the step's callbacks, the checkpoint's too, without a word."""
+    every = [f"callbacks.{name}.every_steps=1" for name in ("samples", "weights", "last_checkpoint")]
+    train(config("data.val_span=null", "name=blind", *every))
+    run = tmp_path / "blind"
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert len([*(run / "weights").glob("step_*.safetensors")]) == 2
+
+
+@pytest.mark.parametrize("pose_size", ["64", "null"])
+def test_drawings_that_do_not_fit_name_the_setting(config, pose_size):
+    with pytest.raises(ValueError, match=r"data\.pose_size=128, 8 times the latents"):
+        train(config(f"data.pose_size={pose_size}", "name=unfit"))
