@@ -1,6 +1,7 @@
 """Who may import whom: the law of docs/architecture.md, read from the source of every module."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_a_module_imports_only_what_its_layer_may(path):
         )
     if parts[0] != "runs":
         assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}
+
+
+def test_no_files_import_each_other():
+    """Imports between files have an order, also those inside functions: each file can be read on its own."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    graph = {name: {target for target in imports(path) if target in names} for name, path in names.items()}
+    for name, path in names.items():  # `from module import member` names the module, too
+        graph[name] |= {owner for target in imports(path) if (owner := target.rpartition(".")[0]) in names}
+    TopologicalSorter(graph).prepare()  # a CycleError names the files
 
 
 def test_formulas_are_pure():

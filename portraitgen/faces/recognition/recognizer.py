@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from portraitgen.faces.dlib import EMBEDDING_FILE, IDENTITY_THRESHOLD, model_file
+from portraitgen.faces.dlib_files import EMBEDDING_FILE, IDENTITY_THRESHOLD, model_file
 from portraitgen.faces.recognition.alignment import align_faces
 from portraitgen.faces.recognition.dlib_resnet import DlibResNet, read_dlib_tensors
 from portraitgen.faces.recognition.iresnet import DEPTHS, IResNet, arcface_depth, from_tface

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from portraitgen.faces.backend import largest_face
-from portraitgen.faces.dlib import EMBEDDING_FILE, model_file
+from portraitgen.faces.dlib_files import EMBEDDING_FILE, model_file
 from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
 from portraitgen.faces.types import Face
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
