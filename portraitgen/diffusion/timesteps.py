@@ -1,6 +1,8 @@
 """Which noise level each training sample gets, spread evenly over the batch of all ranks together."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,3 +58,40 @@ def logit_normal(uniform: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Ten
 def shift_time(time: Tensor, shift: float) -> Tensor:
     """Moves flow times in [0, 1] towards noise for `shift` > 1 (Esser et al. 2024); 1 leaves them."""
     return shift * time / (1 + (shift - 1) * time)
+
+
+@dataclass(frozen=True)
+class FlowShift:
+    """How far sampling of a flow is moved towards noise, by the number of tokens that the network sees.
+
+    More tokens show the same picture through more noise. FLUX.1's rule (its reference code, `get_schedule`):
+    μ is linear in the number of tokens, 0.5 at 256 (a picture of 256x256) and 1.15 at 4096 (1024x1024), and
+    beyond; times move as `shift_time` does with shift = exp(μ).
+
+    Attributes:
+        base_tokens, max_tokens: two lengths.
+        base_shift, max_shift: μ at these.
+    """
+
+    base_tokens: int = 256
+    max_tokens: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+    def __post_init__(self) -> None:
+        if self.max_tokens <= self.base_tokens:
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) must be more than base_tokens ({self.base_tokens})"
+            )
+
+    def mu(self, num_tokens: int) -> float:
+        """μ for samples of so many tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return self.base_shift + slope * (num_tokens - self.base_tokens)
+
+    def schedule(self, num_steps: int, num_tokens: int) -> dict[str, Any]:
+        """Arguments `sigmas` and `mu` of a scheduler's `set_timesteps`: even times from 1 to 1/num_steps,
+        which a scheduler with `use_dynamic_shifting` then moves.
+        """
+        even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64)
+        return {"sigmas": even.tolist(), "mu": self.mu(num_tokens)}
