@@ -1,7 +1,7 @@
 """Which conditions a sample goes without, in training and guidance: by mask, never by skipping a module."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,11 +14,19 @@ class ConditionMasks:
 
     `keep[name]` is False where the condition is dropped: the network must not see it (masked attention keys,
     a branch scaled by 0). `nonzero[name]` is False where its features become zeros, which the network does
-    see: `zero_conditions` does that. Both are False where one draw zeroes and another drops.
+    see: of inputs by `zero_conditions`, of what a network makes of them by `zeroed`. Both are False where one
+    draw zeroes and another drops. A name that is not there is kept as it is by all samples.
     """
 
-    keep: dict[str, Tensor]
-    nonzero: dict[str, Tensor]
+    keep: dict[str, Tensor] = field(default_factory=dict)
+    nonzero: dict[str, Tensor] = field(default_factory=dict)
+
+    def zeroed(self, name: str, features: Tensor) -> Tensor:
+        """`features` `[B, …]`, zero in the samples where `nonzero[name]` is False, even if they are NaN."""
+        nonzero = self.nonzero.get(name)
+        if nonzero is None:
+            return features
+        return features.masked_fill(~nonzero.view(-1, *[1] * (features.ndim - 1)), 0)
 
 
 class ConditionDropout:
@@ -87,22 +95,28 @@ def constant_masks(
     )
 
 
-def zero_conditions(conditions: Mapping[str, Tensor], masks: ConditionMasks) -> dict[str, Tensor]:
+def zero_conditions(
+    conditions: Mapping[str, Tensor], masks: ConditionMasks, *, inside: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The conditions (batch first), set to zero in the samples where `masks.nonzero` is False.
+
+    Args:
+        inside: names that the network zeroes itself, as features (`ConditionMasks.zeroed`); they need not be
+            conditions, and those that are stay as they are here.
 
     Raises:
         ValueError: the masks name a condition that is not there, which would silently drop nothing.
     """
-    unknown = sorted({*masks.nonzero} - {*conditions})
+    known = {*conditions, *inside}
+    unknown = sorted({*masks.nonzero} - known)
     if unknown:
         raise ValueError(
-            f"condition dropout names {', '.join(unknown)}; there are {', '.join(sorted(conditions))}"
+            f"condition dropout names {', '.join(unknown)}; there are {', '.join(sorted(known))}"
         )
-    zeroed = dict(conditions)
-    for name, nonzero in masks.nonzero.items():
-        condition = conditions[name]
-        zeroed[name] = condition.masked_fill(~nonzero.view(-1, *[1] * (condition.ndim - 1)), 0)
-    return zeroed
+    return {
+        name: condition if name in inside else masks.zeroed(name, condition)
+        for name, condition in conditions.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

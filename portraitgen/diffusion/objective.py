@@ -46,10 +46,18 @@ class Objective(ABC):
     Args:
         noise_offset: standard deviation of a constant that is added to the noise of each sample and channel
             (axis −3) and shared by its pixels and frames, so that the model learns overall brightness.
+        mask_probability: share of the samples whose loss is that inside their mask, where there are masks;
+            the others' is that of all elements (ConsisID's dynamic mask loss: 0.5).
+
+    Raises:
+        ValueError: `mask_probability` is not in [0, 1].
     """
 
-    def __init__(self, *, noise_offset: float = 0.0) -> None:
+    def __init__(self, *, noise_offset: float = 0.0, mask_probability: float = 1.0) -> None:
+        if not 0 <= mask_probability <= 1:
+            raise ValueError(f"mask_probability is {mask_probability}: it must be in [0, 1]")
         self.noise_offset = noise_offset
+        self.mask_probability = mask_probability
 
     def sample_time(
         self,
@@ -94,12 +102,31 @@ class Objective(ABC):
     def clean_estimate(self, prediction: Tensor, noised: Noised) -> Tensor:
         """The clean sample that `prediction` implies: `noised.clean` where it is the true target."""
 
-    def loss(self, prediction: Tensor, noised: Noised, mask: Tensor | None = None) -> Tensor:
+    @abstractmethod
+    def noise_level(self, time: Tensor) -> Tensor:
+        """How noisy samples at `time` `[B]` are: float32 `[B]`, 0 clean … 1 the noisiest."""
+
+    def draw_masked(self, batch_size: int, *, device: torch.device | str) -> Tensor:
+        """Which samples' loss is that inside their mask: 1 or 0 `[B]`, by `mask_probability`."""
+        if self.mask_probability in (0, 1):  # nothing to draw
+            return torch.full((batch_size,), float(self.mask_probability), device=device)
+        return (torch.rand(batch_size, device=device) < self.mask_probability).float()
+
+    def loss(
+        self,
+        prediction: Tensor,
+        noised: Noised,
+        mask: Tensor | None = None,
+        *,
+        masked: Tensor | float = 1.0,
+    ) -> Tensor:
         """Weighted mean squared error of each sample, `[B]`.
 
         Args:
             mask: weights ≥ 0 of the elements, broadcastable to the target (e.g. `[B, T, 1, h, w]`). A sample
-                whose mask is all zero has the loss 0, still attached to the graph.
+                whose mask is all zero has the loss of all its elements.
+            masked: `[B]` or a number: how much of a sample's loss is that inside its mask; the rest is that
+                of all its elements. See `draw_masked`; `mask_probability` itself gives the expected loss.
 
         Raises:
             ValueError: `prediction` has another shape than the target.
@@ -110,9 +137,9 @@ class Objective(ABC):
         error = (prediction.to(target.dtype) - target).square()
         if mask is None:
             return noised.weight * error.flatten(1).mean(1)
-        mask = mask.to(error.dtype).expand_as(error)
-        total = mask.flatten(1).sum(1).clamp(min=torch.finfo(error.dtype).tiny)
-        return noised.weight * (error * mask).flatten(1).sum(1) / total
+        share = torch.where(is_empty(mask), 0.0, masked)
+        mean = share * masked_mean(error, mask) + (1 - share) * error.flatten(1).mean(1)
+        return noised.weight * mean
 
     @abstractmethod
     def _time_of(self, uniform: Tensor) -> Tensor:
@@ -132,7 +159,7 @@ class DiffusionObjective(Objective):
     Args:
         scheduler: read once, never changed.
         min_snr_gamma: see `min_snr_weight`; None weighs all steps alike.
-        noise_offset: see `Objective`.
+        noise_offset, mask_probability: see `Objective`.
 
     Raises:
         ValueError: unknown prediction type, or `epsilon` on a schedule that ends in pure noise, where the
@@ -140,9 +167,14 @@ class DiffusionObjective(Objective):
     """
 
     def __init__(
-        self, scheduler: NoiseSchedule, *, min_snr_gamma: float | None = None, noise_offset: float = 0.0
+        self,
+        scheduler: NoiseSchedule,
+        *,
+        min_snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+        mask_probability: float = 1.0,
     ) -> None:
-        super().__init__(noise_offset=noise_offset)
+        super().__init__(noise_offset=noise_offset, mask_probability=mask_probability)
         known = get_args(PredictionType)
         prediction_type = scheduler.config.prediction_type
         if prediction_type not in known:
@@ -174,6 +206,10 @@ class DiffusionObjective(Objective):
             return alpha * noised.noisy - sigma * prediction
         return (noised.noisy - sigma * prediction) / alpha
 
+    def noise_level(self, time: Tensor) -> Tensor:
+        """The step's share of all steps."""
+        return time.float() / self._table.shape[1]
+
     def _time_of(self, uniform: Tensor) -> Tensor:
         return integer_steps(uniform, self._table.shape[1])
 
@@ -201,7 +237,7 @@ class FlowMatching(Objective):
         distribution: of the time: `logit_normal` (Esser et al. 2024) or `uniform`.
         mean, std: of the time's logit, for `logit_normal`.
         shift: moves times towards noise, for large latents; 1 leaves them.
-        noise_offset: see `Objective`.
+        noise_offset, mask_probability: see `Objective`.
 
     Raises:
         ValueError: unknown distribution, or `std` or `shift` not positive.
@@ -215,8 +251,9 @@ class FlowMatching(Objective):
         std: float = 1.0,
         shift: float = 1.0,
         noise_offset: float = 0.0,
+        mask_probability: float = 1.0,
     ) -> None:
-        super().__init__(noise_offset=noise_offset)
+        super().__init__(noise_offset=noise_offset, mask_probability=mask_probability)
         known = get_args(TimeDistribution)
         if distribution not in known:
             raise ValueError(f"distribution is {distribution!r}: use one of {', '.join(known)}")
@@ -230,6 +267,10 @@ class FlowMatching(Objective):
     def clean_estimate(self, prediction: Tensor, noised: Noised) -> Tensor:
         return noised.noisy - _as_column(noised.time, prediction) * prediction.to(noised.noisy.dtype)
 
+    def noise_level(self, time: Tensor) -> Tensor:
+        """The time itself."""
+        return time.float()
+
     def _time_of(self, uniform: Tensor) -> Tensor:
         if self.distribution == "logit_normal":
             uniform = logit_normal(uniform, mean=self.mean, std=self.std)
@@ -238,6 +279,22 @@ class FlowMatching(Objective):
     def _noised(self, clean: Tensor, noise: Tensor, time: Tensor) -> Noised:
         t = _as_column(time, clean)
         return Noised((1 - t) * clean + t * noise, noise - clean, torch.ones_like(time), noise, time, clean)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each sample's `values` `[B, …]` weighted by `mask`, `[B]`: finite, and on the graph, always.
+
+    Args:
+        mask: weights ≥ 0, broadcastable to `values`. Where all of a sample's are zero its mean is 0.
+    """
+    mask = mask.to(values.dtype).expand_as(values)
+    total = mask.flatten(1).sum(1).clamp(min=torch.finfo(values.dtype).tiny)
+    return (values * mask).flatten(1).sum(1) / total
+
+
+def is_empty(mask: Tensor) -> Tensor:
+    """Samples of a mask `[B, …]` that are all zero: bool `[B]`."""
+    return ~mask.flatten(1).any(1)
 
 
 def min_snr_weight(snr: Tensor, *, gamma: float, prediction_type: PredictionType) -> Tensor:

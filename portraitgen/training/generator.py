@@ -2,48 +2,59 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from portraitgen.diffusion.conditions import ConditionDropout, zero_conditions
+from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks, zero_conditions
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators
-from portraitgen.diffusion.objective import Noised, Objective
+from portraitgen.diffusion.objective import Noised, Objective, is_empty
+from portraitgen.losses.by_products import ByProducts
+from portraitgen.losses.loss import ForwardPass, Loss
+from portraitgen.losses.mean import Mean
+from portraitgen.training.extra_losses import ExtraLosses
 from portraitgen.training.learner import Batch, Learner
 from portraitgen.training.optim import MakeOptimizer
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the frozen parts make of a batch: `clean` gets noised, `conditions` go by name; batch first."""
+    """What the frozen parts make of a batch; batch first.
+
+    Attributes:
+        clean: gets noised.
+        conditions: by name.
+        mask: weights ≥ 0 of the elements of the diffusion loss, broadcastable to `clean` (`[B, T, 1, h, w]`
+            on the grid of the latents); a system gives one for every batch or for none. See `Objective.loss`.
+    """
 
     clean: Tensor
     conditions: dict[str, Tensor]
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """One forward pass, as extra losses see it."""
+    """What the network makes of a noisy batch.
 
-    batch: Batch
-    encoded: Encoded
-    noised: Noised
+    Attributes:
+        prediction: of the noisy batch's shape.
+        by_products: what losses need beside it, by name: a tensor, or one a layer.
+    """
+
     prediction: Tensor
-    objective: Objective
-
-    @cached_property
-    def clean_estimate(self) -> Tensor:
-        """The clean sample that the prediction implies, shaped as `encoded.clean`; made when asked for."""
-        return self.objective.clean_estimate(self.prediction, self.noised)
+    by_products: ByProducts = field(default_factory=dict)
 
 
 class Generator(Learner):
-    """Trains `network` to denoise what `codec` encodes; systems supply `encode`, `denoise` and `sample`.
+    """Trains `network` to denoise what `codec` encodes.
+
+    Systems supply `encode`, `denoise`, `sample` and `shown`.
 
     Args:
         network, optimizer, lr_scheduler: see `Learner`.
@@ -51,6 +62,13 @@ class Generator(Learner):
         objective: what is noised how, and what the network shall predict.
         condition_dropout: which conditions are dropped how often while training.
     """
+
+    by_products: ClassVar[frozenset[str]] = frozenset()
+    """What `denoise` can give beside its prediction."""
+
+    zeroed_inside: ClassVar[frozenset[str]] = frozenset()
+    """What condition dropout may zero and `denoise` zeroes itself, in the features that it makes of
+    conditions (`ConditionMasks.zeroed`). Of all other names the inputs are zeroed before."""
 
     def __init__(
         self,
@@ -66,6 +84,7 @@ class Generator(Learner):
         self.codec = codec
         self.objective = objective
         self.condition_dropout = condition_dropout
+        self._extra_losses = ExtraLosses({})
 
     @abstractmethod
     def encode(self, batch: Batch) -> Encoded:
@@ -73,20 +92,29 @@ class Generator(Learner):
 
     @abstractmethod
     def denoise(
-        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
-    ) -> Tensor:
-        """The network's prediction, of `noisy`'s shape.
+        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks
+    ) -> Denoised:
+        """The network's prediction, and those by-products that are in `wanted`.
 
         Args:
             noisy, time: as `Noised` has them.
-            conditions: those of `encode`, zeroed where condition dropout zeroes.
-            keep: name → bool `[B]`, False where the network must not see a condition; a name that is not
-                there is kept by all samples.
+            conditions: those of `encode`, zeroed where condition dropout zeroes inputs.
+            masks: `keep` is False where the network must not see a condition; `nonzero` where it is zeroed,
+                which is for `denoise` to do where the name is in `zeroed_inside`.
         """
 
     @abstractmethod
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
-        """Pictures for the conditions of `batch`: `[B, T, 3, H, W]` in [-1, 1], as its `frames`."""
+        """Pictures for the conditions of `batch`: `[B, T, 3, H, W]` or, of one image each, `[B, 3, H, W]`, in
+        [-1, 1].
+        """
+
+    @abstractmethod
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """What people look at beside the result: label → `[B, T, 3, H, W]` or `[B, 3, H, W]` in [-1, 1].
+
+        In the order in which it is shown; `truth`, if there is one, is shown behind the result.
+        """
 
     def stream(
         self,
@@ -110,12 +138,28 @@ class Generator(Learner):
         self.network.to(dtype)
         self.codec.to(dtype)
 
-    def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
-        """Scalar losses, weighted, to be added to the objective's; the same names at every step."""
-        return {}
+    def use_losses(self, losses: Mapping[str, Loss]) -> None:
+        """Add losses to the objective's, for a run; they are no part of the system or of its weights.
 
-    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
-        """Those of the objective and `extra_losses`; no condition is dropped in validation."""
+        Raises:
+            ValueError: a loss needs a by-product that `denoise` does not give.
+        """
+        self._extra_losses = ExtraLosses(losses, by_products=self.by_products, system=type(self).__name__)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """By-products that a loss looks at; to keep others would only cost memory."""
+        return self._extra_losses.needs
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._extra_losses.to(self.trainer.strategy.root_device)
+
+    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor | Mean]:
+        """The objective's and the extra ones; no condition is dropped in validation.
+
+        Of masks, the figure `mask_empty` says how many of the samples have an empty one.
+        """
         with torch.no_grad():
             encoded = self.encode(batch)
         clean, conditions = encoded.clean, encoded.conditions
@@ -127,14 +171,69 @@ class Generator(Learner):
             world_size=self.trainer.world_size,
         )
         noised = self.objective.noise(clean, time)
-        keep: Mapping[str, Tensor] = {}
+        masks = ConditionMasks()
         if training and self.condition_dropout is not None:
             masks = self.condition_dropout.draw(len(clean), device=clean.device)
-            conditions, keep = zero_conditions(conditions, masks), masks.keep
-        prediction = self.denoise(noised.noisy, noised.time, conditions, keep)
-        loss = self.objective.loss(prediction, noised).mean()
-        extra = self.extra_losses(Denoised(batch, encoded, noised, prediction, self.objective))
-        if not extra:
-            return {"loss": loss}
-        named = {f"loss_{name}": value for name, value in {"diffusion": loss, **extra}.items()}
-        return {"loss": torch.stack([*named.values()]).sum(), **named}
+            conditions = zero_conditions(conditions, masks, inside=self.zeroed_inside)
+        denoised = self.denoise(noised.noisy, noised.time, conditions, masks)
+        loss, figures = self._diffusion_loss(denoised.prediction, noised, encoded.mask, training=training)
+        if not self._extra_losses:
+            return {"loss": loss, **figures}
+        seen = self._forward_pass(batch, conditions, masks, noised, denoised)
+        extra = self._extra_losses(
+            seen,
+            step=step if training else None,
+            world_size=self.trainer.world_size,
+            sum_over_ranks=self._sum_over_ranks,
+        )
+        terms = [loss, *(value for value in extra.values() if isinstance(value, Tensor))]
+        return {"loss": torch.stack(terms).sum(), "loss_diffusion": loss, **extra, **figures}
+
+    def _diffusion_loss(
+        self, prediction: Tensor, noised: Noised, mask: Tensor | None, *, training: bool
+    ) -> tuple[Tensor, dict[str, Mean]]:
+        if mask is None:
+            return self.objective.loss(prediction, noised).mean(), {}
+        # What training draws sample by sample, validation takes the expectation of.
+        masked: Tensor | float = self.objective.mask_probability
+        if training:
+            masked = self.objective.draw_masked(len(mask), device=mask.device)
+        loss = self.objective.loss(prediction, noised, mask, masked=masked).mean()
+        return loss, {"mask_empty": Mean.over(is_empty(mask))}
+
+    def _forward_pass(
+        self,
+        batch: Batch,
+        conditions: dict[str, Tensor],
+        masks: ConditionMasks,
+        noised: Noised,
+        denoised: Denoised,
+    ) -> ForwardPass:
+        kind = noised.noisy.device.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+        def decode(latents: Tensor) -> Tensor:
+            with torch.autocast(kind, dtype, enabled):
+                return self.codec.decode(latents)
+
+        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+            with torch.autocast(kind, dtype, enabled):
+                return self.denoise(noisy, time, conditions, masks).prediction
+
+        return ForwardPass(
+            batch=batch,
+            conditions=conditions,
+            keep=masks.keep,
+            nonzero=masks.nonzero,
+            noised=noised,
+            prediction=denoised.prediction,
+            by_products=denoised.by_products,
+            objective=self.objective,
+            decode=decode,
+            predict=predict,
+        )
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed = self.trainer.strategy.reduce(values.clone(), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed

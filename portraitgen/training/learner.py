@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from portraitgen.losses.mean import Mean
 from portraitgen.training.optim import MakeOptimizer, build_optimizer
 from portraitgen.training.step_seed import isolated_rng, stream_seed
 
@@ -51,12 +52,15 @@ class Learner(LightningModule, ABC):
         # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
         self.strict_loading = False
         self._frozen_digest = ""
+        self._validation_figures: dict[str, Tensor] = {}
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
 
     @abstractmethod
-    def losses(self, batch: Batch, *, step: int, training: bool) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, *, step: int, training: bool) -> Mapping[str, Tensor | Mean]:
         """`loss` to minimise and, where it is a sum, its terms as `loss_<name>`; the same names every time.
+
+        A `Mean` is a figure: it is logged, exactly over all batches and ranks, and not minimised.
 
         Args:
             step: batches since the run's start; in validation the number of the batch.
@@ -64,18 +68,38 @@ class Learner(LightningModule, ABC):
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """`loss` to minimise; in `losses` the same without gradient and, if a sum, each `loss_<name>`."""
-        losses = self.losses(batch, step=self.trainer.fit_loop.total_batch_idx, training=True)
-        return {"loss": losses["loss"], "losses": {name: value.detach() for name, value in losses.items()}}
+        """`loss` to minimise; in `losses` the same without gradient and, if a sum, each `loss_<name>`; in
+        `figures` the pairs of `Mean`s.
+        """
+        values = self.losses(batch, step=self.trainer.fit_loop.total_batch_idx, training=True)
+        losses, figures = _apart(values)
+        return {"loss": values["loss"], "losses": losses, "figures": figures}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss…` with the same random numbers in every validation."""
         with isolated_rng(stream_seed("validation", self.global_rank, batch_idx), self.device):
-            losses = self.losses(batch, step=batch_idx, training=False)
+            losses, figures = _apart(self.losses(batch, step=batch_idx, training=False))
+        for name, pair in figures.items():
+            self._validation_figures[name] = self._validation_figures.get(name, 0) + pair
         metrics: dict[str, Any] = {f"val/{name}": value for name, value in losses.items()}
         # Lightning files the metrics under the value of "step"; its own count is one behind during a fit.
         metrics["step"] = float(self.global_step)
         self.log_dict(metrics, batch_size=len(batch["key"]), sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation_figures = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/<figure>` of those that something was counted for."""
+        if not self._validation_figures:
+            return
+        pairs = self.trainer.strategy.reduce(
+            torch.stack([*self._validation_figures.values()]), reduce_op="sum"
+        )
+        assert isinstance(pairs, Tensor)
+        means = mean_figures(dict(zip(self._validation_figures, pairs.tolist(), strict=True)))
+        metrics = {f"val/{name}": mean for name, mean in means.items()}
+        self.log_dict({**metrics, "step": float(self.global_step)}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(
@@ -166,3 +190,14 @@ class Learner(LightningModule, ABC):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def mean_figures(pairs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """total / count by name, of those whose count is not 0."""
+    return {name: total / count for name, (total, count) in pairs.items() if count}
+
+
+def _apart(values: Mapping[str, Tensor | Mean]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses without gradient, and the pairs [total, count] of figures."""
+    losses = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    return losses, {name: value.pair() for name, value in values.items() if isinstance(value, Mean)}

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class SampleLogger(Callback):
     """Writes `step_<step>.png` and, for clips, `.mp4` into `folder`, and hands them to Weights & Biases.
 
-    A picture shows, side by side, reference, driving landmarks, what the model generates and the truth. The
-    clips are the first of the validation data, the noise is the same every time, averaged weights are used
+    A picture shows, side by side, what the model is `shown`, what it generates and the truth. The clips or
+    images are the first of the validation data, the noise is the same every time, averaged weights are used
     if there are any, and the training goes on as if nothing had been drawn. With several processes each
     draws clips of its own, since sharded weights need all of them, and the first one's are written.
 
@@ -93,9 +93,13 @@ class SampleLogger(Callback):
             with torch.no_grad(), averaged_weights(trainer), trainer.precision_plugin.forward_context():
                 generated = module.sample(batch, generator=noise)
             module.train()
-        shown = {"reference": "reference", "landmarks": "pose", "generated": "", "truth": "frames"}
-        pictures = {label: generated if not key else batch.get(key) for label, key in shown.items()}
-        kept = {label: value.float().cpu() for label, value in pictures.items() if value is not None}
+        with torch.no_grad():
+            shown = module.shown(batch)
+        pictures = {label: value for label, value in shown.items() if label != "truth"}
+        pictures["generated"] = generated
+        if "truth" in shown:
+            pictures["truth"] = shown["truth"]
+        kept = {label: value.float().cpu() for label, value in pictures.items()}
         if module.device.type == "cuda":
             # Sampling asks for blocks of other sizes than training, which would stay reserved for it.
             torch.cuda.empty_cache()

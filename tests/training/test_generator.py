@@ -54,31 +54,15 @@ def test_the_loss_is_the_objective_of_the_noised_batch(tmp_path: Path) -> None:
     toy.train(tmp_path, generator=generator, callbacks=[Compare()], trainer={"max_steps": 3})
 
 
-def test_extra_losses_see_the_clean_estimate_and_are_added(tmp_path: Path) -> None:
-    class WithExtra(toy.ToyGenerator):
-        def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
-            assert torch.equal(denoised.clean_estimate, denoised.prediction)  # prediction type "sample"
-            return {"brightness": 0.5 * denoised.clean_estimate.mean().square()}
-
-    recorder = Recorder()
-    generator = toy.make_generator()
-    generator.__class__ = WithExtra
-    toy.train(tmp_path, generator=generator, callbacks=[recorder], trainer={"max_steps": 2})
-
-    losses = recorder.outputs[0]["losses"]
-    assert {*losses} == {"loss", "loss_diffusion", "loss_brightness"}
-    assert losses["loss_brightness"] > 0
-    assert losses["loss"] == losses["loss_diffusion"] + losses["loss_brightness"]
-
-
 def test_condition_dropout_acts_in_training_and_not_in_validation(tmp_path: Path) -> None:
     class Watch(toy.ToyGenerator):
         seen: dict[bool, list[float]] = {True: [], False: []}  # noqa: RUF012
 
-        def denoise(self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Any) -> Tensor:
+        def denoise(self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: Any) -> Denoised:
             self.seen[self.training].append(conditions["reference"].abs().max().item())
-            assert self.training is ("reference" in keep)
-            return super().denoise(noisy, time, conditions, keep)
+            assert self.training is ("reference" in masks.keep)
+            assert self.training is ("reference" in masks.nonzero)
+            return super().denoise(noisy, time, conditions, masks)
 
     table = {"reference": {"probability": 1.0, "zero": ["reference"]}}
     generator = toy.make_generator(condition_dropout=ConditionDropout(table))
@@ -86,6 +70,31 @@ def test_condition_dropout_acts_in_training_and_not_in_validation(tmp_path: Path
     toy.train(tmp_path, generator=generator)
     assert max(Watch.seen[True]) == 0
     assert min(Watch.seen[False]) > 0
+
+
+def test_what_a_system_zeroes_inside_reaches_it_untouched(tmp_path: Path) -> None:
+    """Features that have no input of their own can be named too; a name that nobody knows is an error."""
+
+    class ZeroesFeatures(toy.ToyGenerator):
+        zeroed_inside = frozenset({"reference", "texture"})
+
+        def denoise(self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: Any) -> Denoised:
+            reference = conditions["reference"]
+            if self.training:
+                assert reference.flatten(1).abs().amax(1).min() > 0
+                assert not masks.nonzero["texture"].any()
+                assert not masks.zeroed("reference", reference).any()
+                assert masks.zeroed("other", reference) is reference
+            return super().denoise(noisy, time, conditions, masks)
+
+    rows = {"both": {"probability": 1.0, "zero": ["reference", "texture"]}}
+    generator = toy.make_generator(condition_dropout=ConditionDropout(rows))
+    generator.__class__ = ZeroesFeatures
+    toy.train(tmp_path / "inside", generator=generator, trainer={"max_steps": 2})
+
+    generator = toy.make_generator(condition_dropout=ConditionDropout(rows))
+    with pytest.raises(ValueError, match="condition dropout names texture; there are reference"):
+        toy.train(tmp_path / "unknown", generator=generator, trainer={"max_steps": 2})
 
 
 def test_validation_sees_the_same_times_and_noise_every_time(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from portraitgen.training.generator import Denoised
+from portraitgen.losses.loss import ForwardPass, Loss, LossValue
+from portraitgen.losses.mean import Mean
 from portraitgen.training.loss_log import LossLog, NonFiniteLossError
 from tests.training import toy
 
@@ -43,14 +43,16 @@ def test_the_mean_over_all_batches_since_the_last_time_is_logged(tmp_path: Path)
     assert float(logged[1]["perf/frames_per_s"]) == pytest.approx(2 * float(logged[1]["perf/samples_per_s"]))
 
 
-class BreaksAt(toy.ToyGenerator):
+class BreaksAt(Loss):
     """The loss of one batch is no number."""
 
-    broken_step = 0
+    def __init__(self, key: str) -> None:
+        super().__init__(weight=1.0)
+        self.key = key
 
-    def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
-        broken = self.trainer.fit_loop.total_batch_idx == self.broken_step
-        return {"strange": denoised.prediction.mean() * (float("nan") if broken else 0.0)}
+    def forward(self, seen: ForwardPass) -> LossValue:
+        factor = float("nan") if self.key in seen.batch["key"] else 0.0
+        return LossValue(Mean.over(seen.prediction * factor))
 
 
 @pytest.mark.parametrize(("save_every", "saved"), [(2, 4), (100, None)])
@@ -58,8 +60,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(
     tmp_path: Path, save_every: int, saved: int | None
 ) -> None:
     generator = toy.make_generator()
-    generator.__class__ = BreaksAt
-    generator.broken_step = 4
+    generator.use_losses({"strange": BreaksAt("clip-000000009")})
     with pytest.raises(NonFiniteLossError) as caught:
         toy.train(
             tmp_path, generator=generator, every_steps=9, save_every=save_every, trainer={"max_steps": 20}
@@ -87,6 +88,8 @@ def test_a_rank_stops_too_when_the_loss_broke_on_another_one() -> None:
         is_last_batch=False,
         fit_loop=SimpleNamespace(batch_idx=0),
     )
-    log.on_train_batch_end(trainer, None, {"losses": {"loss": torch.tensor(1.0)}}, {"key": ["a"]}, 0)
+    log.on_train_batch_end(
+        trainer, None, {"losses": {"loss": torch.tensor(1.0)}, "figures": {}}, {"key": ["a"]}, 0
+    )
     with pytest.raises(NonFiniteLossError, match=r"step 3 \(loss 1\.0; another rank\)"):
         log.on_save_checkpoint(trainer, None, {})

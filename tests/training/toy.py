@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from portraitgen.diffusion.conditions import ConditionDropout
+from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import PixelCodec
 from portraitgen.diffusion.noise import draw_noise
 from portraitgen.diffusion.objective import DiffusionObjective
 from portraitgen.training.checkpoint import LastCheckpoint
 from portraitgen.training.ema import EMA
 from portraitgen.training.export import WeightsExport
-from portraitgen.training.generator import Encoded, Generator
+from portraitgen.training.generator import Denoised, Encoded, Generator
 from portraitgen.training.health import Health
 from portraitgen.training.loss_log import LossLog
 from portraitgen.training.optim import warmup_cosine
@@ -70,9 +70,13 @@ class ToyGenerator(Generator):
         return Encoded(self.codec.encode(batch["frames"]), {"reference": reference})
 
     def denoise(
-        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
-    ) -> Tensor:
-        return self.network(noisy, time, conditions["reference"])
+        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks
+    ) -> Denoised:
+        return Denoised(self.network(noisy, time, conditions["reference"]))
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        pictures = {"reference": "reference", "landmarks": "pose", "truth": "frames"}
+        return {label: batch[key] for label, key in pictures.items()}
 
     def sample(self, batch: dict[str, Any], *, generator: Any = None) -> Tensor:
         reference = self.codec.encode(batch["reference"])

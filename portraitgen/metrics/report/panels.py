@@ -27,7 +27,7 @@ def contact_sheet(
 
     Args:
         clips: label -> [T, 3, H, W], or one frame [3, H, W] that is repeated, uint8 or float in [-1, 1]; of
-            any sizes, but of one proportion. The order is kept.
+            any sizes, but of one proportion. The order is kept. Single frames alone are a clip of one.
         num_columns: frames shown, or all of them when there are fewer.
         cell_height: height of a frame; small frames grow by the largest whole factor that fits, unfiltered.
         frame_index: int64 [T], the numbers to print (0..T-1 without it).
@@ -96,15 +96,15 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def _as_images(clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
     """Clips as uint8 [T, H, W, 3] of one length and one proportion."""
+    if not clips:
+        raise ValueError("nothing to show side by side: give at least one clip or image")
     images = {
         label: as_uint8(clip, name=label).cpu().movedim(-3, -1).numpy() for label, clip in clips.items()
     }
     lengths = {len(frames) for frames in images.values() if frames.ndim == 4}
-    if len(lengths) != 1:
-        raise ValueError(
-            f"clips shown side by side need one length, got {sorted(lengths) or 'single frames only'}"
-        )
-    num_frames = lengths.pop()
+    if len(lengths) > 1:
+        raise ValueError(f"clips shown side by side need one length, got {sorted(lengths)}")
+    num_frames = lengths.pop() if lengths else 1
     clips_of_one_length = {
         label: frames if frames.ndim == 4 else np.broadcast_to(frames, (num_frames, *frames.shape))
         for label, frames in images.items()

@@ -1,20 +1,20 @@
 """Training of AniPortrait (arXiv 2403.17694): stage 1 on frames, stage 2 on clips, one module for both."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from portraitgen.diffusion.conditions import ConditionDropout
+from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.objective import Objective
 from portraitgen.nn.clip_image import ClipImageEncoder
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork, check_drawings
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
-from portraitgen.training.generator import Batch, Encoded, Generator
+from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
 from portraitgen.training.optim import MakeOptimizer
 
 
@@ -102,23 +102,28 @@ class AniPortrait(Generator):
         )
 
     def denoise(
-        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
-    ) -> Tensor:
+        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks
+    ) -> Denoised:
         image = conditions["image"]
-        if "image" in keep:
+        if "image" in masks.keep:
             no_image = self.pipeline.embed_no_image(image)
-            image = torch.where(keep["image"][:, None, None], image, no_image)
-        return self.network(
+            image = torch.where(masks.keep["image"][:, None, None], image, no_image)
+        prediction = self.network(
             noisy,
             time,
             reference=self.network.encode_reference(conditions["reference"], image),
             pose=self.network.encode_pose(conditions["pose"]),
             image_embeds=image,
-            keep=keep.get("reference"),
+            keep=masks.keep.get("reference"),
         )
+        return Denoised(prediction)
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         return self.pipeline(batch["reference"], batch["pose"], generator=generator)
+
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        pictures = {"reference": "reference", "landmarks": "pose", "truth": "frames"}
+        return {label: batch[key] for label, key in pictures.items() if key in batch}
 
     def stream(
         self,

@@ -79,5 +79,12 @@ def test_clips_that_do_not_fit_are_named(clips):
         contact_sheet({**clips, "truth": clips["truth"][:4]})
     with pytest.raises(ValueError, match=r"need one proportion, got .*truth 16x8"):
         contact_sheet({**clips, "truth": clips["truth"][:, :, :8]})
-    with pytest.raises(ValueError, match="single frames only"):
-        contact_sheet({"reference": clips["reference"]})
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet({})
+
+
+def test_images_alone_are_one_frame(clips):
+    images = {label: clip if clip.ndim == 3 else clip[3] for label, clip in clips.items()}
+    (panel,) = panel_frames(images, cell_height=32)
+    assert cells(panel, (255, 0, 0)) == cells(panel, (0, 0, 0)) == 32 * 32
+    assert cells(panel, (60,) * 3) == 2 * 32 * 32

@@ -18,14 +18,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
-from portraitgen.diffusion.conditions import ConditionDropout
+from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import PixelCodec
 from portraitgen.diffusion.objective import DiffusionObjective, Noised
+from portraitgen.losses.loss import ForwardPass, Loss, LossValue
+from portraitgen.losses.mean import Mean
 from portraitgen.nn.clip_image import ClipImageEncoder
 from portraitgen.systems.aniportrait.module import AniPortrait
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
-from portraitgen.training.generator import Denoised
 from portraitgen.training.stage import TrainingStage
 
 UNET = {
@@ -150,11 +151,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(checkpointing: bool)
 def test_an_extra_loss_sees_the_clean_frames_and_trains_the_network() -> None:
     """The way of an identity loss: the clean estimate as pictures, differentiable down to the pose guider."""
 
-    class WithPixels(AniPortrait):
-        def extra_losses(self, denoised: Denoised) -> dict[str, Tensor]:
-            frames = self.codec.decode(denoised.clean_estimate)
-            assert frames.shape == denoised.batch["frames"].shape
-            return {"pixels": (frames - denoised.batch["frames"]).abs().mean()}
+    class Pixels(Loss):
+        def forward(self, seen: ForwardPass) -> LossValue:
+            frames = seen.decode(seen.clean_estimate)
+            assert frames.shape == seen.batch["frames"].shape
+            return LossValue(Mean.over((frames - seen.batch["frames"]).abs()))
 
     class Losses(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
@@ -162,7 +163,9 @@ def test_an_extra_loss_sees_the_clean_frames_and_trains_the_network() -> None:
 
     losses, gradients, plain = Losses(), Gradients(), Gradients()
     batch = make_batch(2)
-    fit(make_module(WithPixels, objective=FixedObjective(scheduler())), [batch], losses, gradients)
+    module = make_module(objective=FixedObjective(scheduler()))
+    module.use_losses({"pixels": Pixels(weight=1.0)})
+    fit(module, [batch], losses, gradients)
     fit(make_module(objective=FixedObjective(scheduler())), [batch], plain)
 
     assert {*losses.found} == {"loss", "loss_diffusion", "loss_pixels"}
@@ -178,10 +181,8 @@ def test_the_clean_estimate_of_the_target_is_the_clean_clip() -> None:
     module, batch = make_module(), make_batch(2)
     encoded = module.encode(batch)
     noised = module.objective.noise(encoded.clean, torch.tensor([10, 700]))
-    denoised = Denoised(batch, encoded, noised, noised.target, module.objective)
-    torch.testing.assert_close(
-        module.codec.decode(denoised.clean_estimate), batch["frames"], atol=1e-5, rtol=0
-    )
+    estimate = module.objective.clean_estimate(noised.target, noised)
+    torch.testing.assert_close(module.codec.decode(estimate), batch["frames"], atol=1e-5, rtol=0)
 
 
 def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
@@ -234,9 +235,10 @@ def test_a_dropped_image_is_what_sampling_takes_for_no_image(
     }
 
     with torch.no_grad():
-        dropped = module.denoise(noisy, time, conditions, {"reference": keep, "image": keep})
-        expected = module.denoise(noisy, time, by_hand, {"reference": keep})
-        kept = module.denoise(noisy, time, conditions, {})
+        both = ConditionMasks(keep={"reference": keep, "image": keep})
+        dropped = module.denoise(noisy, time, conditions, both).prediction
+        expected = module.denoise(noisy, time, by_hand, ConditionMasks(keep={"reference": keep})).prediction
+        kept = module.denoise(noisy, time, conditions, ConditionMasks()).prediction
 
     torch.testing.assert_close(dropped, expected, atol=0, rtol=0)
     torch.testing.assert_close(dropped[keep], kept[keep], atol=1e-6, rtol=0)
@@ -375,3 +377,11 @@ def test_a_frozen_pose_guider_keeps_its_statistics() -> None:
     fit(make_module(network=network), [make_batch(2)] * 2, stage, steps=2)
     after = network.pose_guider.state_dict()
     assert all(torch.equal(after[name], each) for name, each in before.items())
+
+
+def test_shown_are_reference_landmarks_and_truth() -> None:
+    module, batch = make_module(), make_batch(1)
+    shown = module.shown(batch)
+    assert [*shown] == ["reference", "landmarks", "truth"]
+    assert shown["landmarks"] is batch["pose"]
+    assert "truth" not in module.shown({name: value for name, value in batch.items() if name != "frames"})

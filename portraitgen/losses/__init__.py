@@ -1,0 +1,1 @@
+"""Losses beside the objective's: what they see of a training step, and what they give."""
