@@ -50,7 +50,7 @@ def test_aniportrait_golden(shared: Path) -> None:
     torch.testing.assert_close(scheduler.alphas_cumprod, golden["train_alphas_cumprod"], atol=1e-6, rtol=1e-5)
     objective = DiffusionObjective(scheduler, min_snr_gamma=5.0)
     noised = objective.noise(golden["x0"], golden["snr_t"], noise=golden["noise"])
-    close = {"atol": 1e-6, "rtol": 0}
+    close = {"atol": 2e-6, "rtol": 0}
     torch.testing.assert_close(noised.noisy, golden["noisy"], **close)
     torch.testing.assert_close(noised.target, golden["velocity"], **close)
     torch.testing.assert_close(noised.weight, golden["min_snr_weight_g5_v"], **close)
