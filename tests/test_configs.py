@@ -35,7 +35,7 @@ NEEDS = {
 }
 TRAIN_GROUPS = (
     *("model", "data", "stage", "optimizer", "lr_scheduler", "sampling", "trainer", "strategy", "callbacks"),
-    *("logger", "paths", "hparams_search", "debug"),
+    *("losses", "logger", "paths", "hparams_search", "debug"),
 )
 
 

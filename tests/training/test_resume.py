@@ -1,9 +1,7 @@
 """A run that was stopped, killed or preempted and started again ends as one that was left alone."""
 
 import csv
-import multiprocessing
 import signal
-import socket
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +17,7 @@ from tests.training import toy
 
 LAST = "checkpoints/last.ckpt"
 STEPS = 16
+TRAINER = {"max_steps": STEPS}
 
 
 @pytest.fixture(autouse=True)
@@ -58,32 +57,6 @@ def assert_same_result(run: Path, untouched: Path) -> None:
     assert not list(run.glob("**/.*.tmp"))
 
 
-def start(run: Path, *, world_size: int, num_workers: int = 0, **options: Any) -> list[BaseProcess]:
-    """Processes of a run, from a server that has imported everything: that takes longer than the run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["diffusers.models.unets.unet_2d", "lightning.pytorch", "portraitgen.training.samples"]
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run.mkdir(exist_ok=True)
-    options = {"trainer": {"max_steps": STEPS}} | options
-    processes: list[BaseProcess] = [
-        context.Process(target=toy.train_in_process, args=(run, rank, world_size, port, num_workers, options))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def finish(processes: list[BaseProcess]) -> list[int | None]:
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes]
-
-
 def wait_for_step(run: Path, step: int, processes: list[BaseProcess]) -> None:
     """Return as soon as the run has logged `step`."""
     log, deadline = run / "metrics.csv", time.monotonic() + 120
@@ -98,18 +71,18 @@ def kill_at(run: Path, step: int, processes: list[BaseProcess]) -> None:
     wait_for_step(run, step, processes)
     for process in processes:
         process.kill()
-    assert finish(processes) == [-signal.SIGKILL] * len(processes)
+    assert toy.finish(processes) == [-signal.SIGKILL] * len(processes)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_killed_run_ends_bit_identical(tmp_path: Path, world_size: int) -> None:
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
-    options = {"world_size": world_size, "samples": world_size == 1}
-    assert finish(start(untouched, **options)) == [0] * world_size
+    options = {"world_size": world_size, "samples": world_size == 1, "trainer": TRAINER}
+    assert toy.finish(toy.start(untouched, **options)) == [0] * world_size
 
-    kill_at(killed, 3, start(killed, num_workers=2, callbacks=[toy.Unhurried()], **options))
-    kill_at(killed, 9, start(killed, num_workers=0, callbacks=[toy.Unhurried()], **options))
-    assert finish(start(killed, num_workers=2, **options)) == [0] * world_size
+    kill_at(killed, 3, toy.start(killed, num_workers=2, callbacks=[toy.Unhurried()], **options))
+    kill_at(killed, 9, toy.start(killed, num_workers=0, callbacks=[toy.Unhurried()], **options))
+    assert toy.finish(toy.start(killed, num_workers=2, **options)) == [0] * world_size
 
     assert_same_result(killed, untouched)
     for picture in untouched.glob("samples/*"):
@@ -121,15 +94,15 @@ def test_preempted_run_leaves_with_its_checkpoint_and_ends_bit_identical(
     tmp_path: Path, world_size: int
 ) -> None:
     untouched, preempted = tmp_path / "untouched", tmp_path / "preempted"
-    options = {"world_size": world_size, "accumulate": 2, "save_every": 100}
-    finish(start(untouched, **options))
+    options = {"world_size": world_size, "accumulate": 2, "save_every": 100, "trainer": TRAINER}
+    toy.finish(toy.start(untouched, **options))
 
-    processes = start(preempted, callbacks=[toy.Unhurried()], **options)
+    processes = toy.start(preempted, callbacks=[toy.Unhurried()], **options)
     wait_for_step(preempted, 3, processes)
     processes[-1].terminate()  # one rank only
-    assert finish(processes) == [EXIT_CODE] * world_size
+    assert toy.finish(processes) == [EXIT_CODE] * world_size
     assert 3 <= read_checkpoint(preempted)["global_step"] < STEPS
-    finish(start(preempted, **options))
+    toy.finish(toy.start(preempted, **options))
 
     assert_same_result(preempted, untouched)
 

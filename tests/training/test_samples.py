@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
+from portraitgen.metrics.report.panels import panel_frames
 from portraitgen.training.ema import EMA
 from portraitgen.training.run_log import CsvLog
 from portraitgen.training.samples import SampleLogger
@@ -71,6 +72,36 @@ def test_same_clips_and_noise_every_time_and_averaged_weights(tmp_path: Path) ->
     averages = next(c for c in callbacks if isinstance(c, EMA)).state_dict()["averages"]
     assert torch.equal(weights[-1], averages["network.denoiser.conv_in.weight"])
     assert generator.training
+
+
+class Images(toy.ToyGenerator):
+    """One picture each, and something of its own to show; in the order in which it is shown."""
+
+    def sample(self, batch: dict[str, Any], *, generator: Any = None) -> Tensor:
+        return -batch["frames"][:, 0]
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"truth": batch["frames"][:, 0], "face": batch["reference"]}
+
+
+def test_images_are_shown_beside_what_their_system_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[list[str]] = []
+
+    def spy(clips: dict[str, Tensor]) -> Any:
+        labels.append([*clips])
+        return panel_frames(clips)
+
+    monkeypatch.setattr("portraitgen.training.samples.panel_frames", spy)
+    generator = toy.make_generator()
+    generator.__class__ = Images
+    toy.train(tmp_path, generator=generator, samples=True, every_steps=6)
+    assert labels == [["face", "generated", "truth"]] * 2
+    assert names(tmp_path / "samples") == ["step_00000006.png"], "no video of images"
+    height, width = np.asarray(Image.open(tmp_path / "samples/step_00000006.png")).shape[:2]
+    assert width > 3 * 10 * toy.SIZE
+    assert height > 2 * 10 * toy.SIZE, "two samples below each other"
 
 
 def test_weights_and_biases_gets_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

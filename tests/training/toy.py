@@ -1,9 +1,12 @@
 """A small but whole training: real network, objective, callbacks and loader, for the tests of this folder."""
 
+import multiprocessing
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +137,14 @@ class ToyLoader:
 
 
 class ToyData(LightningDataModule):
-    def __init__(self, *, num_workers: int = 0) -> None:
+    def __init__(self, *, num_workers: int = 0, batch_size: int = 2) -> None:
         super().__init__()
         self.num_workers = num_workers
+        self.batch_size = batch_size
 
     def train_dataloader(self) -> ToyLoader:
         return ToyLoader(
-            batch_size=2,
+            batch_size=self.batch_size,
             num_workers=self.num_workers,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
@@ -183,14 +187,14 @@ def make_callbacks(
 def train(
     run: Path,
     *,
-    generator: ToyGenerator | None = None,
+    generator: Generator | None = None,
     data: ToyData | None = None,
     callbacks: list[Callback] | None = None,
     trainer: dict[str, Any] | None = None,
     world_size: int = 1,
     accumulate: int = 1,
     **for_callbacks: Any,
-) -> ToyGenerator:
+) -> Generator:
     """Start the run in `run`, or go on with it, as train.py does; with `callbacks` after the usual ones."""
     generator = generator or make_generator()
     settings: dict[str, Any] = {
@@ -222,8 +226,54 @@ class Unhurried(Callback):
         time.sleep(0.05)
 
 
-def train_in_process(
-    run: Path, rank: int, world_size: int, port: int, num_workers: int, options: dict[str, Any]
+def start(
+    run: Path,
+    *,
+    world_size: int,
+    num_workers: int = 0,
+    batch_size: int = 2,
+    make: Callable[[], Generator] = make_generator,
+    **options: Any,
+) -> list[BaseProcess]:
+    """Processes of a run, from a server that has imported everything: that takes longer than the run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["diffusers.models.unets.unet_2d", "lightning.pytorch", "portraitgen.training.samples"]
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run.mkdir(exist_ok=True)
+    processes: list[BaseProcess] = [
+        context.Process(
+            target=_train_rank,
+            args=(run, rank, world_size, port, make),
+            kwargs={"num_workers": num_workers, "batch_size": batch_size, "options": options},
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[BaseProcess]) -> list[int | None]:
+    """Exit codes."""
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def _train_rank(
+    run: Path,
+    rank: int,
+    world_size: int,
+    port: int,
+    make: Callable[[], Generator],
+    *,
+    num_workers: int,
+    batch_size: int,
+    options: dict[str, Any],
 ) -> None:
     """Entry of a process that may be killed: one rank of `train`."""
     torch.set_num_threads(1)
@@ -238,4 +288,5 @@ def train_in_process(
     with (run / f"rank{rank}.log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        train(run, data=ToyData(num_workers=num_workers), world_size=world_size, **options)
+        data = ToyData(num_workers=num_workers, batch_size=batch_size)
+        train(run, generator=make(), data=data, world_size=world_size, **options)

@@ -1,5 +1,6 @@
 """What must hold between the settings of a training run, beyond what each class says of its own arguments."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.config.check import ConfigError
-from portraitgen.runs.config.targets import did_you_mean
+from portraitgen.runs.config.targets import did_you_mean, resolve_target
 
 DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
 
@@ -51,6 +52,7 @@ def check_training(config: DictConfig) -> None:
 def setting_problems(config: DictConfig) -> Iterator[str]:
     """What cannot work on any machine."""
     yield from _unread(config)
+    yield from _losses(config)
     yield from _batches(config)
     if _uses_deepspeed(config):
         if config.trainer.accelerator == "cpu":
@@ -66,7 +68,8 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
 
     if _uses_deepspeed(config) and config.trainer.accelerator != "cpu" and not torch.cuda.is_available():
         yield "strategy: DeepSpeed trains on CUDA GPUs only, and there is none here; use strategy=ddp"
-    yield from missing_models(config.model, "model", models=config.paths.models)
+    for place in ("model", "losses"):
+        yield from missing_models(config[place], place, models=config.paths.models)
     for start, command in init_files(config.stage.get("init_from"), config.stage.get("init_command")):
         if not start.is_file():
             advice = f"make it with: {command}" if command else "set it to a weights file"
@@ -112,7 +115,7 @@ def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
 
 def _unread(config: DictConfig) -> Iterator[str]:
     """Entries of the named groups that name no class: nobody would read them."""
-    for group in ("callbacks", "logger"):
+    for group in ("losses", "callbacks", "logger"):
         for name, node in config[group].items():
             if node is not None and (not OmegaConf.is_dict(node) or "_target_" not in node):
                 others = [other for other in config[group] if other != name]
@@ -120,6 +123,29 @@ def _unread(config: DictConfig) -> Iterator[str]:
     for name in ("model", "data", "stage", "optimizer", "sampling", "trainer"):
         if not OmegaConf.is_dict(config[name]) or "_target_" not in config[name]:
             yield f"{name}: no _target_; choose an option of the group conf/{name}"
+
+
+def _losses(config: DictConfig) -> Iterator[str]:
+    """Losses that are none, or that look at what the model does not give."""
+    from portraitgen.losses.loss import Loss
+    from portraitgen.training.generator import Generator
+
+    losses = {name: node for name, node in config.losses.items() if OmegaConf.is_dict(node)}
+    if not losses or "_target_" not in config.model:
+        return
+    model = resolve_target(config.model["_target_"])
+    if not (inspect.isclass(model) and issubclass(model, Generator)):
+        yield f"losses: {config.model['_target_']} draws no pictures and takes no losses beside its own"
+        return
+    for name, node in losses.items():
+        loss = resolve_target(node["_target_"]) if "_target_" in node else Loss
+        if not (inspect.isclass(loss) and issubclass(loss, Loss)):
+            yield f"losses.{name}: {node['_target_']} is no loss (a class under portraitgen.losses.loss.Loss)"
+            continue
+        for needed in loss.needs:
+            if needed not in model.by_products:
+                given = ", ".join(sorted(model.by_products)) or "nothing beside its prediction"
+                yield f"losses.{name}: needs {needed!r} of the network; {model.__name__} gives {given}"
 
 
 def _batches(config: DictConfig) -> Iterator[str]:

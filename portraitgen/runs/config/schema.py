@@ -45,6 +45,8 @@ class TrainConfig:
     """Partial learning-rate scheduler class, or null for a constant rate."""
     sampling: Any = MISSING
     """How pictures are drawn while training."""
+    losses: Any = field(default_factory=dict)
+    """Name → loss beside the objective's; null leaves one out. Weights files know none of them."""
     trainer: Any = MISSING
     """lightning.Trainer without callbacks and loggers."""
     strategy: Any = MISSING

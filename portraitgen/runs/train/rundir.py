@@ -41,6 +41,7 @@ SHAPES_THE_RESULT = (
     "model",
     "data",
     "stage",
+    "losses",
     "optimizer",
     "lr_scheduler",
     "seed",
@@ -159,7 +160,8 @@ def describe_commit() -> dict[str, Any]:
 
 def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """`key: old → new` for every setting that differs and shapes the result."""
-    old, new = _leaves(saved), _leaves(config)
+    # Runs from before there were losses to add say nothing of them: they had none.
+    old, new = _leaves({"losses": {}, **saved}), _leaves({"losses": {}, **config})
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
         if before != after and _is_under(key, SHAPES_THE_RESULT) and not _is_under(key, FREE_TO_CHANGE):

@@ -53,6 +53,9 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     model = instantiate(config.model, _convert_="all")
+    losses = {name: instantiate(node, _convert_="all") for name, node in config.losses.items() if node}
+    if losses:
+        model.use_losses(losses)
     if settings["data"].get("features") and process_rank() == 0:
         from portraitgen.runs.train.check_latents import check_latents
 

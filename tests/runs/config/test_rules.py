@@ -100,3 +100,34 @@ def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):
 def test_more_devices_than_there_are_is_refused():
     problems = list(machine_problems(config("trainer.devices=99")))
     assert any(line.startswith("trainer.devices: 99, but this machine has") for line in problems)
+
+
+def problems(*overrides, **node):
+    given = config(*overrides)
+    given.losses = {"extra": node}
+    return list(setting_problems(given))
+
+
+def test_losses_must_be_losses():
+    assert problems("losses=none", _target_="portraitgen.diffusion.conditions.ConditionDropout") == [
+        "losses.extra: portraitgen.diffusion.conditions.ConditionDropout is no loss "
+        "(a class under portraitgen.losses.loss.Loss)"
+    ]
+    (problem,) = problems(weight=0.1)
+    assert problem == "losses.extra: no _target_, so nobody reads it"
+
+
+def test_a_loss_needs_what_the_network_gives(toy_losses):
+    assert problems(_target_=f"{toy_losses}.Contrast", weight=0.1) == []
+    (problem,) = problems(_target_=f"{toy_losses}.Routing", weight=0.1)
+    assert problem == (
+        "losses.extra: needs 'router_logits' of the network; AniPortrait gives nothing beside its prediction"
+    )
+
+
+def test_models_that_draw_nothing_take_no_losses(toy_losses):
+    given = compose_experiment("aniportrait/tiny_audio2mesh")
+    given.losses = {"extra": {"_target_": f"{toy_losses}.Contrast", "weight": 0.1}}
+    (problem,) = setting_problems(given)
+    assert problem.startswith("losses: portraitgen.systems.aniportrait.audio_training.")
+    assert problem.endswith("draws no pictures and takes no losses beside its own")

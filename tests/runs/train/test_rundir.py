@@ -122,3 +122,13 @@ def test_versions_gain_an_entry_at_each_start(tmp_path):
     assert len(starts) == 2
     assert starts[0]["packages"]["torch"]
     assert set(starts[0]) == {"started", "command", "python", "packages", "commit", "dirty"}
+
+
+def test_losses_are_part_of_what_a_run_is(run):
+    """A run from before there were any goes on; another loss is another run."""
+    run.check_resumable({**SETTINGS, "losses": {}})
+    run.write_config({**SETTINGS, "losses": {"identity": {"weight": 0.1}}})
+    with pytest.raises(ValueError, match=r"losses\.identity\.weight: 0\.1 → 0\.2"):
+        run.check_resumable({**SETTINGS, "losses": {"identity": {"weight": 0.2}}})
+    with pytest.raises(ValueError, match=r"losses\.identity\.weight: 0\.1 → \(not set\)"):
+        run.check_resumable({**SETTINGS, "losses": {}})

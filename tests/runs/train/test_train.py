@@ -1,8 +1,10 @@
 """A run from its configuration to its files; what keeps it from starting, said before anything is built."""
 
+import csv
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from safetensors import safe_open
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.system import load_system
 from portraitgen.runs.train.train import train
+from portraitgen.training.weights import load_weights
 
 QUICK = [
     "trainer.max_steps=2",
@@ -167,3 +171,41 @@ def test_a_run_without_validation_data_still_writes_its_checkpoints(config, tmp_
 def test_drawings_that_do_not_fit_name_the_setting(config, pose_size):
     with pytest.raises(ValueError, match=r"data\.pose_size=128, 8 times the latents"):
         train(config(f"data.pose_size={pose_size}", "name=unfit"))
+
+
+def test_losses_of_a_run_are_logged_and_stand_in_no_weights_file(config, tmp_path, toy_losses):
+    """Generation builds the system without them; a resume under another weight is another run."""
+    extra = f"+losses.contrast={{_target_: {toy_losses}.Contrast, weight: 0.3}}"
+    train(config(extra))
+    run = tmp_path / "aniportrait/tiny_stage1"
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        total = float(row["train/loss_diffusion"]) + float(row["train/loss_contrast"])
+        assert float(row["train/loss"]) == pytest.approx(total)
+        assert float(row["train/contrast_spread"]) > 0
+
+    with safe_open(run / "weights/last.safetensors", "pt") as file:
+        assert "contrast" not in file.metadata()["portraitgen"].lower()
+        names = set(file.keys())
+    sys.modules.pop(toy_losses)
+    system, _ = load_system(
+        run / "weights/last.safetensors", changes={}, models="models", device=torch.device("cpu")
+    )
+    assert names == {*system.network.state_dict()}
+
+    with pytest.raises(ValueError, match=r"losses\.contrast.*0\.3 → \(not set\)"):
+        train(config("trainer.max_steps=3"))
+
+
+def test_a_loss_changes_what_a_run_learns(config, tmp_path, toy_losses):
+    found = []
+    for weight in (0.0, 5.0):
+        extra = f"+losses.contrast={{_target_: {toy_losses}.Contrast, weight: {weight}}}"
+        train(config(extra, f"name=w{weight}"))
+        tensors, _ = load_weights(tmp_path / f"w{weight}/weights/last.safetensors")
+        found.append(tensors)
+    train(config("name=none"))
+    none, _ = load_weights(tmp_path / "none/weights/last.safetensors")
+    assert all(torch.allclose(found[0][name], none[name], atol=1e-6) for name in none)
+    assert not all(torch.allclose(found[1][name], none[name], atol=1e-4) for name in none)
