@@ -92,9 +92,8 @@ class SampleLogger(Callback):
             module.eval()
             with torch.no_grad(), averaged_weights(trainer), trainer.precision_plugin.forward_context():
                 generated = module.sample(batch, generator=noise)
+                shown = module.shown(batch)
             module.train()
-        with torch.no_grad():
-            shown = module.shown(batch)
         pictures = {label: value for label, value in shown.items() if label != "truth"}
         pictures["generated"] = generated
         if "truth" in shown:

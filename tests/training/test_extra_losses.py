@@ -225,7 +225,7 @@ def test_figures_are_means_over_all_that_was_counted_and_survive_a_resume(
     assert row["train/first_rows"] == pytest.approx(count.item() / (2 * len(outputs)))
 
 
-def test_a_resumed_run_logs_the_figures_of_one_that_was_left_alone(tmp_path: Path) -> None:
+def test_a_resumed_run_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
     """Stopped within a window of the log: its first half is in the checkpoint."""
 
     class Stop(Callback):
@@ -239,6 +239,8 @@ def test_a_resumed_run_logs_the_figures_of_one_that_was_left_alone(tmp_path: Pat
         toy.train(tmp_path / "stopped", generator=make_with_rows(), callbacks=[Stop()], **options)
     toy.train(tmp_path / "stopped", generator=make_with_rows(), **options)
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+    stopped, whole = (tmp_path / name / "weights/last.safetensors" for name in ("stopped", "whole"))
+    assert stopped.read_bytes() == whole.read_bytes()
 
 
 def test_validation_logs_losses_and_figures_over_all_its_batches(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def contact_sheet(
 
     Args:
         clips: label -> [T, 3, H, W], or one frame [3, H, W] that is repeated, uint8 or float in [-1, 1]; of
-            any sizes, but of one proportion. The order is kept. Single frames alone are a clip of one.
+            any sizes and proportions. The order is kept. Single frames alone are a clip of one.
         num_columns: frames shown, or all of them when there are fewer.
         cell_height: height of a frame; small frames grow by the largest whole factor that fits, unfiltered.
         frame_index: int64 [T], the numbers to print (0..T-1 without it).
@@ -36,7 +36,7 @@ def contact_sheet(
         uint8 [H', W', 3] RGB.
 
     Raises:
-        ValueError: no clips, clips of different length or proportions.
+        ValueError: no clips, or clips of different length.
     """
     images = _as_images(clips)
     num_frames = len(next(iter(images.values())))
@@ -95,7 +95,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _as_images(clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
-    """Clips as uint8 [T, H, W, 3] of one length and one proportion."""
+    """Clips as uint8 [T, H, W, 3] of one length."""
     if not clips:
         raise ValueError("nothing to show side by side: give at least one clip or image")
     images = {
@@ -105,30 +105,33 @@ def _as_images(clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
     if len(lengths) > 1:
         raise ValueError(f"clips shown side by side need one length, got {sorted(lengths)}")
     num_frames = lengths.pop() if lengths else 1
-    clips_of_one_length = {
+    return {
         label: frames if frames.ndim == 4 else np.broadcast_to(frames, (num_frames, *frames.shape))
         for label, frames in images.items()
     }
-    sizes = {label: frames.shape[1:3] for label, frames in clips_of_one_length.items()}
-    if len({height / width for height, width in sizes.values()}) > 1:
-        listed = ", ".join(f"{label} {width}x{height}" for label, (height, width) in sizes.items())
-        raise ValueError(f"clips shown side by side need one proportion, got {listed}")
-    return clips_of_one_length
 
 
 def _cell_size(images: Mapping[str, np.ndarray], cell_height: int) -> tuple[int, int]:
-    """Width and height of a cell: the smallest clip times a whole number, or shrunk to `cell_height`."""
-    height, width = min(frames.shape[1:3] for frames in images.values())
-    if height <= cell_height:
-        factor = cell_height // height
-        return width * factor, height * factor
-    return round(width * cell_height / height), cell_height
+    """Width and height of a cell: as high as the lowest clip times a whole number, or shrunk to
+    `cell_height`; as wide as the widest clip is at that height.
+    """
+    sizes = [frames.shape[1:3] for frames in images.values()]
+    lowest = min(height for height, _ in sizes)
+    shown = lowest * (cell_height // lowest) if lowest <= cell_height else cell_height
+    return max(round(width * shown / height) for height, width in sizes), shown
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def _resize(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
+    """The picture as high as the cell, in its middle."""
     picture = Image.fromarray(image)
+    size = round(picture.width * cell[1] / picture.height), cell[1]
     grows = size[0] >= picture.width
-    return picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+    shown = picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+    if size == cell:
+        return shown
+    boxed = Image.new("RGB", cell, _BACKGROUND)
+    boxed.paste(shown, ((cell[0] - size[0]) // 2, 0))
+    return boxed
 
 
 def _even(length: int) -> int:
