@@ -109,13 +109,6 @@ class Generator(Learner):
         [-1, 1].
         """
 
-    @abstractmethod
-    def shown(self, batch: Batch) -> dict[str, Tensor]:
-        """What people look at beside the result: label → `[B, T, 3, H, W]` or `[B, 3, H, W]` in [-1, 1].
-
-        In the order in which it is shown; `truth`, if there is one, is shown behind the result.
-        """
-
     def stream(
         self,
         batch: Batch,
@@ -132,6 +125,13 @@ class Generator(Learner):
                 many there are.
         """
         yield self.sample(batch, generator=generator)
+
+    @abstractmethod
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """What people look at beside the result: label → `[B, T, 3, H, W]` or `[B, 3, H, W]` in [-1, 1].
+
+        In the order in which it is shown; `truth`, if there is one, is shown behind the result.
+        """
 
     def cast(self, dtype: torch.dtype) -> None:
         """Give the weights the precision that clips are to be generated in."""

@@ -121,10 +121,6 @@ class AniPortrait(Generator):
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         return self.pipeline(batch["reference"], batch["pose"], generator=generator)
 
-    def shown(self, batch: Batch) -> dict[str, Tensor]:
-        pictures = {"reference": "reference", "landmarks": "pose", "truth": "frames"}
-        return {label: batch[key] for label, key in pictures.items() if key in batch}
-
     def stream(
         self,
         batch: Batch,
@@ -134,3 +130,8 @@ class AniPortrait(Generator):
     ) -> Iterator[Tensor]:
         """As `Generator.stream`; `pose` may be `FramesOnDemand`."""
         return self.pipeline.stream(batch["reference"], batch["pose"], generator=generator, on_step=on_step)
+
+    def shown(self, batch: Batch) -> dict[str, Tensor]:
+        """Reference and landmark drawings, and of a batch of clips their frames."""
+        pictures = {"reference": "reference", "landmarks": "pose", "truth": "frames"}
+        return {label: batch[key] for label, key in pictures.items() if key in batch}
