@@ -36,6 +36,7 @@ class FeatureReader:
 
     def __init__(self, catalog: Catalog, name: str) -> None:
         self.name = _resolved(catalog.shards, name)
+        self._catalog = catalog
         tars = [feature_tar(_folder(shard, self.name), shard) for shard in catalog.shards]
         self._facts = FeatureFacts.load(tars[0].parent)
         self._indexes = [
@@ -48,6 +49,17 @@ class FeatureReader:
     def has_values(self) -> np.ndarray:
         """bool [samples of all shards]: those that the feature could be computed of."""
         return np.concatenate([index.offsets >= 0 for index in self._indexes])
+
+    @property
+    def restricts_windows(self) -> bool:
+        """Whether windows may begin at some frames only, those of `window_starts`; values of frames, people
+        and samples are there for every window."""
+        return False
+
+    def window_starts(self, shard: int, row: int) -> np.ndarray:
+        """bool [T]: frames of a sample at which a window may begin."""
+        index = self._catalog.indexes[shard]
+        return np.ones(int(index.num_frames[row]), bool)
 
     def values(self, shard: int, row: int, places: np.ndarray | int) -> np.ndarray:
         """Values of frames (or of a person) of a sample; only their bytes are touched."""
@@ -74,7 +86,7 @@ class FeatureReader:
         row: int,
         track: int,
         frames: np.ndarray,
-        reference: int,
+        reference: int | None,
         targets: dict[str, np.ndarray],
     ) -> dict[str, str]:
         """Write a window's values to their places in a batch; returns its texts, by name.
@@ -86,7 +98,7 @@ class FeatureReader:
         if unit == "text":
             return {key: self.text(shard, row)}
         targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
-        if unit == "frame":
+        if unit == "frame" and reference is not None:
             targets[f"reference_{key}"][...] = self.values(shard, row, reference)
         return {}
 
@@ -127,13 +139,15 @@ def _resolved(shards: Sequence[Path], name: str) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise DataError(f"data.features: there are several {name} ({', '.join(matching)}): name one of them")
+        raise DataError(
+            f"data.examples.features: there are several {name} ({', '.join(matching)}): name one of them"
+        )
     lacking = next(
         (root for root, there in zip(roots, present, strict=True) if not _among(name, there)), roots[0]
     )
     known = ", ".join(sorted(present[roots.index(lacking)])) or "none"
     raise DataError(
-        f"data.features: {lacking} has no {name} that all shards share (there: {known}); run:"
+        f"data.examples.features: {lacking} has no {name} that all shards share (there: {known}); run:"
         f" python prepare.py features out={lacking} 'features=[{name.partition('@')[0]}]'"
     )
 

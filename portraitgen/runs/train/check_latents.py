@@ -23,7 +23,7 @@ def check_latents(shards: str | Sequence[str], features: Sequence[str], codec: "
     """Encode one frame of the shards anew and compare it with what is stored of it.
 
     Args:
-        shards, features: as `ClipDataModule` takes them; features that are no latents are not looked at.
+        shards, features: as the data module takes them; features that are no latents are not looked at.
 
     Raises:
         ValueError: they are not the latents of this codec.
@@ -50,7 +50,7 @@ def _compare(catalog: Catalog, latents: FeatureReader, codec: "LatentCodec") -> 
     if not error <= _LARGEST_ERROR:
         found = f"differ by {error:.0%}" if same else f"are {list(stored.shape)} and {list(expected.shape)}"
         raise DataError(
-            f"data.features: {latents.name} are not the latents of this model's codec (of"
+            f"data.examples.features: {latents.name} are not the latents of this model's codec (of"
             f" {catalog.indexes[shard].key(row)} they {found}): compute them with the same VAE,"
             " python prepare.py features …"
         )

@@ -53,10 +53,11 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     model = instantiate(config.model, _convert_="all")
-    if settings["data"].get("features") and process_rank() == 0:
+    features = settings["data"]["examples"].get("features")
+    if features and process_rank() == 0:
         from portraitgen.runs.train.check_latents import check_latents
 
-        check_latents(settings["data"]["shards"], settings["data"]["features"], model.codec)
+        check_latents(settings["data"]["shards"], features, model.codec)
     stage = instantiate(config.stage, _convert_="all")
     callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
     if "weights" in callbacks:

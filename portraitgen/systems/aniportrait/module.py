@@ -81,7 +81,7 @@ class AniPortrait(Generator):
         if "reference" not in batch:
             raise ValueError(
                 "no reference pictures in the batch: image encoder and samples look at them beside the "
-                "precomputed latents, so set data.pictures=[reference]"
+                "precomputed latents, so set data.examples.pictures=[reference]"
             )
         if "reference_latents" in batch:
             reference = batch["reference_latents"]

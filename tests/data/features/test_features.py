@@ -13,7 +13,7 @@ import torch
 import webdataset
 
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.engines.local import LocalEngine
 from portraitgen.data.features.extract import ExtractFeature
 from portraitgen.data.features.reader import FeatureReader
@@ -23,6 +23,7 @@ from portraitgen.data.manifest import update_dataset
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
+from tests.data.modules import clip_module
 
 LENGTHS = (20, 26, 23)
 
@@ -99,9 +100,9 @@ def root(prepared, tmp_path):
     return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
-def datamodule(root: Path, **settings) -> ClipDataModule:
+def datamodule(root: Path, **settings) -> ShardDataModule:
     defaults = {"clip_frames": 4, "batch_size": 3, "samples_per_epoch": 12, "snap_keyframes": False}
-    return ClipDataModule(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
+    return clip_module(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -236,7 +237,7 @@ def test_pictures_can_be_left_out(root):
     assert not {"frames", "reference"} & batch.keys()
     module = datamodule(root, pictures=["reference"], train_span=(0, 0.5), val_span=(0.5, 1))
     assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys(), "grading sees the truth"
-    with pytest.raises(DataError, match=r"data\.pictures=\['faces'\]: give true, false or some of"):
+    with pytest.raises(DataError, match=r"data\.examples\.pictures=\['faces'\]: give true, false or some of"):
         datamodule(root, pictures=["faces"])
 
 

@@ -9,7 +9,6 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.sample import ClipTrack, DataError
 from portraitgen.data.shards import ShardWriter
@@ -19,6 +18,7 @@ from portraitgen.runs.config.schema import register_configs
 from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.prepare.features.caption import Captions
 from portraitgen.runs.train.check_latents import check_latents
+from tests.data.modules import clip_module
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def root(tmp_path):
 
 
 def batches(root, **settings):
-    module = ClipDataModule(
+    module = clip_module(
         str(root / "shards" / "*.tar"), clip_frames=5, batch_size=2, samples_per_epoch=6, **settings
     )
     return [module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader()]

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.clip_examples import ClipExamples
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.diffusion.conditions import ConditionDropout
@@ -199,7 +200,7 @@ def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
     torch.testing.assert_close(
         found.conditions["reference"], expected.conditions["reference"], atol=1e-3, rtol=1e-3
     )
-    with pytest.raises(ValueError, match=r"set data\.pictures=\[reference\]"):
+    with pytest.raises(ValueError, match=r"set data\.examples\.pictures=\[reference\]"):
         module.encode({"key": batch["key"], "pose": batch["pose"], **latents})
 
 
@@ -277,15 +278,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_thirty_steps_lower_the_loss_of_unseen_frames(faces: Path) -> None:
-    data = ClipDataModule(
+    data = ShardDataModule(
         str(faces),
-        clip_frames=1,
+        examples=ClipExamples(clip_frames=1, pose_size=128),
         batch_size=4,
         samples_per_epoch=120,
         train_span=(0.0, 0.75),
         val_span=(0.75, 1.0),
-        val_clips=4,
-        pose_size=128,
+        val_samples=4,
     )
     torch.manual_seed(0)
     network = AniPortraitNetwork(denoising_unet=UNET, reference_unet=UNET, pose_guider=GUIDER)
