@@ -39,7 +39,7 @@ class ClipExamples:
         size: show the clips at this size, a side or [height, width]: as much of the picture as has its
             proportion, the face in the middle; clips of all sizes then go together. null: as they are stored.
         pictures: decode the pictures of all groups (true), of none, or of those named: ["reference"].
-            Grading sees all, unless there are none at all.
+            Grading sees all, unless this is false; [] decodes none for training alone.
         pose_size: draw the landmarks on a canvas of this size, a side or [height, width]; null for none.
         masks: region of the window's person whose masks are read: "face", "head" or "person"; null for none.
         key_points, boxes: read the five key points, the box of the face.
@@ -86,6 +86,7 @@ class ClipExamples:
         self.reference, self.motion, self.snap_keyframes = reference, motion, snap_keyframes
         self.groups = tuple(groups)
         self.pictures = tuple(name for name in groups if pictures is True or (pictures and name in pictures))
+        self.graded_pictures = () if pictures is False else self.groups
         self.size, self.pose_size = as_size("size", size), as_size("pose_size", pose_size, multiple_of=1)
         self.masks, self.key_points, self.boxes = masks, key_points, boxes
         self.captions, self.fps, self.audio = captions, fps, audio
@@ -119,6 +120,8 @@ class ClipExamples:
                 f"data.examples.size={list(self.size)}: {of_pictures[0]} is of the frames as they are stored;"
                 " set data.examples.size=null"
             )
+        for feature in features:
+            feature.check_windows(self.clip_frames, self.strides)
         windows = self.windows(span)
         candidates = Candidates(catalog, filters)
         candidates.need_masks(self.masks)
@@ -138,7 +141,7 @@ class ClipExamples:
         need_starts(candidates, windows, [f.window_starts for f in features if f.restricts_windows])
         low, high = windows.span
         selection = candidates.selection(f"from {low:.0%} to {high:.0%} of each")
-        pictures = self.groups if grading and self.pictures else self.pictures
+        pictures = self.graded_pictures if grading else self.pictures
         return OpenClips(self, windows, selection, features, pictures)
 
 

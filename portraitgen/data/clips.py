@@ -114,7 +114,9 @@ class ClipWindows:
         if not len(possible):
             raise DataError(f"has no window within {self.span} among those that its features are of")
         run_of = np.repeat(np.arange(len(usable)), [len(each) for each in kept])
-        picked = rng.choice(self._snapped(np.arange(len(possible)), keyframes[possible]))
+        choice = np.arange(len(possible))
+        # Windows that were computed beforehand are all wanted; nothing need be decoded of them.
+        picked = rng.choice(choice if starts is not None else self._snapped(choice, keyframes[possible]))
         track, reach = usable[run_of[picked]][0], reaches[run_of[picked]]
         window = spread(int(possible[picked]), reach, self.clip_frames)
         if self.reference is None:

@@ -55,9 +55,9 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     model = instantiate(config.model, _convert_="all")
     features = settings["data"]["examples"].get("features")
     if features and process_rank() == 0:
-        from portraitgen.runs.train.check_latents import check_latents
+        from portraitgen.runs.train.check_features import check_features
 
-        check_latents(settings["data"]["shards"], features, model.codec)
+        check_features(settings["data"]["shards"], features, model)
     stage = instantiate(config.stage, _convert_="all")
     callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
     if "weights" in callbacks:

@@ -237,6 +237,11 @@ def test_pictures_can_be_left_out(root):
     assert not {"frames", "reference"} & batch.keys()
     module = datamodule(root, pictures=["reference"], train_span=(0, 0.5), val_span=(0.5, 1))
     assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys(), "grading sees the truth"
+    module = datamodule(root, pictures=[], train_span=(0, 0.5), val_span=(0.5, 1))
+    assert not {"frames", "reference"} & next(iter(module.train_dataloader())).keys()
+    assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys()
+    module = datamodule(root, pictures=False, train_span=(0, 0.5), val_span=(0.5, 1))
+    assert not {"frames", "reference"} & next(iter(module.val_dataloader())).keys()
     with pytest.raises(DataError, match=r"data\.examples\.pictures=\['faces'\]: give true, false or some of"):
         datamodule(root, pictures=["faces"])
 
