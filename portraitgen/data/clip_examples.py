@@ -244,11 +244,12 @@ class OpenClips:
         if settings.fps:
             targets["fps"][...] = float(Fraction(*index.fps[row].tolist()))
         if settings.pose_size is not None:
-            targets["pose"][:] = draw_landmarks(
+            draw_landmarks(
                 by_group["frames"],
                 image_size=self._size,
                 canvas_size=settings.pose_size,
                 scheme=self._catalog.landmark_scheme,
+                out=targets["pose"],
             )
         texts: Texts = {"caption": reader.caption(shard, row)} if settings.captions else {}
         for feature in self._features:

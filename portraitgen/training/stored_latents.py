@@ -33,7 +33,7 @@ def latents_of(
         return stored
     if pictures not in batch:
         raise ValueError(
-            f"the batches hold no {pictures} and no latents of them: read the pictures (data.examples.pictures) or"
-            " the feature vae (data.examples.features=[vae], see prepare.py features)"
+            f"the batches hold no {pictures} and no latents of them: read the pictures"
+            " (data.examples.pictures) or the feature vae (data.examples.features=[vae], see prepare.py features)"
         )
     return codec.encode(batch[pictures], sample=sample)

@@ -74,7 +74,8 @@ class FeatureReader:
         if (clip_frames, *strides) != (frames, stride):
             raise DataError(
                 f"data.examples.features: {self.name} is of windows of {frames} frames, {stride} apart: set"
-                f" data.examples.clip_frames={frames} and data.examples.stride={stride}, or compute it for other windows"
+                f" data.examples.clip_frames={frames} and data.examples.stride={stride}, or compute it for"
+                " other windows"
             )
 
     def window(self, shard: int, row: int, number: int) -> np.ndarray:

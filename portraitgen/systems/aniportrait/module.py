@@ -110,8 +110,8 @@ class AniPortrait(Generator):
         if "reference" not in batch:
             raise ValueError(
                 "the image encoder looks at the reference, and the batches hold neither its picture nor its"
-                " image embeddings: add the feature clip (data.examples.features=[vae,clip]), or decode the picture"
-                " (data.examples.pictures=[reference])"
+                " image embeddings: add the feature clip (data.examples.features=[vae,clip]), or decode the"
+                " picture (data.examples.pictures=[reference])"
             )
         return self.pipeline.embed_image(batch["reference"])
 

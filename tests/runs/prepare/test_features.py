@@ -223,10 +223,7 @@ def test_latents_of_windows_are_those_of_the_codec(run, tmp_path, video_vae, dis
     with pytest.raises(DataError, match=r"they are \[2, .*4, 8, 8\] and \[2, .*8, 8, 8\]"):
         check_features(str(root / "shards" / "*.tar"), ["video_vae"], Model(codec=CogVideoXCodec(other)))
     reader.check_windows(5, [2])
-    with pytest.raises(
-        DataError,
-        match=r"of windows of 5 frames, 2 apart: set data\.examples\.clip_frames=5 and data\.examples\.stride=2",
-    ):
+    with pytest.raises(DataError, match=r"of windows of 5 frames, 2 apart: set data\.examples\.clip_fr"):
         reader.check_windows(5, [1])
 
 

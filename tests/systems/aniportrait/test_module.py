@@ -304,9 +304,7 @@ def test_stored_embeddings_are_those_that_the_network_takes(image_encoder: ClipI
     with pytest.raises(ValueError, match=r"have 5 numbers, the network takes 6 \(cross_attention_dim\)"):
         module.encode(given | {"reference_image_embeds": torch.zeros(2, 5)})
     without = {name: value for name, value in given.items() if name != "reference_image_embeds"}
-    with pytest.raises(
-        ValueError, match=r"add the feature clip \(data\.examples\.features=\[vae,clip\]\), or decode"
-    ):
+    with pytest.raises(ValueError, match=r"add the feature clip \(data"):
         module.encode(without)
     with pytest.raises(ValueError, match=r"this model has no image encoder"):
         make_module().encode(given)
