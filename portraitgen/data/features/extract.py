@@ -4,11 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.engines.engine import Report
-from portraitgen.data.features.feature import Feature
+from portraitgen.data.features.feature import Feature, Value
 from portraitgen.data.features.store import write_features
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
@@ -38,7 +36,7 @@ class ExtractFeature:
 
     def _values(
         self, shard: Path, report: Report, skip: Mapping[str, str], problems: list[str]
-    ) -> Iterator[tuple[str, np.ndarray | str | None]]:
+    ) -> Iterator[tuple[str, Value | None]]:
         catalog = Catalog(str(shard))
         reader, index = ClipReader(catalog), catalog.indexes[0]
         for row in range(len(index)):

@@ -15,7 +15,7 @@ from portraitgen.data.sample import DataError
 
 
 class FeatureKind(NamedTuple):
-    """What the values of a feature are: `shape` of one frame's or one person's, () for texts."""
+    """What the values of a feature are: `shape` of one frame's, window's or person's, () for texts."""
 
     batch_key: str
     unit: str
@@ -36,6 +36,7 @@ class FeatureReader:
 
     def __init__(self, catalog: Catalog, name: str) -> None:
         self.name = _resolved(catalog.shards, name)
+        self._catalog = catalog
         tars = [feature_tar(_folder(shard, self.name), shard) for shard in catalog.shards]
         self._facts = FeatureFacts.load(tars[0].parent)
         self._indexes = [
@@ -49,8 +50,60 @@ class FeatureReader:
         """bool [samples of all shards]: those that the feature could be computed of."""
         return np.concatenate([index.offsets >= 0 for index in self._indexes])
 
+    @property
+    def restricts_windows(self) -> bool:
+        """Whether windows may begin at some frames only, those of `window_starts`: where values are of
+        windows, these are all there are. Values of frames, people and samples are there for every window.
+        """
+        return self.kind.unit == "window"
+
+    def window_starts(self, shard: int, row: int) -> np.ndarray:
+        """bool [T]: frames of a sample at which a window may begin."""
+        num_frames = int(self._catalog.indexes[shard].num_frames[row])
+        if not self.restricts_windows:
+            return np.ones(num_frames, bool)
+        starts = np.zeros(num_frames, bool)
+        starts[self._windows(shard, row)[:, 0]] = True
+        return starts
+
+    def check_windows(self, clip_frames: int, strides: Sequence[int]) -> None:
+        """DataError, naming the settings, unless windows of this kind are those that values are of."""
+        if not self.restricts_windows:
+            return
+        stride, frames = self._window_kind()
+        if (clip_frames, *strides) != (frames, stride):
+            raise DataError(
+                f"data.examples.features: {self.name} is of windows of {frames} frames, {stride} apart: set"
+                f" data.examples.clip_frames={frames} and data.examples.stride={stride}, or compute it for"
+                " other windows"
+            )
+
+    def window(self, shard: int, row: int, number: int) -> np.ndarray:
+        """int64 [n]: frames of a sample's window of that number."""
+        start, stride, frames = self._windows(shard, row)[number].tolist()
+        return start + stride * np.arange(frames, dtype=np.int64)
+
+    def _windows(self, shard: int, row: int) -> np.ndarray:
+        index = self._indexes[shard]
+        if index.windows is None or index.window_splits is None:
+            return np.zeros((0, 3), np.int64)
+        return index.windows[index.window_splits[row] : index.window_splits[row + 1]]
+
+    def _window_kind(self) -> tuple[int, int]:
+        """Distance between frames and number of frames of all windows."""
+        found = {
+            tuple(kind)
+            for index in self._indexes
+            if index.windows is not None
+            for kind in np.unique(index.windows[:, 1:], axis=0).tolist()
+        }
+        if len(found) != 1:
+            raise DataError(f"{self.name}: windows of several kinds {sorted(found)}; compute it anew")
+        ((stride, frames),) = found
+        return stride, frames
+
     def values(self, shard: int, row: int, places: np.ndarray | int) -> np.ndarray:
-        """Values of frames (or of a person) of a sample; only their bytes are touched."""
+        """Values of frames (or of a window, or of a person) of a sample; only their bytes are touched."""
         index = self._indexes[shard]
         shape = index.shapes[row].tolist()
         place = Member("", int(index.offsets[row]), prod(shape) * self.kind.dtype.itemsize)
@@ -64,7 +117,7 @@ class FeatureReader:
         key, unit, shape, dtype = self.kind
         if unit == "text":
             return []
-        if unit == "person":
+        if unit in ("person", "window"):
             return [(key, Field(shape, dtype))]
         return [(key, Field((clip_frames, *shape), dtype)), (f"reference_{key}", Field(shape, dtype))]
 
@@ -74,7 +127,7 @@ class FeatureReader:
         row: int,
         track: int,
         frames: np.ndarray,
-        reference: int,
+        reference: int | None,
         targets: dict[str, np.ndarray],
     ) -> dict[str, str]:
         """Write a window's values to their places in a batch; returns its texts, by name.
@@ -85,8 +138,12 @@ class FeatureReader:
         key, unit, _, _ = self.kind
         if unit == "text":
             return {key: self.text(shard, row)}
-        targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
-        if unit == "frame":
+        if unit == "window":
+            (number,) = np.flatnonzero(self._windows(shard, row)[:, 0] == frames[0]).tolist()
+            targets[key][...] = self.values(shard, row, number)
+        else:
+            targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
+        if unit == "frame" and reference is not None:
             targets[f"reference_{key}"][...] = self.values(shard, row, reference)
         return {}
 
@@ -127,13 +184,15 @@ def _resolved(shards: Sequence[Path], name: str) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise DataError(f"data.features: there are several {name} ({', '.join(matching)}): name one of them")
+        raise DataError(
+            f"data.examples.features: there are several {name} ({', '.join(matching)}): name one of them"
+        )
     lacking = next(
         (root for root, there in zip(roots, present, strict=True) if not _among(name, there)), roots[0]
     )
     known = ", ".join(sorted(present[roots.index(lacking)])) or "none"
     raise DataError(
-        f"data.features: {lacking} has no {name} that all shards share (there: {known}); run:"
+        f"data.examples.features: {lacking} has no {name} that all shards share (there: {known}); run:"
         f" python prepare.py features out={lacking} 'features=[{name.partition('@')[0]}]'"
     )
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from portraitgen.data.features.feature import Feature, Unit
+from portraitgen.data.features.feature import Feature, Unit, Value, WindowValues
 from portraitgen.data.manifest import read_manifest, write_json
 from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.files import replace_file, replacing
@@ -84,6 +84,12 @@ class FeatureIndex:
     tar_bytes     i64    []
     tar_sha256    str    []
     shard_sha256  str    []        of the shard that the samples came from
+
+    and of features of windows only:
+
+    windows       i64    [W, 3]    first frame, distance between frames, number of frames
+    window_splits i64    [S+1]     windows[window_splits[i]:window_splits[i+1]] are those of sample i, in the
+                                   order of their values
     """
 
     keys: np.ndarray
@@ -93,6 +99,8 @@ class FeatureIndex:
     tar_bytes: np.ndarray
     tar_sha256: np.ndarray
     shard_sha256: np.ndarray
+    windows: np.ndarray | None = None
+    window_splits: np.ndarray | None = None
 
     @classmethod
     def load(cls, tar: Path) -> "FeatureIndex":
@@ -143,7 +151,7 @@ def shard_sha256(shard: Path) -> str:
     return str(manifest["sha256"])
 
 
-def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.ndarray | str | None]]) -> None:
+def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value | None]]) -> None:
     """Write the features of a shard: key and value (None: there is none) of its samples, in their order.
 
     Equal values give equal bytes. A tar without an index is not finished; the index is written last.
@@ -159,10 +167,17 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
     offsets: list[int] = []
     shapes: list[tuple[int, ...]] = []
     kinds: set[tuple[str, int]] = set()
+    windows: list[np.ndarray] = []
     with replacing(target) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, value in values:
                 keys.append(key.encode())
+                if isinstance(value, WindowValues):
+                    assert len(value.windows) == len(value.values) > 0
+                    windows.append(np.asarray(value.windows, np.int64))
+                    value = value.values
+                else:
+                    windows.append(np.zeros((0, 3), np.int64))
                 if value is None:
                     offsets.append(-1)
                     shapes.append(())
@@ -180,6 +195,7 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.path.getsize(temporary)
     dtype, axes = next(iter(kinds), ("none", 0))
+    splits = np.cumsum([0, *map(len, windows)], dtype=np.int64)
     index = FeatureIndex(
         keys=np.array(keys, np.bytes_),
         offsets=np.array(offsets, np.int64),
@@ -188,9 +204,12 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
         tar_bytes=np.array(size),
         tar_sha256=np.array(digest),
         shard_sha256=np.array(shard_sha256(shard)),
+        windows=np.concatenate(windows) if splits[-1] else None,
+        window_splits=splits if splits[-1] else None,
     )
     buffer = io.BytesIO()
-    columns = {field.name: getattr(index, field.name) for field in fields(index)}
+    found = {field.name: getattr(index, field.name) for field in fields(index)}
+    columns = {name: column for name, column in found.items() if column is not None}
     np.savez(buffer, allow_pickle=False, **columns)
     replace_file(feature_index_path(target), buffer.getvalue())
 
