@@ -127,6 +127,7 @@ def test_all_groups_are_covered():
         "sync",
         "features",
         "plan",
+        "text",
     }
     assert folders - other == set(TRAIN_GROUPS)
 
@@ -168,7 +169,15 @@ def test_all_features_together():
     config = compose_config("prepare_features", words)
     assert sorted(config.features) == names
     models = [f"features.{name}.model=folder" for name in names if "model" in config.features[name].keys()]  # noqa: SIM118
-    assert find_problems(compose_config("prepare_features", [*words, *models])) == []
+    folders = [f"features.{name}.encoder.folder=x" for name in names if "encoder" in config.features[name]]
+    assert find_problems(compose_config("prepare_features", [*words, *models, *folders])) == []
+
+
+@pytest.mark.parametrize("option", options("text"))
+def test_text_encoders(option):
+    place = "features.prompt.encoder"
+    words = ["out=shards", "features=[prompt]", f"text@{place}={Path(option).name}", f"{place}.folder=x"]
+    assert find_problems(compose_config("prepare_features", words)) == []
 
 
 @pytest.mark.parametrize("option", options("engine"))

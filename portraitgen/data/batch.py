@@ -49,6 +49,12 @@ add keys of their own, such as
     reference_latents    float16 [B, C, h, w]
     motion_latents       float16 [B, M, C, h, w]
     identity             float32 [B, D] of the window's person, [B, P, D] of a photo's people
+    prompt_embeds        float16 [B, L, D]          of the caption, zeros where
+    prompt_mask          bool    [B, L]             is False
+    pooled_prompt_embeds float16 [B, P]
+
+With these comes what they are of the empty prompt, the same in every batch: empty_prompt_embeds [1, L, D],
+empty_prompt_mask [1, L] and empty_pooled_prompt_embeds [1, P].
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ from portraitgen.data.batch import BOOL, FLOAT32, INT64, UINT8, BatchLayout, Fie
 from portraitgen.data.catalog import Catalog, Range
 from portraitgen.data.clips import ClipWindows, Window, run_before
 from portraitgen.data.examples import Span, Texts
-from portraitgen.data.features.reader import FeatureReader
+from portraitgen.data.features.reader import FeatureReader, empty_values
 from portraitgen.data.motion import History, MotionFrames
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
@@ -114,7 +114,7 @@ class ClipExamples:
     ) -> "OpenClips":
         """See `Examples`."""
         features = [FeatureReader(catalog, name) for name in self.features]
-        of_pictures = [f.name for f in features if f.kind.unit not in ("person", "text")]
+        of_pictures = [f.name for f in features if f.kind.unit in ("frame", "window")]
         if self.size is not None and of_pictures:
             raise DataError(
                 f"data.examples.size={list(self.size)}: {of_pictures[0]} is of the frames as they are stored;"
@@ -195,6 +195,7 @@ class OpenClips:
         self.selection = selection
         self._settings, self._windows, self._features, self._pictures = settings, windows, features, pictures
         self._catalog, self._reader = selection.catalog, ClipReader(selection.catalog)
+        self.constants = empty_values(features)
         self._restrictions = [f.window_starts for f in features if f.restricts_windows]
         self._size = settings.size or selection.frame_size()
         self._audio_frames = settings.clip_frames * settings.strides[0]

@@ -59,6 +59,11 @@ class OpenExamples(Protocol):
         """Of the batches of each bucket, see Selection."""
         ...
 
+    @property
+    def constants(self) -> Mapping[str, Tensor]:
+        """What every batch has beside, the same in all of them; batch axis 1."""
+        ...
+
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
         """Read a sample of the selection into its part of a batch.
 
@@ -95,7 +100,7 @@ class ExamplesByPosition:
     """
 
     def __init__(self, examples: OpenExamples, order: Order, *, seed: int) -> None:
-        self.order, self.layouts = order, examples.layouts
+        self.order, self.layouts, self.constants = order, examples.layouts, examples.constants
         self._examples, self._seed = examples, seed
         self.ring: SlabRing | None = None
 

@@ -71,7 +71,8 @@ class _BatchReader:
             keys, texts, tensors, failures = result
             self._report(failures)
             # From a worker a slab arrives as its tensors.
-            yield {"key": keys, **texts, **(ring.tensors(tensors) if isinstance(tensors, Slab) else tensors)}
+            read = ring.tensors(tensors) if isinstance(tensors, Slab) else tensors
+            yield {"key": keys, **texts, **read, **self._examples.constants}
 
     def _report(self, failures: list[Failure]) -> None:
         for failure in failures:

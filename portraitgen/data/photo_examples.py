@@ -11,7 +11,7 @@ from portraitgen.data.batch import BOOL, FLOAT32, UINT8, BatchLayout, Field
 from portraitgen.data.catalog import Catalog, Range
 from portraitgen.data.examples import Span, Texts
 from portraitgen.data.face_crops import FaceCrops
-from portraitgen.data.features.reader import FeatureReader
+from portraitgen.data.features.reader import FeatureReader, empty_values
 from portraitgen.data.identities import FacePlace, Identities
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
@@ -48,7 +48,7 @@ class PhotoExamples:
         identities: give the names.
         other: probability, for each person, of a crop of another of the photos used, which shows the same
             person; 0 for none. It is mirrored with the photo, so that both show the same side of the face.
-        features: precomputed features of people or texts to read, such as ["identity"].
+        features: precomputed features of people, texts or prompts to read, such as ["identity"].
 
     Raises:
         DataError: settings that make no sense, naming the key.
@@ -102,10 +102,10 @@ class PhotoExamples:
         """See `Examples`. Grading mirrors nothing."""
         features = [FeatureReader(catalog, name) for name in self.features]
         for feature in features:
-            if feature.kind.unit not in ("person", "text"):
+            if feature.kind.unit not in ("person", "text") and not feature.of_sample:
                 raise DataError(
                     f"data.examples.features: {feature.name} is of whole pictures, and photos are framed"
-                    " anew: take features of people or texts"
+                    " anew: take features of people, texts or prompts"
                 )
         if self.landmarks and self.flip:
             mirror_order(catalog.landmark_scheme)
@@ -159,6 +159,7 @@ class OpenPhotos:
         self._settings, self._features, self._identities, self._flip = settings, features, identities, flip
         self._catalog, self._reader = selection.catalog, ClipReader(selection.catalog)
         self._crops = None if settings.faces is None else FaceCrops(self._reader, settings.faces)
+        self.constants = empty_values(features)
         self.layouts = tuple(BatchLayout(self._fields(size)) for size in settings.sizes)
 
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
@@ -207,6 +208,8 @@ class OpenPhotos:
         for feature in self._features:
             if feature.kind.unit == "text":
                 texts[feature.kind.batch_key] = feature.text(shard, row)
+            elif feature.of_sample:
+                feature.fill_sample(shard, row, targets)
             else:
                 targets[feature.kind.batch_key][:count] = feature.values(shard, row, chosen)
         return texts
@@ -250,6 +253,8 @@ class OpenPhotos:
         for feature in self._features:
             if feature.kind.unit == "person":
                 table[feature.kind.batch_key] = Field((places, *feature.kind.shape), feature.kind.dtype)
+            elif feature.of_sample:
+                table |= dict(feature.fields(0))
         return table
 
 

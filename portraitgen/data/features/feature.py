@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from portraitgen.data.sample import ClipSample
 if TYPE_CHECKING:
     from torch import nn
 
-Unit = Literal["frame", "window", "person", "text"]
+Unit = Literal["frame", "window", "person", "sample", "tokens", "text"]
 """Of what there is one value: each frame (first axis T), each of some windows (`WindowValues`), each
-person (first axis N); or one text a sample."""
+person (first axis N), the whole sample, each of its n tokens (first axis n ≤ `identity()["max_tokens"]`, to
+which they are padded when read); or a text."""
 
 
 class WindowValues(NamedTuple):
@@ -61,6 +62,23 @@ class Feature(Protocol):
         Raises:
             DataError: the sample has none.
         """
+        ...
+
+
+@runtime_checkable
+class CaptionFeature(Feature, Protocol):
+    """A feature that is made of a sample's caption.
+
+    Attributes:
+        captions: None for the caption in the shard, or the full name of a feature of texts that takes its
+            place, such as "caption@1a2b3c4d".
+    """
+
+    @property
+    def captions(self) -> str | None: ...
+
+    def empty(self) -> np.ndarray:
+        """The value of an empty caption, stored once beside the others: conditions are dropped for it."""
         ...
 
 

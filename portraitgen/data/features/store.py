@@ -1,6 +1,7 @@
 """Features on the disk, beside the shards that they were computed from.
 
 root/aux/{name}@{fingerprint}/feature.json        what it is, and of which weights and settings
+root/aux/{name}@{fingerprint}/empty.safetensors   of features of captions: the value of an empty one
 root/aux/{name}@{fingerprint}/{split}-{n}.tar     one member a sample, as in the shard of that name: the same
                                                   keys in the same order; {key}.npy, or {key}.txt
 root/aux/{name}@{fingerprint}/{split}-{n}.idx.npz where the raw values lie; written last: what has one is done
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from portraitgen.data.features.feature import Feature, Unit, Value, WindowValues
 from portraitgen.data.manifest import read_manifest, write_json
@@ -24,6 +27,8 @@ from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.files import replace_file, replacing
 
 VERSION = 1
+
+_EMPTY = "empty.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +217,25 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value 
     columns = {name: column for name, column in found.items() if column is not None}
     np.savez(buffer, allow_pickle=False, **columns)
     replace_file(feature_index_path(target), buffer.getvalue())
+
+
+def has_empty(folder: Path) -> bool:
+    """Whether the value of an empty caption lies there."""
+    return (folder / _EMPTY).is_file()
+
+
+def write_empty(folder: Path, value: np.ndarray) -> None:
+    """Write the value of an empty caption beside those of the samples."""
+    with replacing(folder / _EMPTY) as temporary:
+        save_file({"empty": np.ascontiguousarray(value)}, temporary)
+
+
+def read_empty(folder: Path) -> np.ndarray:
+    """What `write_empty` wrote; DataError when it is damaged."""
+    try:
+        return load_file(folder / _EMPTY)["empty"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{folder / _EMPTY} is damaged ({error}); remove it and compute it again") from error
 
 
 def _as_member(value: np.ndarray | str) -> tuple[bytes, int, tuple[int, ...], str]:

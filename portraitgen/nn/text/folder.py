@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZERS = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt"))
@@ -52,33 +54,37 @@ class TextFolder:
         return Path(self.folder).expanduser() / self.tokenizer
 
     def model_type(self) -> str:
-        """What config.json says that the model is, such as "t5"."""
-        return str(json.loads((self.model_folder / "config.json").read_text()).get("model_type"))
+        """What config.json says that the model is, such as "t5"; ValueError if it is damaged."""
+        with _readable(self.model_folder, "a text encoder"):
+            return str(json.loads((self.model_folder / "config.json").read_text())["model_type"])
 
     def load_model(self, kind: type[PreTrainedModel]) -> PreTrainedModel:
         """The model, frozen and in eval mode, on the CPU.
 
         Raises:
-            ValueError: the files lack weights of such a model, which would be left at random values.
+            ValueError: the files are damaged, or lack weights, which would be left at random values.
         """
-        loaded: Any = kind.from_pretrained(
-            str(self.model_folder),
-            dtype=self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _readable(self.model_folder, kind.__name__):
+            loaded: Any = kind.from_pretrained(
+                str(self.model_folder),
+                dtype=self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
         model, report = loaded
-        wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if wrong:
+        missing = sorted(report["missing_keys"])
+        if missing:
             raise ValueError(
-                f"{self.model_folder} does not hold a whole {kind.__name__}: {wrong[0]} and"
-                f" {len(wrong) - 1} more are missing or of another shape"
+                f"{self.model_folder} lacks weights of a {kind.__name__}: {missing[0]} and"
+                f" {len(missing) - 1} more"
             )
         return model.requires_grad_(False).eval()
 
     def load_tokenizer(self, kind: type[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
-        return kind.from_pretrained(str(self.tokenizer_folder), local_files_only=True)
+        """The tokenizer; ValueError if its files are damaged."""
+        with _readable(self.tokenizer_folder, kind.__name__):
+            return kind.from_pretrained(str(self.tokenizer_folder), local_files_only=True)
 
     def _missing(self) -> Iterator[str]:
         if not (self.model_folder / "config.json").is_file():
@@ -89,3 +95,13 @@ class TextFolder:
         ):
             if not any(all((folder / name).is_file() for name in names) for names in ways):
                 yield " or ".join(str(Path(subfolder) / name) for (name, *_) in ways)
+
+
+@contextmanager
+def _readable(folder: Path, kind: str) -> Iterator[None]:
+    """What json, transformers and safetensors raise on damaged files, as one ValueError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder} cannot be read as {kind} ({reason})") from error

@@ -14,7 +14,14 @@ class Prompts:
     """Hands out the embeddings of prompts, the same ones whether they are computed here or were stored.
 
     Each prompt is encoded on its own, so that its embeddings depend on nothing else: not on the batch, and
-    not on what is remembered; a run that was resumed computes the same bits.
+    not on what is remembered; a run that was resumed computes the same bits. In a model's configuration::
+
+        prompts:
+          _target_: portraitgen.nn.text.prompts.Prompts
+          encoder: # as in conf/text
+            _target_: portraitgen.nn.text.t5.T5Text.from_pretrained
+            folder: ${paths.models}/CogVideoX-5b
+            max_tokens: 226
 
     Args:
         encoder: None where embeddings come with every batch.
@@ -52,7 +59,7 @@ class Prompts:
             return self.encode(batch["caption"], like=like)
         raise ValueError(
             "a batch has neither captions nor embeddings of prompts: compute them with prepare.py features"
-            " 'features=[prompt]' and set data.features=[prompt], or let the batch have captions"
+            " 'features=[prompt]' and set data.examples.features=[prompt], or let the batch have captions"
         )
 
     def with_empty(self, text: TextEncoding, keep: Tensor | None) -> TextEncoding:
@@ -90,7 +97,7 @@ class Prompts:
             if self.encoder is None:
                 raise ValueError(
                     f"there is no text encoder for the prompt {prompt!r}: set the encoder of the model's"
-                    " prompts, or give prompts that were embedded before"
+                    " prompts, or train on the feature prompt, with which the empty prompt comes too"
                 )
             known = self.encoder.encode([prompt], device=device)
         self._known[prompt, device] = known

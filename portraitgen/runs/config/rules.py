@@ -110,7 +110,8 @@ def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
         yield from missing_models(each, here, models=models)
         is_path = isinstance(each, str) and each.startswith((f"{models}/", "/", "./", "../"))
         if is_path and str(node.get("_target_")).endswith(".from_pretrained") and not Path(each).exists():
-            yield f"{here}: there is no model in {each}; put it there, or set this to where it is"
+            fetch = f"fetch {node['source']}" if node.get("source") else "put it there"
+            yield f"{here}: there is no model in {each}; {fetch}, or set this to where it is"
 
 
 def _unread(config: DictConfig) -> Iterator[str]:

@@ -211,5 +211,23 @@ def test_weights_that_are_not_whole_are_refused(t5, tmp_path):
     name = "encoder.block.1.layer.1.DenseReluDense.wi.weight"
     del weights[name]
     save_file(weights, folder / "text_encoder/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"does not hold a whole T5EncoderModel: {name} and 0 more"):
+    with pytest.raises(ValueError, match=rf"lacks weights of a T5EncoderModel: {name} and 0 more"):
+        T5Text.from_pretrained(str(folder), max_tokens=8).encode(["a"])
+
+
+@pytest.mark.parametrize(
+    "file", ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model"]
+)
+def test_damaged_files_are_named(t5, tmp_path, file):
+    folder = shutil.copytree(t5, tmp_path / "damaged")
+    (folder / file).write_bytes((folder / file).read_bytes()[:50])
+    with pytest.raises(ValueError, match=rf"{(folder / file).parent} cannot be read as "):
+        T5Text.from_pretrained(str(folder), max_tokens=8).encode(["a"])
+
+
+def test_weights_of_another_size_are_refused(t5, tmp_path):
+    folder = shutil.copytree(t5, tmp_path / "other")
+    config = folder / "text_encoder/config.json"
+    config.write_text(config.read_text().replace('"d_ff": 32', '"d_ff": 48'))
+    with pytest.raises(ValueError, match=r"text_encoder cannot be read as T5EncoderModel"):
         T5Text.from_pretrained(str(folder), max_tokens=8).encode(["a"])
