@@ -115,6 +115,19 @@ def test_the_encoder_can_go_after_encoding(pair):
     Prompts().free()
 
 
+def test_a_module_that_has_prompts_holds_none_of_their_weights(pair):
+    """No weights file, checkpoint or strategy sees them, and a cast of the module leaves them as they are."""
+    module = torch.nn.Linear(1, 1)
+    module.prompts = Prompts(pair)
+    before = module.prompts.encode(["a man"], like=LIKE)
+    module.to(torch.bfloat16)
+    assert [*module.state_dict()] == ["weight", "bias"]
+    module.prompts.encoder.free()
+    fresh = Prompts(pair).encode(["a man"], like=LIKE)
+    assert torch.equal(fresh.embeds, before.embeds)
+    assert torch.equal(fresh.pooled, before.pooled)
+
+
 def test_stored_embeddings_leave_the_encoder_alone(pair):
     """Training from features and sampling with an empty negative prompt never load it."""
     counted = Counted(pair)
