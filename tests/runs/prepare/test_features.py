@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from portraitgen.data.catalog import Catalog
@@ -15,27 +14,9 @@ from portraitgen.data.sample import ClipTrack, DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.audio import decode_wav, encode_wav
-from portraitgen.runs.config.schema import register_configs
-from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.prepare.features.caption import Captions
 from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
-
-
-@pytest.fixture
-def run(repository, caplog):
-    """Compute features with overrides of conf/prepare_features.yaml; gives what was said."""
-
-    def with_overrides(*words):
-        register_configs()
-        with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
-            config = compose("prepare_features", list(words))
-        caplog.clear()
-        with caplog.at_level("INFO", logger="portraitgen.runs.prepare.compute_features"):
-            compute_features(config)
-        return caplog.messages
-
-    return with_overrides
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from safetensors.numpy import load_file
 
@@ -17,28 +16,10 @@ from portraitgen.nn.text.clip import CLIPText
 from portraitgen.nn.text.pair import TextPair
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.nn.text.t5 import T5Text
-from portraitgen.runs.config.schema import register_configs
-from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.prepare.features.prompt import PromptEmbeddings
 from tests.nn.text.folders import save_clip, save_t5
 
 CAPTIONS = {"clip0": "a man talks", "clip1": "two friends at the sea", "clip2": None, "clip3": ""}
-
-
-@pytest.fixture
-def run(repository, caplog):
-    """Compute features with overrides of conf/prepare_features.yaml; gives what was said."""
-
-    def with_overrides(*words):
-        register_configs()
-        with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
-            config = compose("prepare_features", list(words))
-        caplog.clear()
-        with caplog.at_level("INFO", logger="portraitgen.runs.prepare.compute_features"):
-            compute_features(config)
-        return caplog.messages
-
-    return with_overrides
 
 
 @pytest.fixture(scope="module")
