@@ -76,6 +76,26 @@ def test_last_layers_of_clip_can_be_left_out(clip, tmp_path):
         CLIPText.from_pretrained(str(clip), clip_skip=4).encode(PROMPTS)
 
 
+def test_the_text_half_of_a_whole_clip(clip, tmp_path):
+    """As OpenAI publishes it: tokenizer, text and image encoder in one folder."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextModel
+
+    text = CLIPTextModel.from_pretrained(clip / "text_encoder")
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    both = CLIPModel(
+        CLIPConfig(
+            text_config=text.config.to_dict(), vision_config={**vision, "image_size": 8, "patch_size": 4}
+        )
+    )
+    both.text_model.load_state_dict(text.state_dict())
+    both.save_pretrained(tmp_path)
+    shutil.copytree(clip / "tokenizer", tmp_path, dirs_exist_ok=True)
+    ours = CLIPText.from_pretrained(str(tmp_path), text_encoder="", tokenizer="").encode(PROMPTS)
+    expected = CLIPText.from_pretrained(str(clip)).encode(PROMPTS)
+    assert torch.equal(ours.embeds, expected.embeds)
+    assert torch.equal(ours.pooled, expected.pooled)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["CogVideoXPipeline", "ConsisIDPipeline"])
 def test_t5_is_that_of_cogvideox_and_consisid(t5, name):
