@@ -8,7 +8,6 @@ import torch
 from hydra.errors import InstantiationException
 from safetensors.numpy import load_file
 
-from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
@@ -17,6 +16,8 @@ from portraitgen.nn.text.pair import TextPair
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.nn.text.t5 import T5Text
 from portraitgen.runs.prepare.features.prompt import PromptEmbeddings
+from tests.data.modules import clip_module, photo_module
+from tests.data.photos import Person, photo
 from tests.nn.text.folders import save_clip, save_t5
 
 CAPTIONS = {"clip0": "a man talks", "clip1": "two friends at the sea", "clip2": None, "clip3": ""}
@@ -41,7 +42,7 @@ def root(tmp_path):
 
 
 def batches(root, *features, num_workers=0):
-    module = ClipDataModule(
+    module = clip_module(
         str(root / "shards" / "*.tar"),
         clip_frames=2,
         batch_size=3,
@@ -91,6 +92,29 @@ def test_training_from_embeddings_equals_training_from_captions(run, root, model
             assert torch.equal(read.mask, computed.mask)
             assert torch.equal(read.embeds.ne(0).any(dim=2), read.mask)
     assert seen == {"a man talks", "two friends at the sea", ""}
+
+
+def test_photos_have_prompts_too(run, models, tmp_path):
+    root = tmp_path / "photos"
+    with ShardWriter(root) as writer:
+        writer.write(photo("pair", (64, 96), [Person(0, 0, 48), Person(48, 8, 48)], caption="two friends"))
+    folder = models / "clip"
+    for name in ("prompt", "pooled_prompt"):
+        run(f"out={root}", *settings(models, name, "clip", folder=folder))
+    module = photo_module(
+        str(root / "shards" / "*.tar"),
+        size=[64, 64],
+        people=2,
+        batch_size=2,
+        samples_per_epoch=2,
+        features=["prompt", "pooled_prompt"],
+    )
+    (batch,) = [module.on_after_batch_transfer(each, 0) for each in module.train_dataloader()]
+    assert batch["people"].shape == (2, 2)
+    expected = CLIPText.from_pretrained(str(folder)).encode(["two friends", ""])
+    torch.testing.assert_close(batch["prompt_embeds"][1], expected.embeds[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(batch["empty_prompt_embeds"][0], expected.embeds[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(batch["pooled_prompt_embeds"][1], expected.pooled[0], rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_stored_is_the_prompts_own_tokens(run, root, models):
