@@ -40,9 +40,11 @@ class Base:
     _tensors: Mapping[int, tuple[Tensor, int, int]]
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether `tensor` came from the files and was not written to since, on whatever way."""
+        """Whether `tensor` came from the files and was not written to, moved or cast since."""
         known = self._tensors.get(id(tensor))
-        return known is not None and (tensor._version, tensor.data_ptr()) == known[1:]
+        if known is None or known[0] is not tensor:
+            return False
+        return (tensor._version, tensor.data_ptr()) == known[1:]
 
 
 def build_model(
@@ -69,8 +71,8 @@ def build_model(
         section: where `base` stands in the network's configuration, for messages.
 
     Raises:
-        ValueError: there is no such model, it was built with other options, or it lacks parameters that are not
-            `fresh`.
+        ValueError: there is no such model, it was built with other options, or it lacks parameters that are
+            not `fresh`.
     """
     if base is None:
         if options is None:
