@@ -236,7 +236,7 @@ class OpenClips:
             targets["key_points"][:] = self._moved(framing, reader.key_points(shard, row, track, frames))
         if settings.boxes:
             boxes = reader.boxes(shard, row, track, frames)
-            targets["boxes"][:] = self._moved(framing, boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+            targets["boxes"][:] = boxes if framing is None else framing.boxes_to_frame(boxes)
         if settings.audio:
             begin, _ = frame_audio_window(
                 int(frames[0]), self._audio_frames, fps=Fraction(*index.fps[row].tolist())
