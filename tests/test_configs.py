@@ -29,7 +29,6 @@ WITHOUT_EXPERIMENT = {"data/photos"}
 # What a user must say: the data, and for options that need more than a tiny run has.
 GIVEN = ["data.shards=shards.tar"]
 NEEDS = {
-    "data/photos": ["~data.examples.pose_size", "sampling.window_frames=1"],  # the tiny stage is for clips
     "stage/aniportrait/temporal": ["stage.init_from=weights.safetensors", "stage.init_command=train"],
     "data/photos": ["trainer.max_steps=1", "sampling.window_frames=1"],
     "trainer/default": ["trainer.max_steps=1"],

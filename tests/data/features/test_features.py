@@ -161,24 +161,6 @@ def test_motion_frames_have_values_too(root, pick):
     assert len(seen) >= 3
 
 
-def test_features_can_restrict_where_windows_begin(root, monkeypatch, caplog):
-    """As values of windows do: other samples are left out."""
-    compute(root, Numbered())
-    starts = {LENGTHS[0]: [3, 9], LENGTHS[1]: [11], LENGTHS[2]: [LENGTHS[2] - 2]}
-
-    def allowed(self, shard, row):
-        length = int(self._catalog.indexes[shard].num_frames[row])
-        return np.isin(np.arange(length), starts[length])
-
-    monkeypatch.setattr(FeatureReader, "restricts_windows", True)
-    monkeypatch.setattr(FeatureReader, "window_starts", allowed)
-    with caplog.at_level("INFO"):
-        batches = list(datamodule(root, features=["numbered"], samples_per_epoch=60).train_dataloader())
-    seen = {(k[4], f[0]) for b in batches for k, f in zip(b["key"], b["frame_index"].tolist(), strict=True)}
-    assert seen == {("0", 3), ("0", 9), ("1", 11)}
-    assert "1 without a window that features are of" in caplog.text
-
-
 def test_tars_of_features_are_plain_and_in_the_order_of_the_shards(root):
     folder, _ = compute(root, Numbered())
     tar = folder / "train-000000.tar"
