@@ -15,7 +15,7 @@ from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
 from portraitgen.systems.aniportrait.audio_weights import published_audio_state
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
-from portraitgen.systems.aniportrait.weights import published_state
+from portraitgen.systems.aniportrait.published import published_state
 
 CPU = torch.device("cpu")
 UNET = {

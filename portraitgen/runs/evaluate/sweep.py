@@ -119,7 +119,7 @@ def trial_fingerprint(config: DictConfig) -> str:
     decides["weights"] = file_digest(Path(config.weights))
     shards = find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
     decides["shards"] = [shard_digest(shard) or file_digest(shard) for shard in shards]
-    decides["files"] = dict(_files_named_in([decides["metrics"], decides["faces"]]))
+    decides["files"] = dict(_files_named_in([decides[name] for name in ("metrics", "faces", "inputs")]))
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.rules import check_training
 from portraitgen.runs.config.schema import process_rank
+from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     from lightning.pytorch import seed_everything
 
     _quiet_lightning()
+    system = _system(config.model)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
@@ -66,7 +68,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     if "weights" in callbacks:
         callbacks["weights"] = callbacks["weights"](
             config=settings["model"],
-            system=_system(config.model),
+            system=system,
             provenance={
                 "run": config.name,
                 "data": settings["data"],
@@ -103,5 +105,8 @@ def _quiet_lightning() -> None:
 
 
 def _system(model: DictConfig) -> str:
-    """Name of the folder under portraitgen/systems that the model comes from."""
-    return str(model["_target_"]).removeprefix("portraitgen.systems.").split(".")[0]
+    """Name of the system that the model belongs to."""
+    name = system_of(str(model["_target_"]))
+    if name is None:
+        raise ValueError(f"model: {model['_target_']} is the class of no system")
+    return name
