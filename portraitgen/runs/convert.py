@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
@@ -138,6 +139,9 @@ def _publish(source: Path, out: Path, *, system: str | None) -> None:
     network = build_on_meta(config.network)
     require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
     network.load_state_dict(tensors, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
+        network = instantiate(config.network, _convert_="all")
+        network.load_state_dict(tensors)
     for file, state in module.publish(network).items():
         with replacing(out / file) as temporary:
             if file.endswith(".safetensors"):
