@@ -1,5 +1,6 @@
 """One thing to generate: what a system makes of what a person gave, and what runs draws, writes and lists."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,6 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from portraitgen.training.learner import Batch
+
+_KEY_WORD = 48
+"""Letters of a photo's name or of a prompt in a key, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,3 +114,14 @@ class StoredClip(Protocol):
             reference: frame that is the reference; None: the first that shows the person.
         """
         ...
+
+
+def request_key(references: Sequence[Sequence[Path]], *more: str | None) -> str:
+    """A key made of the first photo of each person and of words: `ann-bob-two-friends-at-the-sea`.
+
+    Args:
+        more: names of files without their suffix, or a prompt; None: nothing.
+    """
+    words = [*(person[0].stem for person in references), *(text for text in more if text)]
+    plain = [re.sub(r"[^\w]+", "-", word[:_KEY_WORD]).strip("-") for word in words]
+    return "-".join(word for word in plain if word) or "sample"
