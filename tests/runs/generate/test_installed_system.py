@@ -211,7 +211,7 @@ def test_pictures_without_a_truth_are_graded_by_photo_and_prompt(run, photos, tm
     assert "fid" not in results
     assert results["protocol"]["settings"]["seed"] == "0, 1"
     assert {facts["fps"] for facts in results["protocol"]["videos"].values()} == {0.0}
-    assert (out / "report/report.html").read_text().count("person 1, generated") == 2
+    assert "person 1, generated" in (out / "report/report.html").read_text()
     for sheet in (row["sheet"] for row in rows.values()):
         assert (out / sheet).is_file()
 
