@@ -123,7 +123,8 @@ def _number(each: Input, value: Any) -> Any:
         raise ValueError(f"{wrong}give a whole number")
     low, high = each.low, each.high
     if (low is not None and value < low) or (high is not None and value > high):
-        bounds = [f"at least {low:g}"] * (low is not None) + [f"at most {high:g}"] * (high is not None)
+        named = (("at least", low), ("at most", high))
+        bounds = [f"{word} {bound:g}" for word, bound in named if bound is not None]
         raise ValueError(f"{wrong}it must be {' and '.join(bounds)}")
     return int(value) if each.kind == "count" else float(value)
 

@@ -24,6 +24,7 @@ from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.evaluate.evaluate import evaluate
 from portraitgen.runs.generate.generate import generate
 from portraitgen.runs.generate.landmarks import find_landmarks
 from portraitgen.systems.aniportrait.face_driving import driven_by_face
@@ -149,6 +150,51 @@ def test_a_seed_means_one_clip_whatever_the_machine_does(run, media):
     torch.use_deterministic_algorithms(False)
     assert np.array_equal(clips[0], clips[1])
     assert not np.array_equal(clips[0], clips[2])
+
+
+def test_a_clip_without_a_truth_is_graded_by_what_it_was_given(run, media, caplog, capsys):
+    """By landmarks, sound and photo; what needs the truth says so, and no check fails."""
+    out, row = run(f"driving={media / 'talk.mp4'}")
+    assert row["shown"] == ["reference", "landmarks", "generated"]
+    told = load_landmarks(out / row["landmarks"])
+    assert told.points.shape == (FRAMES, 68, 2)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        extra = "+metrics.graders.identity={_target_:portraitgen.metrics.graders.identity.IdentityGrader}"
+        evaluate(compose("evaluate", [f"generated={out}", extra]))
+    results = json.loads((out / "report/results.json").read_text())
+    assert results["detection_rate"] >= 0, "the landmarks say where a face should be"
+    assert "psnr" not in results or results["psnr"] is None
+    assert "no true frames are given" in (out / "report/results.md").read_text()
+    assert "no figure for" in capsys.readouterr().out, "of checks against copies of the photo"
+    assert results["protocol"]["crop"] == "none"
+
+    # The photo's face in the place of the generated one is about where it was told to be, and it is known.
+    write_video(out / row["video"], _framed(media, told.points), fps=25)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        evaluate(compose("evaluate", [f"generated={out}", extra]))
+    results = json.loads((out / "report/results.json").read_text())
+    assert results["landmark_error"] < 0.2
+    assert results["identity_dlib"] > 0.8
+
+
+def _framed(media, points):
+    """The photo's face, framed as generated clips show it, for each of the driving frames."""
+    backend = DlibBackend()
+    reference = read_reference(media / "face.png", backend, size=(64, 64), frame="face")
+    frame = ((reference.picture + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+    return np.repeat(frame[None], len(points), axis=0)
+
+
+def test_samples_are_called_by_their_number(run, media):
+    out, row = run(f"driving={media / 'face.png'}", "seed=8")
+    alone = cv2.imread(str(out / row["image"]))
+    register_configs()
+    words = [f"weights={row['weights']}", f"reference={media / 'face.png'}", f"driving={media / 'face.png'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        generate(compose("generate", [*words, "seed=7", "num_samples=2", f"out={out}"]))
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [(row["key"], row["seed"]) for row in rows] == [("face-face-1", 7), ("face-face-2", 8)]
+    assert np.array_equal(cv2.imread(str(out / rows[1]["image"])), alone)
 
 
 def test_a_face_that_is_away_is_filled_in_and_counted(run, media, tmp_path):
