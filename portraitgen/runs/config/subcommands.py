@@ -182,7 +182,8 @@ def _unknown(script: str, word: str, subcommands: Mapping[str, SubCommand]) -> s
     if Path(word).exists():
         return f"{word!r} is a path: write what it is, as in source={word}"
     guess = did_you_mean(word, known)
-    return f"{script} has no {word!r}{guess}; it takes {', '.join(known)}, or settings alone: key=value …"
+    words = f"{', '.join(known)}, or settings alone" if known else "settings alone"
+    return f"{script} has no {word!r}{guess}; it takes {words}: key=value …"
 
 
 def _overview(script: str, subcommands: Mapping[str, SubCommand]) -> str:

@@ -18,8 +18,10 @@ class ToyPortraits(Generator):
         return self.network(noisy)
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
-        """[B, 3, H, W]: the photos of the people [B, P, 3, H, W / P]."""
+        """[B, 3, H, W]: the photos of the people [B, P, 3, H, W / P]; where there are landmarks, a clip."""
         together = torch.cat(batch["people_photos"].unbind(1), dim=-1) * batch["brightness"]
+        if "landmarks" in batch:
+            together = together[:, None].expand(-1, batch["landmarks"].shape[1], -1, -1, -1)
         noise = draw_noise(together.shape, device=together.device, generator=generator)
         return (together + self.network(noise)).clamp(-1, 1)
 

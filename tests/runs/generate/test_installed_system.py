@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -20,6 +21,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from portraitgen.data.shards import ShardWriter
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import read_video
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
@@ -175,7 +179,10 @@ def test_a_file_of_requests_that_cannot_be_used(run, photos, rows, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["driving=talk.mp4"], "driving: toy does not take it; it takes reference, prompt, negative_prompt"),
+        (
+            ["driving=talk.mp4"],
+            "driving: toy does not take it; it takes reference, shards, prompt",
+        ),
         (["fps=25"], "fps: toy does not take it"),
         (["inputs.frame=face"], r"inputs\.frame: toy does not take it"),
         (["inputs.brightness=2.0"], r"inputs\.brightness=2.0: it must be at least 0 and at most 1"),
@@ -214,6 +221,29 @@ def test_pictures_without_a_truth_are_graded_by_photo_and_prompt(run, photos, tm
     assert "person 1, generated" in (out / "report/report.html").read_text()
     for sheet in (row["sheet"] for row in rows.values()):
         assert (out / sheet).is_file()
+
+
+def test_prepared_clips_and_photos_are_generated_by_any_system(run, tmp_path):
+    """What the shards hold is the batch and the truth; the system says what it does with it."""
+    with ShardWriter(tmp_path / "data", "train") as writer:
+        clip = synthetic_clip("clip", num_frames=5, size=64, sound=True)
+        writer.write(replace(clip, caption="a face"))
+        photo = synthetic_clip("photo", num_frames=1, size=64, seed=1)
+        jpeg = cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1].tobytes()
+        writer.write(replace(photo, video=None, image=jpeg, fps=Fraction(0)))
+    out, rows = run(f"shards={tmp_path}/data/shards/train-*.tar", "num_samples=2", "inputs.brightness=0.9")
+    clip, photo = (f"{name}-000000000" for name in ("clip", "photo"))
+    assert list(rows) == [f"{clip}-1", f"{clip}-2", f"{photo}-1", f"{photo}-2"]
+    assert read_video(out / rows[f"{clip}-1"]["video"]).shape == (5, 64, 64, 3)
+    assert read_audio(out / rows[f"{clip}-1"]["video"]) is not None
+    assert (rows[f"{clip}-2"]["prompt"], rows[f"{clip}-2"]["clip"]) == ("a face", clip)
+    assert picture(out, rows[f"{photo}-1"]).shape == (64, 64, 3)
+    assert rows[f"{clip}-1"]["shown"] == ["person 1", "generated", "truth"]
+    words = ["metrics.graders.landmarks=null", "metrics.checks=[]"]
+    evaluate(composed("evaluate", f"generated={out}", *words))
+    results = json.loads((out / "report/results.json").read_text())
+    assert results["psnr"] > 15
+    assert {facts["num_frames"] for facts in results["protocol"]["videos"].values()} == {5, 1}
 
 
 def test_a_row_that_leads_out_of_its_folder_is_refused(run, photos):
