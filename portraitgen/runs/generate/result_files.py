@@ -13,7 +13,6 @@ from portraitgen.faces.landmark_file import save_landmarks
 from portraitgen.faces.landmark_sequence import LandmarkSequence
 from portraitgen.media.encode import VideoWriter
 from portraitgen.media.files import replace_file
-from portraitgen.media.framing import frame_around
 from portraitgen.media.sound import SOUND_RATE
 from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
@@ -87,28 +86,15 @@ def write_result(
 def _columns(
     request: Request, generated: Tensor, shown: Mapping[str, Tensor], first: int
 ) -> dict[str, Tensor]:
-    """What is shown side by side of the frames from `first` on: label → [n, 3, h, w] of one proportion."""
-    count, size = len(generated), generated.shape[-2:]
+    """What is shown side by side of the frames from `first` on: label → [n, 3, h, w]."""
+    count = len(generated)
     columns = {
-        label: _fitted(pictures, size).expand(count, -1, -1, -1)
-        for label, pictures in shown.items()
-        if label != TRUTH
+        label: pictures.expand(count, -1, -1, -1) for label, pictures in shown.items() if label != TRUTH
     }
     columns[GENERATED] = generated
     if request.truth is not None:
         columns[TRUTH] = request.truth[first : first + count]
     return columns
-
-
-def _fitted(pictures: Tensor, size: torch.Size) -> Tensor:
-    """Pictures of the proportion of `size` as they are; others within black bars, at that size."""
-    height, width = pictures.shape[-2:]
-    if height * size[1] == width * size[0]:
-        return pictures
-    framing = frame_around(np.array([0, 0, width, height]), size=(size[0], size[1]))
-    clip = pictures if pictures.ndim == 4 else pictures[None]
-    cut = [framing.cut(image) for image in rgb_to_uint8(clip).movedim(1, -1).contiguous().numpy()]
-    return torch.from_numpy(np.stack(cut)).movedim(-1, 1) / 127.5 - 1
 
 
 def _write_landmarks(path: Path, request: Request, size: torch.Size) -> None:

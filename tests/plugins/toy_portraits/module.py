@@ -1,21 +1,21 @@
 """Draws the people side by side, with a little noise; no training is tested with it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from portraitgen.diffusion.conditions import ConditionMasks
 from portraitgen.diffusion.noise import Generators, draw_noise
-from portraitgen.training.generator import Batch, Encoded, Generator
+from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
 
 
 class ToyPortraits(Generator):
     def encode(self, batch: Batch) -> Encoded:
         return Encoded(self.codec.encode(batch["image"]), {})
 
-    def denoise(self, noisy: Tensor, time: Tensor, conditions: Any, keep: Mapping[str, Tensor]) -> Tensor:
-        return self.network(noisy)
+    def denoise(self, noisy: Tensor, time: Tensor, conditions: Any, masks: ConditionMasks) -> Denoised:
+        return Denoised(self.network(noisy))
 
     def sample(self, batch: Batch, *, generator: Generators | None = None) -> Tensor:
         """[B, 3, H, W]: the photos of the people [B, P, 3, H, W / P]; where there are landmarks, a clip."""
