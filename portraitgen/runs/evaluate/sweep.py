@@ -103,9 +103,9 @@ def run_trial(config: DictConfig, folder: Path) -> None:
     settings = _settings(config)
     clips = folder / "generated"
     generate(_for_command(GenerateConfig, settings, out=str(clips)))
-    grade_and_report(
-        _for_command(EvaluateConfig, settings, out=str(folder), generated=str(clips), fps=None, wandb=None)
-    )
+    # `fps` and `length` are of another kind for each of the two commands.
+    graded = {"out": str(folder), "generated": str(clips), "fps": None, "length": "exact", "wandb": None}
+    grade_and_report(_for_command(EvaluateConfig, settings, **graded))
     facts = {"fingerprint": wanted, "settings": settings}
     replace_file(folder / TRIAL, (json.dumps(facts, indent=2) + "\n").encode())
 

@@ -13,7 +13,10 @@ def describe_inputs(words: Sequence[str]) -> str:
     files = [Path(word.removeprefix("weights=")) for word in words if word.startswith("weights=")]
     names = [*all_systems()]
     if files and files[-1].is_file():
-        target = str(load_facts(files[-1]).get("config", {}).get("_target_"))
+        try:
+            target = str(load_facts(files[-1]).get("config", {}).get("_target_"))
+        except ValueError as error:
+            return str(error)
         names = [name for name in [system_of(target)] if name is not None] or names
     modules = {name: system_file(name, "inputs") for name in names}
     return "\n\n".join(describe(name, module.Inputs) for name, module in modules.items() if module)

@@ -75,16 +75,31 @@ def what_is_wanted(
     line |= {f"inputs.{key}": value for key, value in config.inputs.items()}
     line = {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in line.items()}
     if config.requests is None:
-        return [_wanted(line, inputs, facts, name=name, place="")]
-    rows = read_requests(config.requests, {each.name: each for each in inputs.inputs}, OF_A_ROW)
+        wanted = [_wanted(line, inputs, facts, name=name, place="")]
+    else:
+        wanted = _rows(config.requests, line, inputs, facts, name=name)
+    if not any(is_of_shards(each.samples[0]) for each in wanted):
+        for setting, unset in (("span", [0.0, 1.0]), ("limit", None)):
+            if config[setting] != unset:
+                raise ValueError(
+                    f"{setting}={config[setting]}: it is for prepared clips (shards=…); leave it out"
+                )
+    return wanted
+
+
+def _rows(
+    file: str, line: Mapping[str, Any], inputs: type[SystemInputs], facts: Mapping[str, Any], *, name: str
+) -> list[Wanted]:
+    """What the rows of a requests file ask for; `line` is what the command line says."""
+    rows = read_requests(file, {each.name: each for each in inputs.inputs}, OF_A_ROW)
     wanted = [
-        _wanted({**line, **row}, inputs, facts, name=name, place=f"requests={config.requests}, {place}: ")
+        _wanted({**line, **row}, inputs, facts, name=name, place=f"requests={file}, {place}: ")
         for place, row in rows
     ]
-    names = [each.name for each in wanted]
+    names = [each.name for each in wanted if each.name is not None]
     for key in names:
-        if key is not None and names.count(key) > 1:
-            raise ValueError(f"requests={config.requests}: key {key!r} stands in two rows; rename one")
+        if names.count(key) > 1:
+            raise ValueError(f"requests={file}: key {key!r} stands in two rows; rename one")
     digits = len(str(len(wanted)))
     return [replace(each, number=f"{number:0{digits}d}") for number, each in enumerate(wanted, start=1)]
 

@@ -190,6 +190,8 @@ def test_a_file_of_requests_that_cannot_be_used(run, photos, rows, message):
         (["reference=[[{a},{a},{a}]]"], "reference: 3 given, at most 2 photos of a person"),
         (["prompt=null"], "prompt: not given. Give one of:\n  reference=… prompt=…"),
         (["num_samples=0"], "num_samples=0"),
+        (["limit=2"], r"limit=2: it is for prepared clips"),
+        (["span=[0.5,1.0]"], r"span=\[0.5, 1.0\]: it is for prepared clips"),
     ],
 )
 def test_what_is_not_taken_is_refused_by_name_before_weights_are_read(
@@ -281,6 +283,8 @@ def test_only_installed_packages_count(installed):
 def test_the_command_lists_what_it_takes(weights, installed, repository):
     assert "inputs.brightness" in describe_inputs([f"weights={weights}"])
     assert "inputs.audio2mesh" not in describe_inputs([f"weights={weights}"])
+    (weights.parent / "broken.safetensors").write_text("<html>404</html>")
+    assert "not a whole safetensors file" in describe_inputs([f"weights={weights.parent}/broken.safetensors"])
     path = os.pathsep.join([str(installed), str(repository)])
     done = subprocess.run(
         [sys.executable, "generate.py", "--help"],
