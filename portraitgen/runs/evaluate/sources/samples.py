@@ -11,16 +11,20 @@ import numpy as np
 
 from portraitgen.media.audio import SAMPLE_RATE
 from portraitgen.media.decode import VideoError
+from portraitgen.media.files import inside
 from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 from portraitgen.runs.evaluate.sources.source import Reading, read_clip
 from portraitgen.runs.generate.driving.shards import ShardClips
 
 SAMPLES = "samples.jsonl"
 """What generate.py writes beside its clips: a line for each."""
+
+FILES = ("video", "panel", "sheet")
+"""Entries of a line that name files beside it."""
 
 PANEL = "reference, driving landmarks, generated, truth"
 
@@ -131,7 +135,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     """Rows of a folder's samples.jsonl.
 
     Raises:
-        ValueError: there is none, or it is broken or empty.
+        ValueError: there is none, it is broken or empty, or it names files outside the folder.
     """
     path = folder / SAMPLES
     if not path.is_file():
@@ -145,4 +149,10 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: {error}; generate the clips again") from error
     if not samples:
         raise ValueError(f"{path} is empty: generate clips first")
+    for number, sample in enumerate(samples, start=1):
+        for kind in FILES:
+            try:
+                inside(folder, sample.get(kind, ""))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, {kind}: {error}") from error
     return samples
