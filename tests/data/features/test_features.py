@@ -237,6 +237,16 @@ def test_settings_and_weights_give_another_folder(root):
     assert summary["features"] == {first.name: {"scale": 1.0}, second.name: {"scale": 2}}
 
 
+def test_what_feature_json_says_stays_readable(root):
+    """Features cost days of a cluster: a name in their file does not change with a name in the code."""
+    folder, _ = compute(root, Numbered(scale=2.0))
+    facts = FeatureFacts.of(Numbered(scale=2.0))
+    stored = {"name": "numbered", "batch_key": "numbers", "unit": "frame", "identity": {"scale": 2.0}}
+    found = json.loads((folder / "feature.json").read_text())
+    assert found == {**stored, "fingerprint": facts.fingerprint, "version": 1}
+    assert FeatureFacts.load(folder) == facts
+
+
 def test_features_of_other_shards_are_refused(root):
     folder, _ = compute(root, Numbered())
     index = dict(np.load(folder / "train-000001.idx.npz"))

@@ -9,24 +9,13 @@ from PIL import Image
 
 from portraitgen.data.prepare.gallery import Gallery, find_people, people_digest, read_gallery
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.dlib import DlibBackend
+from tests.data.prepare.small_settings import small_settings
 
 BACKEND = DlibBackend(min_score=0.15)
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=1024,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence=None,
-)
+SETTINGS = small_settings(photo_size=1024)
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,13 @@ import pytest
 from PIL import Image
 
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.decode import iter_frames
+from tests.data.prepare.small_settings import small_settings
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=400,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence=None,
-)
+SETTINGS = small_settings()
 
 
 @pytest.fixture(scope="module")

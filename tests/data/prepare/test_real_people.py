@@ -6,26 +6,23 @@ import numpy as np
 import pytest
 
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.data.prepare.video import prepare_video
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.tracking import track_faces
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.media.shots import scene_cuts
+from tests.data.prepare.small_settings import small_settings
 
 BACKEND = DlibBackend(min_score=0.15)  # as in conf/faces/dlib.yaml
-SETTINGS = PrepareSettings(
+SETTINGS = small_settings(
     size=128,
     fps=25,
-    margin=0.4,
     min_frames=12,
     max_frames=1000,
-    crf=18,
     photo_size=1024,
     videos_per_shard=4,
     photos_per_shard=1000,
-    licence=None,
 )
 SPEAKERS = (
     "clips/AOC_short.mp4",
