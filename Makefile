@@ -50,7 +50,7 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmarks: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

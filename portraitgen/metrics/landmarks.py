@@ -8,7 +8,7 @@ import numpy as np
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.measure import landmark_error
 from portraitgen.faces.types import Face
-from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.rgb import Clip, as_uint8
 from portraitgen.metrics.scores import Grades
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.rgb import Clip, as_uint8
 
 NOSE_TIP = 30
 UPPER_FACE = (0, 1, 2, 14, 15, 16, *range(17, 27), *range(27, 36), *range(36, 48))

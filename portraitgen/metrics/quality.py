@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.metrics.rgb import as_uint8
 
 PEAK = 255.0
 MAX_PSNR = 60.0

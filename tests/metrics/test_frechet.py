@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from portraitgen.metrics.features import deep3d_expression
+from portraitgen.metrics.feature_metric import deep3d_expression
 from portraitgen.metrics.frechet import (
     FrechetDistance,
     consisid_frechet_distance,

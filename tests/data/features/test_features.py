@@ -24,8 +24,8 @@ from portraitgen.data.manifest import update_dataset
 from portraitgen.data.motion import MotionFrames
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip
 
 LENGTHS = (20, 26, 23)
 
@@ -40,7 +40,7 @@ class Numbered:
     batch_key: ClassVar[str] = "numbers"
     unit: ClassVar[str] = "frame"
 
-    def identity(self):
+    def depends_on(self):
         return {"scale": self.scale}
 
     def __call__(self, sample):
@@ -56,7 +56,7 @@ class PerPerson:
     batch_key: ClassVar[str] = "identity"
     unit: ClassVar[str] = "person"
 
-    def identity(self):
+    def depends_on(self):
         return {}
 
     def __call__(self, sample):
@@ -71,7 +71,7 @@ class Said:
     batch_key: ClassVar[str] = "caption"
     unit: ClassVar[str] = "text"
 
-    def identity(self):
+    def depends_on(self):
         return {}
 
     def __call__(self, sample):
@@ -319,7 +319,7 @@ class OfWindows:
     unit: ClassVar[str] = "window"
     stride: int = 2
 
-    def identity(self):
+    def depends_on(self):
         return {"stride": self.stride}
 
     def __call__(self, sample):

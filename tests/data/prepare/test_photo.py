@@ -99,10 +99,10 @@ def test_a_face_that_fills_the_picture_is_found(shared, tmp_path):
 
 def test_label_names_the_largest_face(shared):
     (source,) = find_sources(str(shared / "testdata/photos/multi/obama_biden.jpg"))
-    labelled = replace(source, caption="two men", identity="somebody")
+    labelled = replace(source, caption="two men", identity_name="somebody")
     sample = prepare_photo(labelled, DlibBackend(), SETTINGS)
     assert sample.caption == "two men"
-    assert [track.identity for track in sample.tracks] == ["somebody", None]
+    assert [track.identity_name for track in sample.tracks] == ["somebody", None]
 
 
 def test_photo_without_a_face(tmp_path):

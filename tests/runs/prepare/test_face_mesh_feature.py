@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from portraitgen.data.sample import DataError
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.face_geometry import NEAR, VERTICAL_FOV, canonical_face, face_geometry
 from portraitgen.faces.head_pose import pose_matrices
 from portraitgen.faces.types import Face, FaceMesh
 from portraitgen.runs.prepare.features import face_mesh
+from tests.synthetic import synthetic_clip
 
 FRAMES = 20
 

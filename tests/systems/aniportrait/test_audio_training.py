@@ -8,13 +8,13 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.head_pose import pose_matrices, pose_vectors
 from portraitgen.nn.speech import standardise
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import load_learner, load_system
 from portraitgen.runs.train.train import train
 from portraitgen.systems.aniportrait.audio_training import relative_poses
+from tests.synthetic import synthetic_clip
 
 KINDS = ["mesh", "pose"]
 
@@ -91,7 +91,7 @@ def test_what_was_trained_is_loaded_for_generation(shards, tmp_path):
         train(composed(kind, shards, tmp_path, "trainer.max_steps=1"))
         path = tmp_path / f"aniportrait/tiny_audio2{kind}/weights/last.safetensors"
         learner, facts = load_learner(path, **cpu)
-        moved = learner.offsets(sound) if kind == "mesh" else learner.poses(sound, identity=1)
+        moved = learner.offsets(sound) if kind == "mesh" else learner.poses(sound, manner=1)
         assert moved.shape == ((75, 68, 2) if kind == "mesh" else (75, 6))
         assert np.isfinite(moved).all()
         assert (facts["system"], learner.frame_rate, learner.landmark_scheme) == ("aniportrait", 25, "ibug68")
@@ -130,6 +130,6 @@ def test_in_3d_the_features_are_learned(shards, tmp_path, kind):
         assert loss == 1.5  # a fresh network moves nothing
     else:
         with torch.no_grad():
-            predicted = model.network.unroll(standardise(batch["audio"]), 12, model.identities(batch["key"]))
+            predicted = model.network.unroll(standardise(batch["audio"]), 12, model.manners(batch["key"]))
         wanted = torch.tensor([0.0, 0, 0, 1, 0, 0]) * torch.arange(12.0)[:, None]
         torch.testing.assert_close(loss, (predicted - wanted).abs().mean())

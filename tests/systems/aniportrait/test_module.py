@@ -18,7 +18,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import LatentCodec, PixelCodec, VAECodec
 from portraitgen.diffusion.objective import DiffusionObjective, Noised
@@ -30,6 +29,7 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.stage import TrainingStage
 from portraitgen.training.step_seed import StepSeed
+from tests.synthetic import synthetic_clip
 from tests.systems.aniportrait.tiny_network import GUIDER, MOTION, UNET
 
 Batch = dict[str, Any]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from portraitgen.diffusion.frames import FramesOnDemand
+from portraitgen.diffusion.frame_conditions import FramesOnDemand
 from portraitgen.diffusion.latents import PixelCodec, VAECodec
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork

@@ -14,11 +14,11 @@ from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError
 from portraitgen.media.files import inside
-from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
 from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.rgb import as_uint8
 from portraitgen.runs.evaluate.sources.files import read_media
 from portraitgen.runs.evaluate.sources.source import Reading
 from portraitgen.runs.generate.stored_clips import ShardClips

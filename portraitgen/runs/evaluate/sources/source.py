@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.frame_rate import resample_frames
 from portraitgen.media.decode import VideoError, iter_frames, probe_video
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
