@@ -56,6 +56,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     lines = {"prepare": ["prepare.py", f"source={folder}/talk.mp4", f"out={folder}/data", "size=64"]}
     for name in EXPERIMENTS:
         words = [f"experiment=aniportrait/{name}", f"data.shards={shards}", f"paths.runs={runs}"]
+        words.append("trainer.val_check_interval=4")
         samples = ["callbacks.samples.every_steps=4", "callbacks.samples.num_clips=2"]
         lines[name] = ["train.py", *words, *(samples if name in STAGES else [])]
     draw = ["generate.py", f"weights={trained['tiny_stage2']}"]
