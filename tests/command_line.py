@@ -12,7 +12,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from portraitgen.runs import command
+from portraitgen.runs.config import command
 
 ROOT = Path(__file__).resolve().parents[1]
 

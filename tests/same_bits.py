@@ -232,6 +232,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return lines
 
 
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -244,10 +248,11 @@ def main() -> None:
     checkout = arguments.checkout.resolve()
     with tempfile.TemporaryDirectory() as folder:
         found = record(checkout, Path(folder))
+    write(arguments.record, found)
     if arguments.quickstart:
         with tempfile.TemporaryDirectory() as folder:
             found |= record_quickstart(checkout, Path(folder))
-    arguments.record.write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
+        write(arguments.record, found)
     if arguments.compare:
         before = json.loads(arguments.compare.read_text())
         if before["machine"] != machine():

@@ -160,7 +160,11 @@ def test_in_3d_a_run_trains_on_precomputed_features(shards_in_3d, tmp_path, kind
     """Features that are no latents are none of a codec, which these models do not have."""
     words = ["data.examples.features=[head_pose]", "model.in_3d=true"]
     if kind == "mesh":
-        words = ["data.examples.features=[mesh]", "model.network.num_points=468", "model.network.coordinates=3"]
+        words = [
+            "data.examples.features=[mesh]",
+            "model.network.num_points=468",
+            "model.network.coordinates=3",
+        ]
     scheme = "model.landmark_scheme=mediapipe478"
     train(composed(kind, shards_in_3d, tmp_path, *words, scheme, "trainer.max_steps=2"))
     assert len(losses(tmp_path / f"aniportrait/tiny_audio2{kind}")) == 2
