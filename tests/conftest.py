@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -85,12 +86,13 @@ def made_once(tmp_path_factory):
         root = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:
             root = root.parent  # which all workers have
-        folder = root / f"once-{name}"
+        folder, finished = root / f"once-{name}", root / f"once-{name}.finished"
         with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                unfinished = Path(tempfile.mkdtemp(dir=root))
-                make(unfinished)
-                unfinished.rename(folder)
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
+                folder.mkdir()
+                make(folder)
+                finished.touch()
         return folder
 
     return made_once

@@ -109,7 +109,7 @@ def made_small(words: list[str]) -> list[str]:
         ]
     if script == "evaluate.py":
         if given[0] == "sensitivity":
-            return ["frames=12", "size=64"]
+            return ["frames=6", "size=64"]
         if given[0] == "sweep":
             return ["metrics.checks=[]", "sampling.num_steps=1"]
         return [] if given[0] == "compare" else ["metrics.checks=[]"]
