@@ -75,7 +75,7 @@ def _media(folder: Path) -> None:
         write_video(folder / made / "man.mp4", man[1:7], fps=25)
         write_video(folder / true / "man.mp4", man[:6], fps=25)
     (folder / "pairs.csv").write_text("generated,real\nman.mp4,man.mp4\n")
-    _run(folder, "generate.py", "mode=landmarks", "driving=talk.mp4", "out=found")
+    _run(folder, "generate.py", "landmarks", "driving=talk.mp4", "out=found")
     shutil.move(folder / "found/landmarks/talk.npz", folder / "talk.npz")
 
 

@@ -63,7 +63,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     photo = [*draw, f"reference={folder}/face.png"]
     mesh = f"inputs.audio2mesh={trained['tiny_audio2mesh']}"
     ways = {
-        "video_to_landmarks": ["generate.py", "mode=landmarks", f"driving={folder}/talk.mp4"],
+        "video_to_landmarks": ["generate.py", "landmarks", f"driving={folder}/talk.mp4"],
         "landmarks_to_video": [*photo, f"driving={folder}/video_to_landmarks/landmarks/talk.npz", "fps=8"],
         "video_to_video": [*photo, f"driving={folder}/talk.mp4", "fps=8"],
         "sound_to_video": [
@@ -74,7 +74,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "clips_to_themselves": [*draw, f"shards={shards}", "span=[0.75,1.0]"],
         "clips_by_their_own_sound": [*draw, f"shards={shards}", "span=[0.75,1.0]", mesh],
     }
-    lines |= {name: [*words, f"out={folder}/{name}"] for name, words in ways.items()}
+    for name, words in ways.items():
+        exact = ["deterministic=true"] if "landmarks" not in words else []
+        lines[name] = [*words, f"out={folder}/{name}", *exact]
     lines["grades"] = [
         "evaluate.py",
         f"generated={folder}/clips_to_themselves",

@@ -92,6 +92,8 @@ def made_small(words: list[str]) -> list[str]:
     """Settings to add to a command so that it takes a second."""
     script, *given = words
     line = " ".join(given)
+    if "--help" in given:
+        return []
     if script == "prepare.py":
         if given[0] == "features" or given[0] in ("verify", "inspect"):
             return []
@@ -103,10 +105,10 @@ def made_small(words: list[str]) -> list[str]:
         network = {"audio2pose": "audio2pose", "audio2mesh": "audio2mesh", "wav2vec2": "audio2mesh"}
         return [] if kind == "published" else [settings_word(network.get(kind, "stage"))]
     if script == "generate.py":
-        return [
-            "sampling.num_steps=1",
-            *(["fps=5", "size=64"] if "driving=" in line or "audio=" in line else []),
-        ]
+        if given[0] == "landmarks":
+            return ["fps=5"]
+        driven = "driving=" in line or "audio=" in line
+        return ["sampling.num_steps=1", *(["fps=5", "size=64"] if driven else [])]
     if script == "evaluate.py":
         if given[0] == "sensitivity":
             return ["frames=6", "size=64"]
