@@ -100,7 +100,7 @@ def test_what_was_trained_is_loaded_for_generation(shards, tmp_path):
         assert moved.shape == ((75, 68, 2) if kind == "mesh" else (75, 6))
         assert np.isfinite(moved).all()
         assert (facts["system"], learner.frame_rate, learner.landmark_scheme) == ("aniportrait", 25, "ibug68")
-        with pytest.raises(ValueError, match=f"holds Audio2{kind.title()}, which draws no pictures"):
+        with pytest.raises(ValueError, match=f"holds Audio2{kind.title()}Training, which draws no pictures"):
             load_system(path, **cpu)
 
 
