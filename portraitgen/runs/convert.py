@@ -22,15 +22,14 @@ from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.systems import all_systems, system_file, system_of
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.runs.convert_lora import export_adapters, import_adapter
-from portraitgen.runs.system import build_on_meta, checked_settings
+from portraitgen.runs.system import build, build_on_meta, checked_settings, describe_system
 from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.training.published import Kind
 from portraitgen.training.weights import load_weights, matches, require_fit, save_weights
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = "published"
-LORA = "lora"
+PUBLISHED, LORA = "published", "lora"
 
 
 def convert(config: DictConfig) -> None:
@@ -111,7 +110,7 @@ def describe_kinds(words: Sequence[str] = ()) -> str:
     lines += [
         "any system",
         f"  kind={PUBLISHED:17} a weights file of ours, in the published layout",
-        f"  kind={LORA:17} adapters of a weights file of ours, for diffusers' pipelines, and back",
+        f"  kind={LORA:17} adapters of a weights file as a folder of diffusers, or (out=….safetensors) back",
     ]
     return "\n".join(lines)
 
@@ -158,12 +157,16 @@ def _publish(source: Path, out: Path, *, system: str | None, models: str) -> Non
         raise ValueError(f"system={system}: {source} holds weights of {owner}; leave it out")
     if module is None:
         raise ValueError(f"{source}: {owner or config.get('_target_')} has no published layout (weights.py)")
-    network = build_on_meta(config.network)
-    require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
-    network.load_state_dict(tensors, assign=True)
-    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
-        network = instantiate(config.network, _convert_="all")
-        network.load_state_dict(tensors)
+    if facts.get("bases") or facts.get("lora"):  # the file lacks what the bases give
+        described = describe_system(source, changes={}, models=models)
+        network = build(described, device=torch.device("cpu")).network
+    else:
+        network = build_on_meta(config.network)
+        require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
+        network.load_state_dict(tensors, assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
+            network = instantiate(config.network, _convert_="all")
+            network.load_state_dict(tensors)
     for file, state in module.publish(network).items():
         with replacing(out / file) as temporary:
             if file.endswith(".safetensors"):

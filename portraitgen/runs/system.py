@@ -62,8 +62,7 @@ def describe_system(path: Path, *, changes: Mapping[str, Any], models: str) -> D
         models: folder of the pretrained weights on this machine.
 
     Raises:
-        ValueError: not a weights file of a run, or its settings are refused, or a pretrained model is not
-            here.
+        ValueError: not a weights file of a run, or its settings are refused.
     """
     facts = load_facts(path)
     config = checked_settings(path, facts, changes=changes, models=models)
@@ -78,11 +77,16 @@ def describe_system(path: Path, *, changes: Mapping[str, Any], models: str) -> D
 
 
 def checked_settings(
-    path: Path, facts: Mapping[str, Any], *, changes: Mapping[str, Any] | None = None, models: str
+    path: Path,
+    facts: Mapping[str, Any],
+    *,
+    changes: Mapping[str, Any] | None = None,
+    models: str | None = None,
 ) -> DictConfig:
     """The settings of a weights file, some of them changed: they name nothing but classes that build models.
 
-    Pretrained models that lay elsewhere on another machine are those below `models` on this one.
+    Args:
+        models: folder of the pretrained weights, where models of another machine are looked for.
 
     Raises:
         ValueError: there are none, or they are refused.
@@ -95,7 +99,8 @@ def checked_settings(
         raise ValueError(f"{path}: its settings hold interpolations, which train.py never writes")
     config = OmegaConf.merge(OmegaConf.create(facts["config"]), changes or {})
     assert isinstance(config, DictConfig)
-    find_moved(config, facts.get("bases", {}), models=models)
+    if models is not None:
+        find_moved(config, facts.get("bases", {}), models=models)
     problems = find_problems(config, allowed=MODEL_MODULES)
     if problems:
         raise ValueError(f"{path}: {ConfigError(problems)}")
@@ -126,7 +131,7 @@ def load_learner(
         path, changes, models: see `describe_system`.
 
     Raises:
-        ValueError: as `describe_system`, or the weights do not fit the settings.
+        ValueError: as `describe_system` and `build`.
     """
     described = describe_system(path, changes=changes, models=models)
     return build(described, device=device), described.facts
@@ -139,15 +144,15 @@ def build(described: Description, *, device: torch.device) -> Learner:
         ValueError: the weights do not fit the settings, or a pretrained model is not the one of the run.
     """
     path, facts = described.path, described.facts
-    tensors, _ = load_weights(path)
     named = facts.get("bases", {})
     here = library_bases(described.config) if named else {}
     for part in named.keys() & here.keys():
         require_same_base(part, named[part], here[part], source=path)
+    tensors, _ = load_weights(path)
     system: Learner = instantiate(described.config, _convert_="all")
     require_same_bases(system, facts, source=path)
     load_trained(system.network, tensors, source=path)
-    log.info("%s: %s, step %s", path, described.system, facts["step"])
+    log.info("%s: %s, step %s", described.path, described.system, described.facts["step"])
     return system.eval().requires_grad_(False).to(device)
 
 

@@ -114,6 +114,9 @@ def test_a_prompt_becomes_a_picture_and_its_adapter_goes_to_diffusers(trained, m
     assert np.isfinite(results["clip_text"])
 
     convert(composed("convert", "kind=lora", f"source={weights}", f"out={tmp_path / 'adapter'}"))
+    again = [f"out={tmp_path / 'back.safetensors'}", "into=text_to_image/tiny", f"paths.models={models}"]
+    convert(composed("convert", "kind=lora", f"source={tmp_path / 'adapter'}", *again))
+    assert load_facts(tmp_path / "back.safetensors")["system"] == "text_to_image"
     folder = models / "stable-diffusion"
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)
     before = pipeline.unet.state_dict()
@@ -134,6 +137,12 @@ def test_a_face_and_a_prompt_become_a_clip(trained, models, shards, photos, tmp_
     assert read_video(out / row["video"]).shape == (9, 64, 64, 3)
     assert (row["fps"], row["shown"]) == ("12", ["face", "generated"])
     assert graded(out, "metrics=identity")["identity_dlib_faces"] == 0, "two steps draw no face"
+
+    convert(composed("convert", "kind=published", f"source={weights}", f"out={tmp_path}", given[1]))
+    published, mine = load_file(tmp_path / "face.safetensors"), load_file(weights)
+    assert {f"face.{name}": tensor.tolist() for name, tensor in published.items()} == {
+        name: mine[name].tolist() for name in names
+    }
 
     out = tmp_path / "redrawn"
     rows = generated(out, *given, f"shards={shards}/clips/shards/*", "span=[0.5,1.0]")

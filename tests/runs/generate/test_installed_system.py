@@ -225,19 +225,6 @@ def test_pictures_without_a_truth_are_graded_by_photo_and_prompt(run, photos, tm
         assert (out / sheet).is_file()
 
 
-def test_a_picture_of_two_people_is_graded_by_a_photo_of_each(run, photos):
-    out, _ = run(f"reference=[{photos}/ann.png,{photos}/bob.png]", "prompt=sea")
-    evaluate(composed("evaluate", f"generated={out}", "metrics=image"))
-    results = json.loads((out / "report/results.json").read_text())
-    assert results["identity_dlib_worst"] > 0.9, "it draws the photos themselves"
-    assert (results["identity_dlib_faces_missing"], results["identity_dlib_faces_extra"]) == (0, 0)
-    evaluate(composed("evaluate", f"generated={out}", "metrics=identity"))
-    results = json.loads((out / "report/results.json").read_text())
-    assert results["missing"]["identity_dlib"]["reasons"] == [
-        "ann-bob-sea: several people were given: set people=all"
-    ]
-
-
 def test_prepared_clips_and_photos_are_generated_by_any_system(run, tmp_path):
     """What the shards hold is the batch and the truth; the system says what it does with it."""
     with ShardWriter(tmp_path / "data", "train") as writer:
