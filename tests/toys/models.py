@@ -1,5 +1,6 @@
 """Tiny pretrained models of the published classes, in folders as pipelines of diffusers lie in."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -78,3 +79,8 @@ def save_cogvideox(folder: Path) -> Path:
         sample_width=64,
     ).save_pretrained(folder / "vae")
     return save_t5(folder)
+
+
+if __name__ == "__main__":  # python -m tests.toys.models models
+    save_stable_diffusion(Path(sys.argv[1], "stable-diffusion"))
+    save_cogvideox(Path(sys.argv[1], "cogvideox"))
