@@ -72,9 +72,9 @@ class GeneratedSamples:
                 if sample.get("shard") == shard and _clip(sample) not in held:
                     raise ValueError(f"{shard} no longer holds {_clip(sample)}, from which {key} was made")
         for key, sample in self.samples.items():
-            photo = _reference(sample)
-            if photo is not None and not photo.is_file():
-                raise ValueError(f"{photo} is gone, from which {key} was made: put it back")
+            for photo in _references(sample):
+                if not photo.is_file():
+                    raise ValueError(f"{photo} is gone, from which {key} was made: put it back")
 
     def read(self, key: str) -> Reading:
         """What was generated, and all that it can be graded against."""
@@ -126,16 +126,16 @@ class GeneratedSamples:
         return Reading(facts, frames, material)
 
     def _read_alone(self, key: str) -> Reading:
-        """The generated frames, and the photo, prompt, landmarks and sound that they were made from."""
+        """The generated frames, and the photos, prompt, landmarks and sound that they were made from."""
         sample = self.samples[key]
         frames, fps, prompt = np.array(sample["frames"], dtype=np.int64), _rate(sample), sample.get("prompt")
-        photo = _reference(sample)
-        reference = None if photo is None else read_media(photo, fps=None).frames[0]
+        people = [read_media(photo, fps=None).frames[0] for photo in _references(sample)]
+        reference = people.pop() if len(people) == 1 else None
         driving = None
         if "landmarks" in sample:
             driving = load_landmarks(inside(self.folder, sample["landmarks"]))
         points = None if driving is None else driving.points
-        digest = digest_given(frames, reference=reference, driving=points, prompt=prompt)
+        digest = digest_given(frames, reference=reference, driving=points, prompt=prompt, people=people)
         try:
             generated = self._generated(sample)
             audio = read_audio(self._file(sample)) if fps else None
@@ -147,6 +147,7 @@ class GeneratedSamples:
             generated=generated,
             fps=fps,
             reference=reference,
+            people=people,
             driving=points,
             driving_scheme=None if driving is None else driving.scheme,
             audio=audio,
@@ -192,10 +193,9 @@ def _rate(sample: Mapping[str, Any]) -> float:
     return 0.0 if sample["fps"] is None else float(Fraction(sample["fps"]))
 
 
-def _reference(sample: Mapping[str, Any]) -> Path | None:
-    """The photo of the person; None without one, and for several people, of whom none is the one."""
-    people = sample.get("references", [])
-    return Path(people[0][0]) if len(people) == 1 else None
+def _references(sample: Mapping[str, Any]) -> list[Path]:
+    """The first photo of each person."""
+    return [Path(photos[0]) for photos in sample.get("references", [])]
 
 
 def _said(values: Iterable[Any]) -> Fact:
