@@ -80,21 +80,21 @@ def _subset_sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if count <= EXACT
         else map(_drawn_subsets, range(DRAWN // _CHUNK), repeat(count))
     )
-    chunks = [(chosen @ values, chosen.sum(axis=1)) for chosen in parts]
+    chunks = [(chosen @ values, chosen.sum(axis=1, dtype=np.float64)) for chosen in parts]
     sums, sizes = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return sums, sizes
 
 
 @functools.lru_cache(maxsize=2)
 def _all_subsets(count: int) -> np.ndarray:
-    """Which of `count` values are in each of all their subsets: float64 [2^N, N]."""
-    return (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(np.float64)
+    """Which of `count` values are in each of all their subsets: uint8 [2^N, N]."""
+    return (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=DRAWN // _CHUNK)
 def _drawn_subsets(chunk: int, count: int) -> np.ndarray:
-    """Which of `count` values are in each subset of a chunk, the same for all figures: float64 [S, N]."""
-    return np.random.default_rng(chunk).integers(2, size=(_CHUNK, count)).astype(np.float64)
+    """Which of `count` values are in each subset of a chunk, the same for all figures: uint8 [S, N]."""
+    return np.random.default_rng(chunk).integers(2, size=(_CHUNK, count), dtype=np.uint8)
 
 
 def holm(p_values: Sequence[float], *, level: float = LEVEL) -> list[bool]:

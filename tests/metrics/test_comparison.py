@@ -90,7 +90,7 @@ def test_failing_on_hard_videos_is_not_better():
     failed = comparison.differences["new"]["failed"]
     assert comparison.estimates["new"]["failed"].mean == pytest.approx(4 / 6)
     assert (failed.mean, failed.num_units) == (pytest.approx(4 / 6), 6)
-    header, body = comparison_table(comparison)
+    _, body = comparison_table(comparison)
     assert body[0][0][0] == "Failed ↓"
     (mean, bounds, said) = body[1][2]
     assert mean == "30.00"
@@ -112,9 +112,9 @@ def test_runs_without_a_common_video_have_no_difference():
 
 @pytest.mark.parametrize("num_videos", [2, 4, 6, 10, 20, 50])
 def test_equal_methods_are_rarely_called_better_or_worse(num_videos):
-    """At most 6 % of comparisons of equal runs find anything, however few their videos and many their figures."""
+    """At most 6 % of comparisons of equal runs find anything, however few the videos and many the figures."""
     generator = np.random.default_rng(num_videos)
-    figures, times, found = [f"f{index}" for index in range(4)], 150, 0
+    figures, times, found = [f"f{index}" for index in range(4)], 100, 0
     for _ in range(times):
         hardness = generator.normal(20, 5, num_videos)
         runs = {}
@@ -123,7 +123,8 @@ def test_equal_methods_are_rarely_called_better_or_worse(num_videos):
             runs[label] = in_memory(label, dict(zip(figures, hardness + noise, strict=True)))
         verdicts = [each.verdict for each in compare(runs, resamples=2).differences["new"].values()]
         found += any(verdict in ("better", "worse") for verdict in verdicts)
-        assert num_videos >= 10 or set(verdicts) <= {"too few videos", "open"}
+        if num_videos < 6:
+            assert set(verdicts) == {"too few videos"}
     assert found / times <= 0.06
 
 
