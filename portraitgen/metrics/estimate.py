@@ -25,6 +25,7 @@ class Estimate:
         num_present: those that have the figure.
         num_missing: those that should have it and do not.
         reasons: why, as "video: reason".
+        bias: of a set, what its figure would be at least between two samples of one distribution; else None.
     """
 
     mean: float
@@ -34,6 +35,7 @@ class Estimate:
     num_present: int
     num_missing: int
     reasons: tuple[str, ...]
+    bias: float | None = None
 
 
 def estimate(rows: Sequence[Row], name: str, metric: MetricInfo, resampling: Resampling) -> Estimate:
@@ -66,6 +68,7 @@ def estimate_of_set(figure: SetFigure) -> Estimate:
         num_present=figure.num_samples,
         num_missing=figure.num_missing,
         reasons=() if figure.reason is None else (f"all videos: {figure.reason}",),
+        bias=figure.bias,
     )
 
 

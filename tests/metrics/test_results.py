@@ -11,6 +11,7 @@ from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.report.tables import results_markdown
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import MetricInfo, Row
 
@@ -254,8 +255,12 @@ def test_a_figure_of_the_clip_has_one_value_a_video():
 
 
 def test_a_figure_of_the_set_has_no_interval():
-    sets = {"generated": {"fid": SetFigure(12.5, 2)}}
+    sets = {"generated": {"fid": SetFigure(12.5, 2, bias=8.0)}}
     rows = [make_row("a", "generated", [1.0, 2.0])]
-    figure = aggregate(rows, metrics=METRICS, protocol=PROTOCOL, sets=sets).estimates["generated"]["fid"]
+    results = aggregate(rows, metrics=METRICS, protocol=PROTOCOL, sets=sets)
+    figure = results.estimates["generated"]["fid"]
     assert (figure.mean, figure.units, figure.num_present) == (12.5, "samples", 2)
     assert np.isnan(figure.interval).all()
+    said = results_markdown(results, title="t")
+    assert "12.5 (of 2 samples; 8.0 by chance)" in said
+    assert "only because they are so few" in said

@@ -18,7 +18,7 @@ from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.metrics.comparison import Comparison, compare, label_runs
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
-from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.metrics.report.paper_tables import load_table
 from portraitgen.metrics.report.ranking import most_different
@@ -167,7 +167,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
         return []
     caption = f"{video}. {'; '.join(said)}"
     folder.mkdir(parents=True, exist_ok=True)
-    name = video.replace("/", "-")
+    name = media_name(video)
     media = []
     if len(next(iter(columns.values()))) > 1:
         write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps)

@@ -154,7 +154,6 @@ def check_two_processes(clips, folder, words):
     return one
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_neither_processes_nor_order_change_a_figure(config, clips, set_graders, tmp_path):
     evaluate(config(*set_graders))
     one = check_two_processes(clips, tmp_path, set_graders)
@@ -175,7 +174,6 @@ def check_other_order(config, clips, words, folder, one):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_networks_of_sets_know_neither_processes_nor_order_nor_batches(
     config, long_clips, network_graders, tmp_path, monkeypatch
 ):

@@ -15,7 +15,7 @@ from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given
-from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, resize_frames
 from portraitgen.runs.evaluate.sources.pair_list import Pair
@@ -128,7 +128,7 @@ class PairedFiles:
         columns = {"generated": torch.as_tensor(material.generated)}
         if material.truth is not None:
             columns["real"] = torch.as_tensor(material.truth)
-        name = folder / key.replace("/", "-")
+        name = folder / media_name(key)
         caption = f"{key}: {', '.join(columns)}"
         media = []
         folder.mkdir(parents=True, exist_ok=True)

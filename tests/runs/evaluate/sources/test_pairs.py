@@ -34,6 +34,14 @@ def test_a_lost_clip_has_the_facts_of_one_that_is_there(pictures):
     assert facts_of(replace(pair, generated=pictures / "lost.png")) == facts_of(pair)
 
 
+def test_each_video_has_a_media_file_of_its_own(pictures):
+    """`a/b` and `a-b` wrote and showed one file."""
+    pairs = [Pair("a/b", pictures / "man.png"), Pair("a-b", pictures / "woman.png")]
+    source = PairedFiles(pairs, fps=None, size=None, length="exact", place={})
+    shown = [source.media(key, pictures / "media")[0].path for key in ("a/b", "a-b")]
+    assert shown[0].read_bytes() != shown[1].read_bytes()
+
+
 def test_pairs_that_do_not_fit_are_all_named_before_the_first_is_read(tmp_path):
     """A wrong length at the end of a list would throw away hours of grading."""
     made = {"true": (4, 32, 25), "short": (3, 32, 25), "big": (4, 48, 25), "slow": (4, 32, 10)}
