@@ -19,7 +19,7 @@ from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, resize_frames
 from portraitgen.runs.evaluate.sources.pair_list import Pair
-from portraitgen.runs.evaluate.sources.source import Reading
+from portraitgen.runs.evaluate.sources.source import Reading, file_stamps
 
 _SHOWN = 10
 
@@ -119,6 +119,11 @@ class PairedFiles:
             prompt=pair.prompt,
         )
         return Reading(facts(frames, real or generated), frames, material)
+
+    def stamp(self, key: str) -> object:
+        """See `ClipSource.stamp`."""
+        pair = self.pairs[key]
+        return [*file_stamps(pair.generated, pair.real, pair.reference, pair.audio), pair.prompt]
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """A comparison video and a contact sheet, or for a picture the sheet alone."""
