@@ -14,6 +14,7 @@ from rich.console import Console
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.files import writable_folder
+from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
 from portraitgen.metrics.grading import grade
 from portraitgen.metrics.protocol import Protocol, VideoFacts
@@ -77,9 +78,7 @@ def grade_and_report(config: DictConfig) -> Results | None:
         sets = _set_figures(graders, rows)
     if processes.rank:
         return None
-    if not any(row.method == TRUTH and row.failure is None for row in rows):
-        log.info("there is no truth to hold the generated against: the checks are reported, none is required")
-        checks = [replace(check, required=False) for check in checks]
+    checks = [_where_possible(check, rows) for check in checks]
     results = aggregate(
         rows,
         metrics=metrics,
@@ -91,6 +90,19 @@ def grade_and_report(config: DictConfig) -> Results | None:
     _report(results, source, out, config)
     kept.forget()
     return results
+
+
+def _where_possible(check: Check, rows: Sequence[Row]) -> Check:
+    """The check, required only where the clips have what it holds them against: a truth, and its control."""
+    there = {row.method for row in rows if row.failure is None}
+    lacking = [method for method in (TRUTH, check.against) if method not in there]
+    if not check.required or not lacking or GENERATED not in there:
+        return check
+    log.info(
+        "the check of %s is reported and not required: of no clip is there %s",
+        *(check.metric, METHODS[lacking[0]].phrase),
+    )
+    return replace(check, required=False)
 
 
 def _graded_by(source: ClipSource, graders: Mapping[str, Grader], backend: FaceBackend) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,6 +64,23 @@ def test_videos_are_graded_by_their_names(config, tmp_path):
     assert "psnr" not in rows["2", "generated"]
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<video") == 2, "the clips that are there are shown"
+
+
+def test_the_documented_first_command_grades_and_passes_again_and_again(clips, tmp_path):
+    """Default metrics and default `out`: checks against a reference that folders never have stopped the first
+    start, a report that lies among the clips the second."""
+    shutil.copytree(clips / "ours", tmp_path / "ours")
+    (tmp_path / "ours/._0.mp4").write_bytes(b"\0\5\x16\7 a Mac's shadow of 0.mp4")
+    (tmp_path / "ours/.ipynb_checkpoints").mkdir()
+    shutil.copy(clips / "ours/0.mp4", tmp_path / "ours/.ipynb_checkpoints/0-checkpoint.mp4")
+    register_configs()
+    for _ in range(2):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            evaluate(compose("evaluate", [f"generated={tmp_path / 'ours'}", f"real={clips / 'real'}"]))
+        written = json.loads((tmp_path / "ours/report/results.json").read_text())
+        assert written["protocol"]["num_videos"] == 3
+        assert written["passed"]
+        assert not any(check["required"] for check in written["checks"])
 
 
 def test_a_second_start_goes_on_where_the_first_was_broken_off(config, clips, tmp_path, monkeypatch, caplog):

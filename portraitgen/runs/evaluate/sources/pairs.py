@@ -114,8 +114,9 @@ class PairedFiles:
             fps=float(generated.fps),
             truth=None if real is None else real.frames,
             reference=reference,
-            audio=_first(audio, generated.audio, true_audio),
-            true_audio=None if real is None else _first(true_audio, audio),
+            # A picture has no time in which a sound could go with it.
+            audio=_first(audio, generated.audio, true_audio) if generated.fps else None,
+            true_audio=None if real is None or not real.fps else _first(true_audio, audio),
             prompt=pair.prompt,
         )
         return Reading(facts(frames, real or generated), frames, material)
