@@ -66,6 +66,7 @@ def _options(group: str) -> Iterator[str]:
         return
     folder = CONF / group
     for path in sorted(folder.rglob("*.yaml")):
-        said = path.read_text().partition("\n")[0]
+        comments = (line for line in path.read_text().splitlines() if not line.startswith("# @package"))
+        said = next(comments, "")
         name = path.relative_to(folder).with_suffix("").as_posix()
         yield f"    {name:<20} {said.lstrip('# ') if said.startswith('#') else ''}".rstrip()

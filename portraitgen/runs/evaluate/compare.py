@@ -150,7 +150,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
     """A video of all runs' clips beside each other, and its sheet; the caption explains the letters."""
     columns: dict[str, torch.Tensor] = {}
     said = []
-    fps, truth, frames = 25.0, None, None
+    fps, truth, frames, audio = 25.0, None, None, None
     for letter, (label, run) in zip(ascii_uppercase, comparison.runs.items(), strict=False):
         try:
             material = source_of_results(run.protocol["source"]).read(video).material
@@ -160,6 +160,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
         if material is not None:
             columns[letter] = torch.as_tensor(material.generated)
             fps, truth, frames = material.fps, material.truth, material.frame_index
+            audio = material.audio if audio is None else audio
             said.append(f"{letter}: {label}")
     if truth is not None:
         columns["truth"] = torch.as_tensor(np.asarray(truth))
@@ -170,7 +171,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
     name = media_name(video)
     media = []
     if len(next(iter(columns.values()))) > 1:
-        write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps)
+        write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps, audio=audio)
         media.append(Media(folder / f"{name}.mp4", caption))
     with replacing(folder / f"{name}.png") as temporary:
         temporary.write_bytes(encode_png(contact_sheet(columns, frame_index=frames)))

@@ -55,7 +55,8 @@ def test_help_is_the_settings_with_their_comments_and_nothing_else(called, capsy
     called("sweep", "--help", script="evaluate.py", table=EVALUATE)
     text = capsys.readouterr().out
     assert "num_samples:" in text, "the settings of generate.py too"
-    assert "  sampling: " in text
+    assert "  faces: dlib\n    dlib" in text, "and its groups"
+    assert "@package" not in text
     for word, each in {**PREPARE, **GENERATE, **CONVERT}.items():
         assert settings_help(each.config_name), word
 
