@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -36,7 +37,8 @@ def _parts(config_name: str) -> tuple[list[str], list[str], dict[str, str | None
     ]
     below: list[str] = []
     groups: dict[str, str | None] = {}
-    for entry in OmegaConf.to_container(OmegaConf.load(path)["defaults"]):
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(path)["defaults"])
+    for entry in defaults:
         if isinstance(entry, dict):
             (group, chosen), *_ = entry.items()
             if " " not in group:  # neither `override …` nor `optional …`
