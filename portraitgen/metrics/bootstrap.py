@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,22 +13,24 @@ FEW_VIDEOS = 10
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """The units drawn, once for all figures and methods, so that differences between methods are paired.
+    """The units drawn, once for all figures and methods.
 
     Attributes:
         choices: int64 [R, N], the units of each of R resamples.
         statement: what was resampled, for the protocol.
+        units: what is drawn: whole "videos", or the "frames" of the only one.
     """
 
     choices: np.ndarray
     statement: str
+    units: Literal["videos", "frames"]
 
     def means(self, units: np.ndarray) -> np.ndarray:
         """Mean of each resample over its units that are not NaN: float64 [R].
 
-        NaN where all units of a resample are missing, and everywhere when there is only one unit.
+        NaN where all units of a resample are missing, and everywhere when fewer than two have a value.
         """
-        if len(units) < 2:
+        if np.isfinite(units).sum() < 2:
             return np.full(len(self.choices), np.nan)
         drawn = units[self.choices]
         present = np.isfinite(drawn)
@@ -42,7 +45,7 @@ def resample_videos(num_videos: int, *, resamples: int, seed: int) -> Resampling
     statement = f"{CONFIDENCE:.0%} percentile bootstrap over {num_videos} videos, {resamples} resamples"
     if num_videos < FEW_VIDEOS:
         statement += "; too narrow, as the videos are few"
-    return Resampling(choices, statement)
+    return Resampling(choices, statement, "videos")
 
 
 def resample_frames(num_frames: int, *, resamples: int, seed: int) -> Resampling:
@@ -59,6 +62,7 @@ def resample_frames(num_frames: int, *, resamples: int, seed: int) -> Resampling
         choices,
         f"{CONFIDENCE:.0%} percentile bootstrap over the {num_frames} frames of one video in runs of "
         f"{length}, {resamples} resamples; it says nothing about other videos",
+        "frames",
     )
 
 

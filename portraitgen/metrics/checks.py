@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from portraitgen.metrics.bootstrap import CONFIDENCE, percentile_interval
-from portraitgen.metrics.estimate import Estimate
+from portraitgen.metrics.bootstrap import CONFIDENCE, Resampling
+from portraitgen.metrics.estimate import Estimate, difference
 from portraitgen.metrics.scores import GENERATED, METHODS, MetricInfo
 
 
@@ -45,14 +45,18 @@ class Verdict:
 
 
 def judge(
-    check: Check, metrics: Mapping[str, MetricInfo], estimates: Mapping[str, Mapping[str, Estimate]]
+    check: Check,
+    metrics: Mapping[str, MetricInfo],
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    resampling: Resampling,
 ) -> Verdict:
-    """Hold the generated clips against a control; the interval is that of the difference, resampled in pairs.
+    """Hold the generated clips against a control, over the videos (or frames of the only one) that both have.
 
     Args:
         check: the demand.
         metrics: the figures that were taken; the check may name one whose grader was skipped.
-        estimates: method -> metric -> figure, all from one resampling.
+        estimates: method -> metric -> figure.
+        resampling: of the intervals where there is one video.
     """
     if check.metric not in metrics:
         return Verdict(check, None, f"{check.metric}: skipped, no grader took it")
@@ -66,8 +70,17 @@ def judge(
         pair.append(figure)
     ours, theirs = pair
     sign = 1.0 if metric.higher_is_better else -1.0
-    gain = sign * (ours.mean - theirs.mean)
-    low, high = percentile_interval(sign * (ours.resampled - theirs.resampled))
+    lacking = ""
+    if metric.level == "set":
+        gain, low, high = sign * (ours.mean - theirs.mean), math.nan, math.nan
+    else:
+        paired = difference(ours, theirs, resampling)
+        if not paired.num_units:
+            return Verdict(check, None, f"{metric.label}: no {resampling.units} that {control} has too")
+        gain = sign * paired.mean
+        low, high = sorted(sign * bound for bound in paired.interval)
+        if paired.num_units < len(ours.values):
+            lacking = f" in {paired.num_units} of {len(ours.values)} {resampling.units}"
     passed = gain >= check.margin if check.margin else gain > 0
 
     amount = metric.show(abs(gain), unit=True)
@@ -77,8 +90,7 @@ def judge(
         text = f"{metric.label} beats {control} by only {amount}"
     else:
         text = f"{metric.label} is behind {control} by {amount}"
-    if ours.num_missing:
-        text += f" in {ours.num_present} of {ours.num_present + ours.num_missing} {ours.units}"
+    text += lacking
     if math.isfinite(low):
         text += f", {CONFIDENCE:.0%} interval {metric.show(low)} to {metric.show(high)}"
     needs = f"needs {check.margin:g}{metric.unit}" if check.margin else "needs to be better"

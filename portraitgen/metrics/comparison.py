@@ -6,27 +6,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portraitgen.metrics.bootstrap import Resampling, percentile_interval, resample_frames, resample_videos
-from portraitgen.metrics.estimate import Estimate, estimate, estimate_of_set
+from portraitgen.metrics.bootstrap import Resampling, resample_frames, resample_videos
+from portraitgen.metrics.estimate import Estimate, difference, estimate, estimate_of_set
+from portraitgen.metrics.paired import LEVEL, holm
 from portraitgen.metrics.protocol import differences
 from portraitgen.metrics.results import RESAMPLES
 from portraitgen.metrics.saved import SavedResults
 from portraitgen.metrics.scores import GENERATED, MetricInfo, Row
 
+BETTER, WORSE, OPEN, TOO_FEW = "better", "worse", "open", "too few videos"
+FAILED = "failed"
+"""Figure of a comparison in which a clip failed: a run that fails on hard videos gains by it nowhere else."""
+FAILED_INFO = MetricInfo("Failed", "", 2, False, "share of the videos of which there is no clip", "clip")
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A run's figure minus that of the first run.
+    """A run's figure minus that of the first run, over the videos that have it in both.
 
     Attributes:
-        mean: the difference of the means.
-        interval: of the difference, resampled in pairs; NaN where nothing is paired.
-        verdict: "better" or "worse" when the interval leaves no doubt about the side, else "open"; None for a
-            figure without a better side, or without an interval.
+        mean: of the differences; of a set the difference of its two figures; NaN without a common video.
+        interval: of the difference; NaN where the videos are too few.
+        num_units: the videos (or frames of the only one) that both have; 0 of a set.
+        p_value: of the sign-flip test; NaN where there is none.
+        verdict: BETTER or WORSE where the test refuses that the runs are equal, with all figures and runs of
+            the comparison corrected for (Holm); TOO_FEW where no difference whatever could have done that
+            with so many videos, else OPEN. None for a figure without a better side, or of a set.
     """
 
     mean: float
     interval: tuple[float, float]
+    num_units: int
+    p_value: float
     verdict: str | None
 
 
@@ -36,12 +47,13 @@ class Comparison:
 
     Attributes:
         runs: label -> results, in the order given; the first is what the others are held against.
-        metrics: the figures that all runs have.
+        metrics: the figures that all runs have, and `FAILED` first where a clip of one failed.
         left_out: figures that only some runs have.
         estimates: label -> metric -> figure of the generated clips.
         differences: label -> metric -> difference from the first run; without the first. Figures of sets of
             another size have none: distances between sets grow as the samples get fewer.
-        videos: those graded in all runs, over which all means are.
+        videos: those that all runs were to make. A mean is over those of them that have the figure.
+        units: what the means are over: "videos", or "frames" of the only one.
         clashes: label -> how its protocol differs from the first one's, allowed by the user; empty is right.
         interval_statement: what the intervals are.
     """
@@ -52,6 +64,7 @@ class Comparison:
     estimates: Mapping[str, Mapping[str, Estimate]]
     differences: Mapping[str, Mapping[str, Difference]]
     videos: tuple[str, ...]
+    units: str
     clashes: Mapping[str, Sequence[str]]
     interval_statement: str
 
@@ -63,15 +76,12 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Hold runs against the first one.
-
-    One resampling of the videos (of the frames, when there is one video) serves all runs and figures: what
-    all runs find hard moves all of them, and leaves the differences alone.
+    """Hold runs against the first one, each figure over the videos that have it in both.
 
     Args:
         runs: label -> results, two at least.
         allow_other_protocols: compare what was taken differently; the report then says so in large letters.
-        resamples: number of bootstrap resamples.
+        resamples: number of bootstrap resamples, for the intervals of the means.
         seed: of the bootstrap.
 
     Raises:
@@ -99,26 +109,22 @@ def compare(
         raise ValueError(
             f"the results have no {'video' if metrics else 'figure'} in common: nothing to compare"
         )
+    if any(found[video].failure is not None for found in rows.values() for video in videos):
+        metrics = {FAILED: FAILED_INFO, **metrics}
     resampling = _resampling([found[videos[0]] for found in rows.values()], len(videos), resamples, seed)
     estimates = {
         label: _estimates([found[video] for video in videos], runs[label], metrics, resampling)
         for label, found in rows.items()
     }
-    baseline, *others = estimates
     everything = dict.fromkeys(name for run in runs.values() for name in run.metrics)
     return Comparison(
         runs=runs,
         metrics=metrics,
         left_out=tuple(name for name in everything if name not in metrics),
         estimates=estimates,
-        differences={
-            label: {
-                name: _difference(estimates[label][name], estimates[baseline][name], metric)
-                for name, metric in metrics.items()
-            }
-            for label in others
-        },
+        differences=_differences(estimates, metrics, resampling),
         videos=videos,
+        units=resampling.units,
         clashes=clashes,
         interval_statement=resampling.statement,
     )
@@ -150,23 +156,54 @@ def _resampling(rows: Sequence[Row], num_videos: int, resamples: int, seed: int)
 def _estimates(
     rows: Sequence[Row], run: SavedResults, metrics: Mapping[str, MetricInfo], resampling: Resampling
 ) -> dict[str, Estimate]:
+    failed = [
+        Row(row.video, row.method, np.zeros(1, np.int64), {FAILED: np.array(float(row.failure is not None))})
+        for row in rows
+    ]
     return {
-        name: estimate_of_set(run.sets[name], resampling)
+        name: estimate_of_set(run.sets[name])
         if name in run.sets
-        else estimate(rows, name, metric, resampling)
+        else estimate(failed if name == FAILED else rows, name, metric, resampling)
         for name, metric in metrics.items()
     }
 
 
-def _difference(ours: Estimate, theirs: Estimate, metric: MetricInfo) -> Difference:
-    if metric.level == "set" and ours.num_present != theirs.num_present:
-        return Difference(math.nan, (math.nan, math.nan), None)
-    low, high = percentile_interval(ours.resampled - theirs.resampled)
-    verdict = None
-    if metric.higher_is_better is not None and math.isfinite(low):
-        side = np.sign([low, high]) * (1 if metric.higher_is_better else -1)
-        verdict = "better" if (side > 0).all() else "worse" if (side < 0).all() else "open"
-    return Difference(ours.mean - theirs.mean, (low, high), verdict)
+def _differences(
+    estimates: Mapping[str, Mapping[str, Estimate]], metrics: Mapping[str, MetricInfo], resampling: Resampling
+) -> dict[str, dict[str, Difference]]:
+    """Of all runs but the first; verdicts are given together, as many tests find something by chance."""
+    baseline, *others = estimates
+    paired = {
+        (label, name): difference(estimates[label][name], estimates[baseline][name], resampling)
+        for label in others
+        for name, metric in metrics.items()
+        if metric.level != "set"
+    }
+    judged = [key for key in paired if metrics[key[1]].higher_is_better is not None]
+    refused = dict(zip(judged, holm([paired[key].p_value for key in judged]), strict=True))
+    differences: dict[str, dict[str, Difference]] = {label: {} for label in others}
+    for label in others:
+        for name, metric in metrics.items():
+            if metric.level == "set":
+                differences[label][name] = _set_difference(estimates[label][name], estimates[baseline][name])
+                continue
+            found = paired[label, name]
+            verdict = None
+            if (label, name) in refused and found.num_units:
+                could_be = resampling.units == "videos" and found.least_p_value <= LEVEL / len(judged)
+                ahead = found.mean > 0 if metric.higher_is_better else found.mean < 0
+                verdict = OPEN if could_be else TOO_FEW
+                if refused[label, name]:
+                    verdict = BETTER if ahead else WORSE
+            differences[label][name] = Difference(
+                found.mean, found.interval, found.num_units, found.p_value, verdict
+            )
+    return differences
+
+
+def _set_difference(ours: Estimate, theirs: Estimate) -> Difference:
+    mean = ours.mean - theirs.mean if ours.num_present == theirs.num_present else math.nan
+    return Difference(mean, (math.nan, math.nan), 0, math.nan, None)
 
 
 def label_runs(runs: Sequence[SavedResults]) -> dict[str, SavedResults]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from portraitgen.metrics.bootstrap import Resampling, percentile_interval
 from portraitgen.metrics.grader import SetFigure
+from portraitgen.metrics.paired import PairedDifference, paired_difference
 from portraitgen.metrics.scores import MetricInfo, Row
 
 
@@ -17,21 +18,24 @@ class Estimate:
 
     Attributes:
         mean: mean over videos of each video's value; of a set, its one value; NaN when nothing has it.
-        interval: lower and upper bound of the mean; NaN where a single unit leaves nothing to resample.
-        resampled: float64 [R], the mean of each resample, for differences between methods.
+        interval: lower and upper bound of the mean; NaN where a single value leaves nothing to resample.
+        values: float64 [N], the value of each video, or of each frame of the only one, for differences
+            between methods; NaN where it is missing; empty of a set.
         units: what is counted: "frames", "videos", or "samples" of a set.
         num_present: those that have the figure.
         num_missing: those that should have it and do not.
         reasons: why, as "video: reason".
+        bias: of a set, what its figure would be at least between two samples of one distribution; else None.
     """
 
     mean: float
     interval: tuple[float, float]
-    resampled: np.ndarray
+    values: np.ndarray
     units: str
     num_present: int
     num_missing: int
     reasons: tuple[str, ...]
+    bias: float | None = None
 
 
 def estimate(rows: Sequence[Row], name: str, metric: MetricInfo, resampling: Resampling) -> Estimate:
@@ -41,13 +45,12 @@ def estimate(rows: Sequence[Row], name: str, metric: MetricInfo, resampling: Res
     """
     values = [row.values(metric, name) for row in rows]
     units = np.array([row.mean(name) for row in rows]) if len(rows) > 1 else values[0]
-    resampled = resampling.means(units)
     num_present = sum(int(np.isfinite(value).sum()) for value in values)
     reasons = [(row.video, row.why_missing(name)) for row in rows]
     return Estimate(
         mean=float(units[np.isfinite(units)].mean()) if num_present else math.nan,
-        interval=percentile_interval(resampled),
-        resampled=resampled,
+        interval=percentile_interval(resampling.means(units)),
+        values=units,
         units="frames" if metric.level == "frame" else "videos",
         num_present=num_present,
         num_missing=sum(map(len, values)) - num_present,
@@ -55,14 +58,34 @@ def estimate(rows: Sequence[Row], name: str, metric: MetricInfo, resampling: Res
     )
 
 
-def estimate_of_set(figure: SetFigure, resampling: Resampling) -> Estimate:
+def estimate_of_set(figure: SetFigure) -> Estimate:
     """A figure of a whole set: one value, which has no interval."""
     return Estimate(
         mean=figure.value,
         interval=(math.nan, math.nan),
-        resampled=np.full(len(resampling.choices), np.nan),
+        values=np.empty(0),
         units="samples",
         num_present=figure.num_samples,
         num_missing=figure.num_missing,
         reasons=() if figure.reason is None else (f"all videos: {figure.reason}",),
+        bias=figure.bias,
+    )
+
+
+def difference(ours: Estimate, theirs: Estimate, resampling: Resampling) -> PairedDifference:
+    """One method's figure minus another's over the videos, or frames of the only one, that both have.
+
+    Frames of one video are no sample of videos: their difference has an interval by `resampling`, and no
+    p-value.
+    """
+    if resampling.units == "videos":
+        return paired_difference(ours.values, theirs.values)
+    count = min(len(ours.values), len(theirs.values))
+    values = ours.values[:count] - theirs.values[:count]
+    present = values[np.isfinite(values)]
+    return PairedDifference(
+        mean=float(present.mean()) if len(present) else math.nan,
+        interval=percentile_interval(resampling.means(values)),
+        p_value=math.nan,
+        num_units=len(present),
     )

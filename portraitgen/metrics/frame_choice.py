@@ -20,6 +20,18 @@ def spread_frames(total: int, count: int = NUM_FRAMES) -> np.ndarray:
     return np.linspace(0, _some(total) - 1, count, dtype=np.int64)
 
 
+def distinct_frames(total: int, count: int = NUM_FRAMES) -> np.ndarray:
+    """`spread_frames`, each once: samples of a set, in which a frame that comes again is none.
+
+    Returns:
+        int64 [min(count, total)].
+
+    Raises:
+        ValueError: no frames.
+    """
+    return np.unique(spread_frames(total, min(count, total)))
+
+
 def strided_frames(total: int, count: int = NUM_FRAMES) -> np.ndarray:
     """`count` indices ⌊i · total / count⌋; the last frames are never taken, short videos repeat frames.
 

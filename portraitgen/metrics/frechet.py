@@ -1,7 +1,5 @@
 """Fréchet distance between two sets of samples in a feature space: FID, FVD and E-FID are this one metric."""
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -72,7 +70,7 @@ class FrechetDistance(FeatureMetric):
     Mean and unbiased covariance are gathered as sums in float64, so memory does not grow with the number of
     samples. The distance is biased upwards at small N (`small_sample_bias`): between two samples of one
     64-dimensional unit Gaussian it is 82 at N = 16 and 2.2 at N = 1000; in 2048 dimensions 3375 at N = 100.
-    Compare only distances of the same N; below num_features samples a warning states the bias.
+    Compare only distances of the same N, and state `bias` beside them.
 
     Args:
         features: from samples to [B, num_features]; a module is frozen and kept in evaluation mode.
@@ -109,24 +107,32 @@ class FrechetDistance(FeatureMetric):
             self.generated_sum += features.sum(dim=0)
             self.generated_outer += features.mT @ features
 
+    @property
+    def enough(self) -> bool:
+        """Whether both sets have the 2 samples that make a covariance."""
+        return min(int(self.real_count), int(self.generated_count)) >= 2
+
     def compute(self) -> Tensor:
         """float64 scalar, at least 0."""
         num_real, num_generated = int(self.real_count), int(self.generated_count)
-        if min(num_real, num_generated) < 2:
+        if not self.enough:
             raise ValueError(
                 "a Fréchet distance needs at least 2 samples in each set to have a covariance, "
                 f"got {num_real} real and {num_generated} generated"
             )
         real = _mean_and_covariance(num_real, self.real_sum, self.real_outer)
         generated = _mean_and_covariance(num_generated, self.generated_sum, self.generated_outer)
-        if min(num_real, num_generated) < self.num_features:
-            bias = small_sample_bias(real[1], num_real, num_generated)
-            warnings.warn(
-                f"Fréchet distance of {num_generated} generated from {num_real} real samples in "
-                f"{self.num_features} dimensions: two samples of one distribution would already be about "
-                f"{bias:.4g} or more apart. Compare only with results of the same numbers, or use KID."
-            )
         return frechet_distance(*real, *generated)
+
+    def bias(self) -> float:
+        """`small_sample_bias` of what has been gathered, from the covariance of the real samples.
+
+        Too small where they are fewer than features. After `torchmetrics` has gathered the processes, that
+        is within `sync_context`.
+        """
+        num_real, num_generated = int(self.real_count), int(self.generated_count)
+        covariance = _mean_and_covariance(num_real, self.real_sum, self.real_outer)[1]
+        return small_sample_bias(covariance, num_real, num_generated)
 
 
 def _mean_and_covariance(count: int, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,14 +103,16 @@ class ClipGrader(Grader, Protocol):
 class SetFigure:
     """A figure of all clips of one method together; `value` is NaN where `reason` says why.
 
-    `num_samples` counts what it was taken of (frames for FID, clips for FVD), `num_missing` what should have
-    been in it and could not.
+    `num_samples` counts what it was taken of (frames for FID, windows for FVD), `num_missing` what should
+    have been in it and could not. `bias` is what the figure would be at least between two samples of one
+    distribution, only because they are so few; None where it is not biased.
     """
 
     value: float
     num_samples: int
     num_missing: int = 0
     reason: str | None = None
+    bias: float | None = None
 
 
 @runtime_checkable

@@ -86,15 +86,13 @@ def grade(
     Raises:
         ValueError: shapes that do not go together, or values that are not finite.
     """
-    video, shown = material.video, _methods(material, backend)
+    video = material.video
+    driving, shown = _methods(material, backend)
     generated, truth = shown[GENERATED], shown[TRUTH]
     assert isinstance(generated, Pictures)
     count = len(generated.frames)
     frames = np.arange(count) if material.frame_index is None else np.asarray(material.frame_index, np.int64)
     true = truth if isinstance(truth, Pictures) else None
-    driving = _driving(material, backend)
-    if driving is None and true is not None:
-        driving = true.landmarks
     reference = None
     if material.reference is not None:
         reference = Pictures(material.reference, backend, name=f"{video}: reference")
@@ -151,8 +149,8 @@ def _driving(material: Material, backend: FaceBackend) -> np.ndarray | None:
     return None
 
 
-def _methods(material: Material, backend: FaceBackend) -> dict[str, Pictures | str]:
-    """Frames by each method, in the order of `METHODS`, or why there are none."""
+def _methods(material: Material, backend: FaceBackend) -> tuple[np.ndarray | None, dict[str, Pictures | str]]:
+    """The driving landmarks, and frames by each method in the order of `METHODS`, or why there are none."""
     video = material.video
     frames: dict[str, Clip | str] = {
         GENERATED: material.generated,
@@ -171,16 +169,20 @@ def _methods(material: Material, backend: FaceBackend) -> dict[str, Pictures | s
         frames[COPY_NEAREST] = copy_nearest(
             material.train_frames, np.asarray(material.train_landmarks), np.asarray(material.driving)
         )
+    driving = _driving(material, backend)
     shown: dict[str, Pictures | str] = {}
-    for method in METHODS:
+    for method in (TRUTH, GENERATED, COPY_REFERENCE, COPY_NEAREST):  # the truth may drive the others
         clip = frames[method]
         if isinstance(clip, str):
             shown[method] = clip
             continue
-        shown[method] = Pictures(clip, backend, name=f"{video}: {method} frames")
-        if clip.shape != material.generated.shape:
+        pictures = Pictures(clip, backend, name=f"{video}: {method} frames", driving=driving)
+        if pictures.frames.shape != material.generated.shape:
             raise ValueError(
                 f"{video}: generated frames are {list(material.generated.shape)}, those of "
                 f"{METHODS[method].label!r} {list(clip.shape)}; bring all to one number and size first"
             )
-    return shown
+        shown[method] = pictures
+        if method == TRUTH and driving is None:
+            driving = pictures.landmarks
+    return driving, {method: shown[method] for method in METHODS}

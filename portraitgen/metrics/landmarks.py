@@ -34,10 +34,10 @@ def find_faces(frames: Clip, backend: FaceBackend, *, embed: bool = False) -> li
     return found
 
 
-def landmarks_of(faces: Sequence[Sequence[Face]], *, num_landmarks: int) -> np.ndarray:
-    """Landmarks of the first face of every frame, float32 [T, K, 2] in pixels, NaN without one."""
+def landmarks_of(faces: Sequence[Face | None], *, num_landmarks: int) -> np.ndarray:
+    """Landmarks of the face of every frame, float32 [T, K, 2] in pixels, NaN without one."""
     missing = np.full((num_landmarks, 2), np.nan, dtype=np.float32)
-    return np.stack([found[0].landmarks if found else missing for found in faces])
+    return np.stack([missing if face is None else face.landmarks for face in faces])
 
 
 def score_landmarks(found: np.ndarray, driving: np.ndarray) -> Grades:

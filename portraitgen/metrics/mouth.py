@@ -9,6 +9,19 @@ MIN_FRAMES = 25
 """Fewer frames with a face say nothing of a correlation."""
 
 
+SILENCE = 1e-4
+"""Loudness below this (-80 dB of full scale) is none: what a codec leaves of silence."""
+STEADY = 0.02
+"""A loudness that changes by less than this share says nothing: a tone, or a constant."""
+UNVARYING = "the sound is silent, or its loudness never changes"
+
+
+def varies(audio: np.ndarray, *, sample_rate: int = 16000) -> bool:
+    """Whether a sound, float [N] mono, has something to be in time with: louder and quieter moments."""
+    loudness = frame_loudness(audio, len(audio) * 25 // sample_rate, fps=25, sample_rate=sample_rate)
+    return bool(len(loudness)) and float(np.ptp(loudness)) > max(SILENCE, STEADY * float(loudness.max()))
+
+
 def mouth_opening_error(found: np.ndarray, driving: np.ndarray) -> np.ndarray:
     """Difference of the mouth openings, each over the distance of the eyes: float64 [T], NaN without a face.
 
@@ -64,6 +77,8 @@ def mouth_audio_correlation(landmarks: np.ndarray, audio: np.ndarray, *, fps: fl
     Returns:
         The correlation in [-1, 1] and "", or NaN and the reason.
     """
+    if not varies(audio):
+        return np.nan, UNVARYING
     opening = mouth_opening(landmarks)
     loudness = frame_loudness(audio, len(opening), fps=fps)
     return _correlation(opening, loudness, "sound")

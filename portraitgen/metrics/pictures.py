@@ -8,6 +8,7 @@ from torch import Tensor
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
 from portraitgen.metrics.landmarks import find_faces, landmarks_of
+from portraitgen.metrics.person import follow_person
 from portraitgen.metrics.rgb import Clip, as_uint8
 
 
@@ -18,17 +19,22 @@ class Pictures:
         frames: [T, 3, H, W] or one picture [3, H, W], uint8 or float in [-1, 1].
         backend: finds the faces.
         name: what they are, for the message of an error ("clip 7: true frames").
+        driving: [T, K, 2] landmarks, in their pixels, of the face that they should show, NaN without one.
+            Where several people are in the frames, `landmarks` are those of the person nearest to it.
 
     Raises:
         ValueError: not RGB frames, or values that are not finite.
     """
 
-    def __init__(self, frames: Clip, backend: FaceBackend, *, name: str) -> None:
+    def __init__(
+        self, frames: Clip, backend: FaceBackend, *, name: str, driving: np.ndarray | None = None
+    ) -> None:
         shown = as_uint8(frames, name=name)
         self.frames: Tensor = shown if shown.ndim == 4 else shown[None]
         """uint8 [T, 3, H, W]."""
         self.backend = backend
         self.name = name
+        self.driving = driving
 
     @cached_property
     def faces(self) -> tuple[tuple[Face, ...], ...]:
@@ -37,5 +43,6 @@ class Pictures:
 
     @cached_property
     def landmarks(self) -> np.ndarray:
-        """Landmarks of the surest face of each frame, float32 [T, K, 2] in pixels; NaN without a face."""
-        return landmarks_of(self.faces, num_landmarks=self.backend.num_landmarks)
+        """Landmarks of one person (`follow_person`), float32 [T, K, 2] in pixels; NaN where they are not."""
+        person = follow_person(self.faces, min_score=self.backend.min_score, driving=self.driving)
+        return landmarks_of(person, num_landmarks=self.backend.num_landmarks)

@@ -111,7 +111,7 @@ def aggregate(
         estimates[method] = {}
         for name, metric in metrics.items():
             if name in of_set:
-                estimates[method][name] = estimate_of_set(of_set[name], resampling)
+                estimates[method][name] = estimate_of_set(of_set[name])
             elif any(name in row.scores for row in found) or (
                 metric.level != "set" and all(row.failure is not None for row in found)
             ):
@@ -120,7 +120,7 @@ def aggregate(
         rows=tuple(row for row in ordered if row.method in by_method),
         metrics=metrics,
         estimates=estimates,
-        verdicts=tuple(judge(check, metrics, estimates) for check in checks),
+        verdicts=tuple(judge(check, metrics, estimates, resampling) for check in checks),
         protocol=protocol,
         interval_statement=resampling.statement,
         skipped=skipped or {},

@@ -21,7 +21,7 @@ FRAMES = "frames.csv"
 
 
 def results_json(results: Results) -> dict[str, Any]:
-    """Results as JSON takes them: `psnr` of the generated clips, `psnr_copy_reference` and so on.
+    """Results as JSON takes them: `psnr` of the generated clips, `psnr.copy_reference` and so on.
 
     A missing figure is null and stands under `missing` with its reason. The figures of frames are in
     frames.csv.
@@ -62,7 +62,11 @@ def results_json(results: Results) -> dict[str, Any]:
             for row in results.rows
         ],
         "sets": {
-            name: {"num_samples": figure.num_present, "num_missing": figure.num_missing}
+            name: {
+                "num_samples": figure.num_present,
+                "num_missing": figure.num_missing,
+                **({} if figure.bias is None else {"bias": finite(figure.bias)}),
+            }
             for name, figure in results.estimates[GENERATED].items()
             if results.metrics[name].level == "set"
         },
@@ -192,4 +196,5 @@ def finite(value: float) -> float | None:
 
 
 def _key(metric: str, method: str) -> str:
-    return metric if method == GENERATED else f"{metric}_{method}"
+    # A figure's name has no point: `identity_dlib_truth` is a figure, `identity_dlib.truth` one of the truth.
+    return metric if method == GENERATED else f"{metric}.{method}"

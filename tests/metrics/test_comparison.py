@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from portraitgen.metrics.comparison import compare, label_runs
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.pixels import METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
-from portraitgen.metrics.report.comparison_tables import comparison_notes
+from portraitgen.metrics.report.comparison_tables import comparison_notes, comparison_table
 from portraitgen.metrics.report.ranking import best_and_worst, most_different
 from portraitgen.metrics.report.report import write_comparison, write_report
 from portraitgen.metrics.results import aggregate
-from portraitgen.metrics.saved import load_results
+from portraitgen.metrics.saved import SavedResults, load_results, protocol_json
 from portraitgen.metrics.scores import MetricInfo, Row
 
 VIDEOS = [f"v{index}" for index in range(12)]
+PROTOCOL = Protocol((), "all frames", "none", "none", "dlib", 0.0)
 
 
 @pytest.fixture
@@ -56,8 +58,85 @@ def test_a_small_lead_on_all_videos_is_certain(run):
     new, same, bad = (comparison.differences[label]["psnr"] for label in ("new", "same", "bad"))
     assert new.mean == pytest.approx(0.5)
     assert new.interval == pytest.approx((0.5, 0.5))
+    assert new.num_units == 12
     assert (new.verdict, same.verdict, bad.verdict) == ("better", "open", "worse")
     assert "old" not in comparison.differences
+
+
+def in_memory(name, values, *, metrics=None):
+    """Results of videos v0, v1, … with figure -> a value each; a video without any has failed."""
+    metrics = metrics or dict.fromkeys(values, METRICS["psnr"])
+    rows = []
+    for index, scores in enumerate(zip(*values.values(), strict=True)):
+        present = {figure: np.array([score]) for figure, score in zip(values, scores, strict=True)}
+        failed = np.isnan(scores).all()
+        rows.append(
+            Row(f"v{index}", "generated", np.arange(1), {}, failure="damaged")
+            if failed
+            else Row(f"v{index}", "generated", np.arange(1), present, dict.fromkeys(values, "no face"))
+        )
+    protocol = protocol_json(aggregate(rows, metrics=metrics, protocol=PROTOCOL, resamples=2))
+    return SavedResults(Path(name), tuple(rows), metrics, {}, protocol)
+
+
+def test_failing_on_hard_videos_is_not_better():
+    """Each run over its own videos would be 6.67 apart; on the two that both have they are equal."""
+    nan = float("nan")
+    old = in_memory("a", {"psnr": [30, 30, 20, 20, 21, 19]})
+    new = in_memory("b", {"psnr": [30, 30, nan, nan, nan, nan]})
+    comparison = compare({"old": old, "new": new})
+    difference = comparison.differences["new"]["psnr"]
+    assert (difference.mean, difference.num_units, difference.verdict) == (0, 2, "too few videos")
+    failed = comparison.differences["new"]["failed"]
+    assert comparison.estimates["new"]["failed"].mean == pytest.approx(4 / 6)
+    assert (failed.mean, failed.num_units) == (pytest.approx(4 / 6), 6)
+    _, body = comparison_table(comparison)
+    assert body[0][0][0] == "Failed ↓"
+    (mean, bounds, said) = body[1][2]
+    assert mean == "30.00"
+    assert "over 2 of 6 videos" in bounds
+    assert said == "+0.00 too few videos, 2 videos"
+    assert most_different(comparison, by=None, count=1)[0] == "psnr"
+
+
+def test_runs_without_a_common_video_have_no_difference():
+    nan = float("nan")
+    old = in_memory("a", {"psnr": [30, 30, 30, nan, nan, nan]})
+    new = in_memory("b", {"psnr": [nan, nan, nan, 20, 20, 20]})
+    comparison = compare({"old": old, "new": new})
+    difference = comparison.differences["new"]["psnr"]
+    assert np.isnan([difference.mean, *difference.interval]).all()
+    assert (difference.num_units, difference.verdict) == (0, None)
+    assert comparison_table(comparison)[1][1][2][2] == "none of the videos has it in both"
+
+
+@pytest.mark.parametrize("num_videos", [2, 4, 6, 10, 20, 50])
+def test_equal_methods_are_rarely_called_better_or_worse(num_videos):
+    """At most 6 % of comparisons of equal runs find anything, however few the videos and many the figures."""
+    generator = np.random.default_rng(num_videos)
+    figures, times, found = [f"f{index}" for index in range(4)], 100, 0
+    for _ in range(times):
+        hardness = generator.normal(20, 5, num_videos)
+        runs = {}
+        for label in ("old", "new"):
+            noise = generator.exponential(1, (len(figures), num_videos))
+            runs[label] = in_memory(label, dict(zip(figures, hardness + noise, strict=True)))
+        verdicts = [each.verdict for each in compare(runs, resamples=2).differences["new"].values()]
+        found += any(verdict in ("better", "worse") for verdict in verdicts)
+        if num_videos < 6:
+            assert set(verdicts) == {"too few videos"}
+    assert found / times <= 0.06
+
+
+def test_a_true_lead_is_found_among_many_figures():
+    generator = np.random.default_rng(0)
+    old = {f"f{index}": generator.normal(20, 5, 12) for index in range(15)}
+    new = {name: values + generator.normal(0, 0.1, 12) for name, values in old.items()}
+    new["f3"] = old["f3"] + generator.normal(0.5, 0.1, 12)
+    differences = compare({"old": in_memory("a", old), "new": in_memory("b", new)}).differences["new"]
+    verdicts = {name: each.verdict for name, each in differences.items()}
+    assert verdicts.pop("f3") == "better"
+    assert set(verdicts.values()) == {"open"}
 
 
 def test_lower_is_better_where_it_is(run):
@@ -68,7 +147,9 @@ def test_lower_is_better_where_it_is(run):
 
 def test_a_single_video_is_resampled_by_its_frames(run):
     comparison = compare({"old": run("a", videos=["v0"]), "new": run("b", 1.0, videos=["v0"])})
-    assert comparison.differences["new"]["psnr"].interval == pytest.approx((1, 1))
+    difference = comparison.differences["new"]["psnr"]
+    assert difference.interval == pytest.approx((1, 1))
+    assert difference.verdict == "too few videos"
     assert "says nothing about other videos" in comparison.interval_statement
 
 

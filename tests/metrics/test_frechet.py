@@ -35,7 +35,6 @@ def sets():
 
 
 @pytest.mark.golden
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 @pytest.mark.parametrize("case", CASES)
 def test_distance_is_that_of_the_reference_implementations(goldens, case):
     expected = json.loads((goldens / "metrics_frechet.json").read_text())["cases"][case]
@@ -73,7 +72,6 @@ def test_distance_beside_consisid_evaluation(goldens, index):
     assert consisid_frechet_distance(*x, *y).item() == pytest.approx(case["official_fid"], rel=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_identical_sets_with_fewer_samples_than_features_are_at_zero():
     x = torch.randn(10, 64, generator=torch.Generator().manual_seed(0)) * 30
     assert 0 <= distance(x, x.flip(0)) < 1e-6
@@ -118,8 +116,8 @@ def test_too_few_samples():
     with pytest.raises(ValueError, match=r"at least 2 samples .* got 1 real and 5 generated"):
         metric.compute()
     metric.update(torch.randn(4, 8), real=True)
-    with pytest.warns(UserWarning, match=r"5 generated from 5 real samples in 8 dimensions: .* or use KID"):
-        metric.compute()
+    assert metric.compute() >= 0
+    assert metric.bias() > 0
 
 
 def test_feature_network_stays_in_evaluation_mode_and_its_output_is_checked():

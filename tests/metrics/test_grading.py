@@ -12,7 +12,8 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.graders.landmarks import LandmarkGrader
 from portraitgen.metrics.graders.pixels import PixelGrader
 from portraitgen.metrics.grading import Material, grade
-from portraitgen.metrics.landmarks import find_faces, landmarks_of, score_landmarks
+from portraitgen.metrics.landmarks import score_landmarks
+from portraitgen.metrics.pictures import Pictures
 
 GRADERS = {"pixels": PixelGrader(), "landmarks": LandmarkGrader()}
 
@@ -32,7 +33,7 @@ def man(carphone: Path) -> torch.Tensor:
 
 def points(frames: torch.Tensor, backend: DlibBackend) -> np.ndarray:
     """Landmarks found again in generated frames."""
-    return landmarks_of(find_faces(frames, backend), num_landmarks=backend.num_landmarks)
+    return Pictures(frames, backend, name="frames").landmarks
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,17 @@ def test_a_good_clip_beats_the_controls_and_a_broken_one_does_not(man, landmarks
     assert broken.mean("detection_rate") == 0
     assert np.isnan(broken.mean("landmark_error"))
     assert broken.reasons["landmark_error"] == "no face found in 3 of 3 frames"
+
+
+def test_two_people_are_not_mixed(man, landmarks, backend):
+    """The face that moves as it was driven stays the one, whichever of two is surer in a frame."""
+    beside = torch.cat([man[:4], man[:4].flip(0)], dim=-1)
+    for left in (True, False):
+        driving = landmarks[:4] if left else landmarks[:4][::-1] + np.array([128, 0], np.float32)
+        found = Pictures(beside, backend, name="two", driving=driving).landmarks
+        alone = score_landmarks(points(man[:4], backend), landmarks[:4]).scores["landmark_error"]
+        error = score_landmarks(found, driving).scores["landmark_error"]
+        assert (error < alone + 0.1).all()
 
 
 def test_clips_that_do_not_go_together_are_an_error(man, landmarks, backend):

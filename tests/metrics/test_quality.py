@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from numpy.lib.stride_tricks import sliding_window_view
 
+from portraitgen.metrics.graders.pixels import PixelGrader
 from portraitgen.metrics.quality import CHUNK, MAX_PSNR, frame_psnr, frame_ssim
 
 
@@ -24,22 +28,74 @@ def test_psnr_is_its_formula_in_every_frame(clips):
     assert frame_psnr(generated, truth).diff().lt(0).all(), "more noise must be worse"
 
 
-def test_ssim_is_its_formula_in_every_frame(clips):
-    generated, truth = clips
+@pytest.mark.parametrize("border", ["valid", "reflected"])
+def test_ssim_is_its_formula_in_every_frame(clips, border):
+    """Weighted moments under each window of Wang's paper, one window after the other."""
+    generated, truth = (clip[::7].numpy().astype(float) for clip in clips)
+    steps = np.arange(-5, 6)
+    weights = np.exp(-(steps**2 + steps[:, None] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    if border == "reflected":
+        beyond = ((0, 0), (0, 0), (5, 5), (5, 5))
+        generated, truth = (np.pad(frames, beyond, mode="reflect") for frames in (generated, truth))
+    a, b = (sliding_window_view(frames, (11, 11), axis=(-2, -1)) for frames in (generated, truth))
 
-    def blur(image: np.ndarray) -> np.ndarray:
-        return gaussian_filter(image, sigma=1.5, truncate=3.5, mode="mirror", axes=(-2, -1))
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (values * weights).sum(axis=(-2, -1))
 
-    a, b = generated.numpy().astype(float), truth.numpy().astype(float)
-    mean_a, mean_b = blur(a), blur(b)
-    variance_a, variance_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
+    mean_a, mean_b = mean(a), mean(b)
+    centred_a, centred_b = a - mean_a[..., None, None], b - mean_b[..., None, None]
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    similarity /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    np.testing.assert_allclose(
-        frame_ssim(generated, truth).numpy(), similarity.mean(axis=(1, 2, 3)), rtol=1e-6
+    similarity = (2 * mean_a * mean_b + c1) * (2 * mean(centred_a * centred_b) + c2)
+    similarity /= (mean_a**2 + mean_b**2 + c1) * (mean(centred_a**2) + mean(centred_b**2) + c2)
+    found = frame_ssim(clips[0][::7], clips[1][::7], border=border).numpy()
+    np.testing.assert_allclose(found, similarity.mean(axis=(1, 2, 3)), rtol=0, atol=1e-11)
+
+
+def test_ssim_is_that_of_scikit_image():
+    """It averages without the border of 5 pixels, too; its Gaussian window is this one."""
+    skimage = pytest.importorskip("skimage.metrics")
+    truth = torch.randint(0, 256, (2, 3, 60, 80), generator=torch.Generator().manual_seed(0))
+    generated = (truth * 0.7 + 30).byte()
+    expected = [
+        skimage.structural_similarity(
+            *(picture.movedim(0, -1).numpy() for picture in pair),
+            channel_axis=-1,
+            gaussian_weights=True,
+            use_sample_covariance=False,
+            data_range=255,
+        )
+        for pair in zip(generated, truth.byte(), strict=True)
+    ]
+    np.testing.assert_allclose(frame_ssim(generated, truth.byte()).numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_the_borders_of_a_small_frame_make_a_difference(clips):
+    valid, reflected = (frame_ssim(*clips, border=border) for border in ("valid", "reflected"))
+    assert (valid - reflected).abs().max() > 0.02
+    assert (
+        PixelGrader().metrics["ssim"].definition
+        != PixelGrader(ssim_border="reflected").metrics["ssim"].definition
     )
+    with pytest.raises(ValueError, match="ssim_border must be one of valid, reflected, got 'padded'"):
+        PixelGrader(ssim_border="padded")
+    with pytest.raises(ValueError, match="border must be one of valid, reflected, got 'padded'"):
+        frame_ssim(*clips, border="padded")
+
+
+def test_ssim_of_a_longer_clip_needs_no_more_memory():
+    """A process of its own, as the highest memory of one never comes down."""
+    code = """if True:
+        import resource, torch
+        from portraitgen.metrics.quality import frame_ssim
+        def peak(count):
+            frame = torch.randint(0, 255, (1, 3, 256, 256), dtype=torch.uint8)
+            frame_ssim(frame.expand(count, -1, -1, -1), frame.flip(-1).expand(count, -1, -1, -1))
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        few = peak(2)
+        print(peak(40) - few)"""
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 10_000, "kilobytes; 38 frames are 7500 as 8 bits"
 
 
 def test_identical_frames_are_perfect_and_finite(clips):

@@ -11,6 +11,7 @@ from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.report.tables import results_markdown
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import MetricInfo, Row
 
@@ -179,6 +180,20 @@ def test_differences_are_paired():
     assert "interval 1.00 to 1.00" in text, "a constant lead is certain, however much the frames differ"
 
 
+def test_a_check_is_over_the_videos_that_both_have():
+    """The clips without a face were the hard ones: the others are no better than the copy."""
+    generated = [make_row(v, "generated", [1.0], landmark_error=[e]) for v, e in (("a", 0.1), ("b", np.nan))]
+    copies = [make_row(v, "copy_reference", [1.0], landmark_error=[e]) for v, e in (("a", 0.1), ("b", 0.9))]
+    results = gather(*generated, *copies, checks=(Check("landmark_error", "copy_reference"),))
+    assert not results.passed
+    assert "by 0.000 in 1 of 2 videos" in results.verdicts[0].text
+
+
+def test_one_value_among_many_videos_has_no_interval():
+    rows = [make_row(str(i), "generated", [1.0], landmark_error=[np.nan if i else 0.1]) for i in range(5)]
+    assert np.isnan(gather(*rows).estimates["generated"]["landmark_error"].interval).all()
+
+
 def test_equal_is_not_better_and_missing_is_not_passed():
     checks = (Check("psnr", "copy_reference"), Check("landmark_error", "copy_reference"))
     results = gather(
@@ -240,8 +255,12 @@ def test_a_figure_of_the_clip_has_one_value_a_video():
 
 
 def test_a_figure_of_the_set_has_no_interval():
-    sets = {"generated": {"fid": SetFigure(12.5, 2)}}
+    sets = {"generated": {"fid": SetFigure(12.5, 2, bias=8.0)}}
     rows = [make_row("a", "generated", [1.0, 2.0])]
-    figure = aggregate(rows, metrics=METRICS, protocol=PROTOCOL, sets=sets).estimates["generated"]["fid"]
+    results = aggregate(rows, metrics=METRICS, protocol=PROTOCOL, sets=sets)
+    figure = results.estimates["generated"]["fid"]
     assert (figure.mean, figure.units, figure.num_present) == (12.5, "samples", 2)
     assert np.isnan(figure.interval).all()
+    said = results_markdown(results, title="t")
+    assert "12.5 (of 2 samples; 8.0 by chance)" in said
+    assert "only because they are so few" in said

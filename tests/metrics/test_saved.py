@@ -8,7 +8,7 @@ from portraitgen.metrics.graders.pixels import METRICS as PIXELS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.report.report import write_report
 from portraitgen.metrics.results import aggregate
-from portraitgen.metrics.saved import load_results, protocol_json
+from portraitgen.metrics.saved import load_results, protocol_json, results_json
 from portraitgen.metrics.scores import MetricInfo, Row
 
 METRICS = {
@@ -43,7 +43,7 @@ def results():
         face_backend="dlib",
         min_face_score=0.0,
     )
-    sets = {"generated": {"fid": SetFigure(1 / 7, 6, 1, "2 frames without a face")}}
+    sets = {"generated": {"fid": SetFigure(1 / 7, 6, 1, bias=0.5, reason="2 frames without a face")}}
     return aggregate(rows, metrics=METRICS, protocol=protocol, sets=sets, skipped={"clip": "no weights"})
 
 
@@ -53,7 +53,9 @@ def test_what_is_read_is_what_was_written(results, tmp_path):
     assert dict(saved.metrics) == METRICS
     assert saved.protocol == protocol_json(results)
     assert saved.skipped == {"clip": "no weights"}
-    assert saved.sets == {"fid": SetFigure(1 / 7, 6, 1, "all videos: 2 frames without a face")}
+    assert saved.sets == {
+        "fid": SetFigure(1 / 7, 6, 1, bias=0.5, reason="all videos: 2 frames without a face")
+    }
     assert [(row.video, row.method) for row in saved.rows] == [
         (row.video, row.method) for row in results.rows
     ]
@@ -65,6 +67,18 @@ def test_what_is_read_is_what_was_written(results, tmp_path):
             np.testing.assert_array_equal(read.scores[name], values)
         if written.failure is None:
             np.testing.assert_array_equal(read.frames, written.frames)
+
+
+def test_a_figure_of_the_truth_and_a_figure_against_the_truth_have_two_names():
+    """`identity_dlib` of the true frames overwrote `identity_dlib_truth` of the generated ones."""
+    info = {name: MetricInfo(name, "", 2, True, name, "clip") for name in ("id", "id_truth")}
+    protocol = Protocol((), "all frames", "none", "none", "dlib", 0.0)
+    rows = [
+        Row("a", "generated", np.arange(2), {"id": np.array(0.1), "id_truth": np.array(0.2)}),
+        Row("a", "truth", np.arange(2), {"id": np.array(0.3)}),
+    ]
+    written = results_json(aggregate(rows, metrics=info, protocol=protocol))
+    assert (written["id"], written["id_truth"], written["id.truth"]) == (0.1, 0.2, 0.3)
 
 
 def test_files_that_are_not_results_are_an_error(results, tmp_path):

@@ -1,5 +1,7 @@
 """FID, KID, FVD and E-FID through the graders: what goes in, what is missing, what order does not change."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def clip(shown, truth, *, method=GENERATED, video="v"):
     )
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of", "ignore:The ``compute`` method")
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_fid_of_methods_is_that_of_all_their_frames_in_any_order(inception, monkeypatch):
     truth, shown = videos(2), videos(2, seed=1) // 2
     forward, backward = (fid_grader(inception, monkeypatch, kid_subset=5) for _ in range(2))
@@ -93,7 +95,20 @@ def test_fid_of_methods_is_that_of_all_their_frames_in_any_order(inception, monk
     assert "subset_size=100 is more than the 0 real" in empty["kid"].reason
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
+def test_a_picture_is_one_sample_and_a_short_clip_has_each_frame_once(inception, monkeypatch):
+    """Repeated to 16 frames, 7 pictures were 112 samples, and KID of 100 refused nothing."""
+    grader = fid_grader(inception, monkeypatch, kid_subset=100)
+    grader.num_frames = 16
+    for picture in videos(7, frames=1):
+        grader.add(clip(picture, picture))
+    grader.add(clip(*videos(2, frames=6)))
+    figures = grader.compute(GENERATED)
+    assert {figure.num_samples for figure in figures.values()} == {13}
+    assert figures["fid"].bias > 0
+    assert np.isnan(figures["kid"].value)
+    assert "subset_size=100 is more than the 13 real or 13 generated samples" in figures["kid"].reason
+
+
 def test_faces_are_cut_out_and_missing_ones_counted(inception, carphone, monkeypatch):
     from portraitgen.media.decode import read_video
 
@@ -109,7 +124,7 @@ def test_faces_are_cut_out_and_missing_ones_counted(inception, carphone, monkeyp
 
 def test_fvd_takes_windows_of_16_and_counts_short_clips(tmp_path):
     torch.save(I3D().state_dict(), tmp_path / "i3d_pretrained_400.pt")
-    grader = FvdGrader(str(tmp_path / "i3d_pretrained_400.pt"), windows=2)
+    grader = FvdGrader(str(tmp_path / "i3d_pretrained_400.pt"), windows=2, min_windows=2)
     seen = []
 
     class Mean(torch.nn.Module):
@@ -128,10 +143,14 @@ def test_fvd_takes_windows_of_16_and_counts_short_clips(tmp_path):
     grader.add(clip(long[0], long[1]))
     grader.add(clip(short[0], short[1], video="short"))
     assert seen == [[1, 16, 3, 24, 20]] * 4, "two windows of each, the third is not asked for"
-    with pytest.warns(UserWarning, match="in 400 dimensions"):
-        figure = grader.compute(GENERATED)["fvd"]
+    figure = grader.compute(GENERATED)["fvd"]
     assert (figure.num_samples, figure.num_missing) == (2, 1)
     assert figure.value > 0
+    assert figure.bias > 0
+    grader.min_windows = 3
+    refused = grader.compute(GENERATED)["fvd"]
+    assert np.isnan(refused.value)
+    assert re.match(r"2 windows, fewer than 3: two samples of one distribution .* apart", refused.reason)
     with pytest.raises(MissingWeights, match=r"fetch i3d_pretrained_400.pt from songweige/TATS"):
         FvdGrader()
 
@@ -162,7 +181,6 @@ def test_a_torchscript_i3d_gets_clips_in_its_range(tmp_path):
         FvdGrader(str(tmp_path / "page.pt"), program=True)
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_efid_is_that_of_the_coefficients_in_files(tmp_path):
     random = np.random.default_rng(0)
     coefficients = random.normal(size=(4, 30, 257)).astype(np.float32)

@@ -13,6 +13,7 @@ from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.metrics.graders.mouth import MouthGrader
 from portraitgen.metrics.graders.sync import SyncGrader
 from portraitgen.metrics.mouth import (
+    UNVARYING,
     frame_loudness,
     mouth_audio_correlation,
     mouth_opening_error,
@@ -21,6 +22,7 @@ from portraitgen.metrics.mouth import (
 from portraitgen.metrics.networks.syncnet import SyncNet
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED, TRUTH
+from portraitgen.metrics.sync import SyncScore
 from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate
 
 FPS = 30000 / 1001
@@ -82,6 +84,12 @@ def test_loudness_and_mouth_follow_what_they_measure():
         pytest.approx(np.nan, nan_ok=True),
         "face and sound together in 20 frames, fewer than 25",
     )
+    tone = 0.3 * np.sin(np.arange(60 * 640) * 2 * np.pi * 440 / 16000)
+    hiss = 3e-5 * random.choice((-1, 0, 1), 60 * 640)
+    for sound in (np.full(60 * 640, 0.37), np.zeros(60 * 640), tone, hiss):
+        value, why = mouth_audio_correlation(landmarks, sound.astype(np.float32), fps=25)
+        assert np.isnan(value)
+        assert why == UNVARYING
     assert "never" in mouth_audio_correlation(landmarks[:1].repeat(60, axis=0), loud, fps=25)[1]
     np.testing.assert_allclose(mouth_opening_error(landmarks * 3 + 7, landmarks), 0, atol=1e-12)
     assert mouth_truth_correlation(landmarks * 3 + 7, landmarks)[0] == pytest.approx(1)
@@ -151,7 +159,13 @@ def test_sync_is_scored_on_the_followed_face_or_says_why_not(speaker, tmp_path, 
     grades = grader.grade(clip(short, audio=audio))
     assert grades.reasons == {}
     assert grades.scores["sync_d"] > 0
-    assert 0 <= grades.scores["sync_offset"] <= 15
+    assert abs(grades.scores["sync_offset"]) == grades.scores["sync_offset_error"] <= 15
+    late = SyncScore(1.0, 7.0, -4.0, torch.zeros(0), torch.zeros(0))
+    with monkeypatch.context() as patched:
+        patched.setattr("portraitgen.metrics.graders.sync.score_sync", lambda *_: late)
+        assert grader.grade(clip(short, audio=audio)).scores["sync_offset"] == -4, "it says which is late"
+    silence = grader.grade(clip(short, audio=audio * 0))
+    assert silence.reasons == dict.fromkeys(grader.metrics, UNVARYING)
     assert grader.grade(clip(shown)).reasons["sync_c"] == "no sound"
     nobody = Pictures(torch.zeros(60, 3, 64, 64, dtype=torch.uint8), shown.backend, name="black")
     grades = grader.grade(clip(nobody, audio=audio))

@@ -42,6 +42,8 @@ class FeatureSets:
         samples, missing = int(sets.samples.compute()), int(sets.missing.compute())
         metrics = {"frechet": sets.frechet} | ({} if sets.kernel is None else {"kernel": sets.kernel})
         figures = {}
+        with sets.frechet.sync_context():
+            bias = sets.frechet.bias() if sets.frechet.enough else None
         for name, metric in metrics.items():
             try:
                 result = metric.compute()
@@ -49,7 +51,9 @@ class FeatureSets:
                 figures[name] = SetFigure(float("nan"), samples, missing, str(error))
                 continue
             value = result["mean"] if isinstance(result, dict) else result
-            figures[name] = SetFigure(float(value), samples, missing)
+            figures[name] = SetFigure(
+                float(value), samples, missing, bias=bias if name == "frechet" else None
+            )
         return figures
 
     def _of(self, method: str) -> "_MethodSets":

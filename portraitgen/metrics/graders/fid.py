@@ -10,7 +10,7 @@ from torch import Tensor
 
 from portraitgen.faces.backend import largest_face
 from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
-from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
+from portraitgen.metrics.frame_choice import NUM_FRAMES, distinct_frames
 from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
@@ -33,7 +33,8 @@ class FidGrader:
         resize: how pictures are brought to 299x299, a value of `inception.RESIZES`.
         crop: `frame` takes whole frames, `face` the largest face of each, upright at 224x224; frames without
             a face are left out and counted.
-        frames: so many frames of each clip, from the first to the last; None takes all.
+        frames: so many frames of each clip, from the first to the last, all of a shorter clip, one of a
+            picture; None takes all.
         kid_subset: frames in each subset of KID.
 
     Raises:
@@ -62,6 +63,7 @@ class FidGrader:
             "resize": resize,
             "crop": crop,
             "frames": frames,
+            "frames of shorter clips": "each once",
             "kid_subset": kid_subset,
         }
         of = "whole frames" if crop == "frame" else f"the largest faces, upright at {FACE_SIDE}x{FACE_SIDE}"
@@ -89,7 +91,7 @@ class FidGrader:
 
     def _chosen(self, pictures: Pictures) -> np.ndarray:
         count = len(pictures.frames)
-        return np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
+        return np.arange(count) if self.num_frames is None else distinct_frames(count, self.num_frames)
 
     @torch.no_grad()
     def _features(self, pictures: Pictures) -> Tensor:

@@ -1,6 +1,7 @@
 """FVD: the Fréchet distance of I3D's features between generated and true clips."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +16,7 @@ from portraitgen.metrics.networks.i3d_program import PROGRAM, I3DProgram
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
+MIN_WINDOWS = 100
 METRICS = {
     "fvd": MetricInfo(
         "FVD",
@@ -33,13 +35,15 @@ class FvdGrader:
 
     The windows of a clip follow each other from its first frame without overlap, so the figure depends on
     the frame rate; clips shorter than a window are left out and counted. Biased upwards at small N (480 at
-    100 windows, 39 at 2048, between samples of one distribution of unit variances): compare only one N.
+    100 windows, 39 at 2048, between samples of one distribution of unit variances): compare only one N. Of
+    few windows the bias is larger than what the figure should tell, and it is refused.
 
     Args:
         weights: i3d_pretrained_400.pt.
         program: `weights` is StyleGAN-V's i3d_torchscript.pt instead, with which most published figures are
             taken. It is a program and runs what is written in it: give only a file that you trust.
         windows: at most so many windows of each clip.
+        min_windows: of fewer windows in all there is no figure.
 
     Raises:
         ValueError: a file that does not fit.
@@ -48,12 +52,19 @@ class FvdGrader:
 
     metrics = METRICS
 
-    def __init__(self, weights: str | None = None, *, program: bool = False, windows: int = 1) -> None:
+    def __init__(
+        self,
+        weights: str | None = None,
+        *,
+        program: bool = False,
+        windows: int = 1,
+        min_windows: int = MIN_WINDOWS,
+    ) -> None:
         path = require(weights, PROGRAM if program else WEIGHTS, setting="weights")
         if windows < 1:
             raise ValueError(f"windows must be at least 1, got {windows}")
         self.network = I3DProgram(path) if program else load_i3d(path)
-        self.windows = windows
+        self.windows, self.min_windows = windows, min_windows
         self.sets = FeatureSets(NUM_FEATURES)
         self._seen: WeakKeyDictionary[Pictures, Tensor] = WeakKeyDictionary()
         self.facts: dict[str, Fact] = {**weights_facts(path), "windows of a clip": windows}
@@ -67,7 +78,17 @@ class FvdGrader:
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
         """`fvd`; the truth has none."""
-        return {} if method == TRUTH else {"fvd": self.sets.compute(method)["frechet"]}
+        if method == TRUTH:
+            return {}
+        figure = self.sets.compute(method)["frechet"]
+        if figure.reason is None and figure.num_samples < self.min_windows:
+            reason = (
+                f"{figure.num_samples} windows, fewer than {self.min_windows}: two samples of one "
+                f"distribution would be about {figure.bias:.3g} or more apart; grade more clips, or more "
+                "windows of each"
+            )
+            figure = replace(figure, value=float("nan"), reason=reason)
+        return {"fvd": figure}
 
     @torch.no_grad()
     def _features(self, pictures: Pictures) -> Tensor:

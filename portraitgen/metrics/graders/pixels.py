@@ -3,34 +3,56 @@
 from collections.abc import Mapping
 
 from portraitgen.metrics.grader import Fact, GradedClip
-from portraitgen.metrics.quality import MAX_PSNR, frame_psnr, frame_ssim
+from portraitgen.metrics.quality import MAX_PSNR, SsimBorder, frame_psnr, frame_ssim
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
-METRICS = {
-    "psnr": MetricInfo(
-        "PSNR",
-        " dB",
-        2,
-        True,
-        "peak signal-to-noise ratio of each 8-bit RGB frame against the true frame (peak 255, all pixels and "
-        f"channels, at most {MAX_PSNR:.0f} dB), mean over frames",
-    ),
-    "ssim": MetricInfo(
-        "SSIM",
-        "",
-        3,
-        True,
-        "structural similarity of each 8-bit RGB frame (Gaussian window of 11 pixels, sigma 1.5, mean of the "
-        "three channels), mean over frames",
-    ),
+_BORDERS: Mapping[str, str] = {
+    "valid": "windows within the frame alone",
+    "reflected": "the frame mirrored at its borders",
 }
 
 
-class PixelGrader:
-    """Figures that compare pixels with those of the truth; the truth itself has none."""
+def _describe(border: str) -> dict[str, MetricInfo]:
+    """Both figures, with the windows that SSIM is averaged over."""
+    return {
+        "psnr": MetricInfo(
+            "PSNR",
+            " dB",
+            2,
+            True,
+            "peak signal-to-noise ratio of each 8-bit RGB frame against the true frame (peak 255, all pixels "
+            f"and channels, at most {MAX_PSNR:.0f} dB), mean over frames",
+        ),
+        "ssim": MetricInfo(
+            "SSIM",
+            "",
+            3,
+            True,
+            "structural similarity of each 8-bit RGB frame (Gaussian window of 11 pixels, sigma 1.5, "
+            f"{_BORDERS[border]}, mean of the three channels), mean over frames",
+        ),
+    }
 
-    metrics = METRICS
-    facts: Mapping[str, Fact] = {}
+
+METRICS = _describe("valid")
+
+
+class PixelGrader:
+    """Figures that compare pixels with those of the truth; the truth itself has none.
+
+    Args:
+        ssim_border: `valid`, as Wang's own code; or `reflected`, as torchmetrics.
+
+    Raises:
+        ValueError: an unknown border.
+    """
+
+    def __init__(self, *, ssim_border: SsimBorder = "valid") -> None:
+        if ssim_border not in _BORDERS:
+            raise ValueError(f"ssim_border must be one of {', '.join(_BORDERS)}, got {ssim_border!r}")
+        self.ssim_border: SsimBorder = ssim_border
+        self.metrics = _describe(ssim_border)
+        self.facts: dict[str, Fact] = {"SSIM border": ssim_border}
 
     def grade(self, clip: GradedClip) -> Grades:
         """PSNR in dB and SSIM of every frame."""
@@ -40,5 +62,9 @@ class PixelGrader:
             return missing_grades(METRICS, len(clip.pictures.frames), "no true frames are given")
         shown, true = clip.pictures.frames, clip.truth.frames
         return Grades(
-            {"psnr": frame_psnr(shown, true).cpu().numpy(), "ssim": frame_ssim(shown, true).cpu().numpy()}, {}
+            {
+                "psnr": frame_psnr(shown, true).cpu().numpy(),
+                "ssim": frame_ssim(shown, true, border=self.ssim_border).numpy(),
+            },
+            {},
         )

@@ -4,6 +4,7 @@ import numpy as np
 
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.mouth import UNVARYING, varies
 from portraitgen.metrics.networks.syncnet import SAMPLES_PER_FRAME, WEIGHTS, load_syncnet
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 from portraitgen.metrics.sync import MIN_WINDOWS, score_sync
@@ -17,15 +18,24 @@ METRICS = {
     "sync_c": MetricInfo("Sync-C", "", 2, True, f"{_HOW}: median minus least distance over shifts", "clip"),
     "sync_d": MetricInfo("Sync-D", "", 2, False, f"{_HOW}: least mean distance over shifts", "clip"),
     "sync_offset": MetricInfo(
-        "Sync offset", " frames", 1, False, f"{_HOW}: how far the best shift is from 0", "clip"
+        "Sync offset",
+        " frames",
+        1,
+        None,
+        f"{_HOW}: by how much the sound comes before the lips; behind them it is below 0",
+        "clip",
+    ),
+    "sync_offset_error": MetricInfo(
+        "ΔSync offset", " frames", 1, False, f"{_HOW}: how far the best shift is from 0", "clip"
     ),
 }
 
 
 class SyncGrader:
-    """Sync-C, Sync-D and the size of the offset. The row of the true frames is what they can reach.
+    """Sync-C, Sync-D and the offset, with its sign and without.
 
-    A face that hardly moves can please SyncNet: read them beside the motion figures.
+    The row of the true frames is what they can reach. A face that hardly moves can please SyncNet: read them
+    beside the motion figures.
 
     Args:
         weights: syncnet_v2.model.
@@ -46,11 +56,13 @@ class SyncGrader:
         }
 
     def grade(self, clip: GradedClip) -> Grades:
-        """The three figures of a clip with sound."""
+        """The figures of a clip with sound."""
         shown = clip.pictures
         count = len(shown.frames)
         if clip.audio is None:
             return missing_grades(METRICS, count, "no sound")
+        if not varies(clip.audio):
+            return missing_grades(METRICS, count, UNVARYING)
         chosen = frames_at_syncnet_rate(count, clip.fps)
         track = longest_track([shown.faces[frame] for frame in chosen], min_score=shown.backend.min_score)
         if track is None:
@@ -59,5 +71,6 @@ class SyncGrader:
         score = score_sync(self.network, crops, clip.audio[track.frames[0] * SAMPLES_PER_FRAME :])
         if score.reason is not None:
             return missing_grades(METRICS, count, score.reason)
-        figures = {"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": abs(score.offset)}
+        figures = {"sync_c": score.confidence, "sync_d": score.distance}
+        figures |= {"sync_offset": score.offset, "sync_offset_error": abs(score.offset)}
         return Grades({name: np.array(value) for name, value in figures.items()}, {})

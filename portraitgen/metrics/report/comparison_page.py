@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from portraitgen.metrics.comparison import Comparison
+from portraitgen.metrics.comparison import BETTER, WORSE, Comparison
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.page_parts import PAPER_NOTES, Cell, PageTable, paper_part, protocol_part
@@ -70,11 +70,13 @@ def comparison_page(
 def _figures(comparison: Comparison) -> PageTable:
     header, body = comparison_table(comparison)
     lines = []
-    for cells in body:
+    for name, cells in zip(comparison.metrics, body, strict=True):
         line = []
-        for mean, bounds, difference in cells:
-            verdict = difference.rpartition(" ")[2]
-            below = ((bounds, ""), (difference, verdict if verdict in ("better", "worse") else ""))
+        for label, (mean, bounds, said) in zip(header, cells, strict=True):
+            difference = comparison.differences.get(label, {}).get(name)
+            verdict = None if difference is None else difference.verdict
+            below = [(part, "") for part in bounds.split("; ")]
+            below.append((said, verdict if verdict in (BETTER, WORSE) else ""))
             line.append(Cell(mean, tuple((text, kind) for text, kind in below if text)))
         lines.append(line)
     return PageTable(header, lines)

@@ -7,6 +7,11 @@ from pathlib import Path
 _MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
 
 
+def media_name(video: str) -> str:
+    """File name for a video's key, another for each key: `a/b` and `a-b` are two videos."""
+    return video.replace("%", "%25").replace("/", "%2F")
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """A video (.mp4) or picture (.png, .jpg) shown in the report.

@@ -9,12 +9,19 @@ from portraitgen.metrics.report.page_parts import PAPER_NOTES, Cell, PageTable, 
 from portraitgen.metrics.report.paper_tables import PaperTable
 from portraitgen.metrics.report.plot import Line, line_plot
 from portraitgen.metrics.report.render import render
-from portraitgen.metrics.report.tables import figure_table, graded, mark, missing_notes, shown_metrics
+from portraitgen.metrics.report.tables import (
+    chance_notes,
+    figure_table,
+    graded,
+    mark,
+    missing_notes,
+    shown_metrics,
+)
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, Row
 
-PLOTTED = ("psnr", "landmark_error")
+PLOTTED = ("psnr", "landmark_error", "mouth_error")
 MAX_PLOTTED_VIDEOS = 8
 
 
@@ -53,7 +60,11 @@ def report_page(
             (style[verdict.passed], mark(verdict.passed), verdict.text) for verdict in results.verdicts
         ],
         figures=_figures(results),
-        notes=[*missing_notes(results), f"Under each figure: {results.interval_statement}."],
+        notes=[
+            *chance_notes(results),
+            *missing_notes(results),
+            f"Under each figure: {results.interval_statement}.",
+        ],
         skipped=results.skipped,
         media=media,
         media_heading=media_heading,

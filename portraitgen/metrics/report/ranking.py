@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from portraitgen.metrics.comparison import Comparison
+from portraitgen.metrics.comparison import FAILED, Comparison
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.scores import GENERATED, MetricInfo
 
@@ -55,7 +55,8 @@ def most_different(comparison: Comparison, *, by: str | None, count: int) -> tup
     Raises:
         ValueError: as `choose_figure`.
     """
-    name = choose_figure(comparison.metrics, by, directed=False)
+    graded = {name: metric for name, metric in comparison.metrics.items() if name != FAILED}
+    name = choose_figure(graded, by, directed=False)
     if name is None:
         return None, list(comparison.videos[:count])
     spread = {}

@@ -45,7 +45,8 @@ def results_markdown(results: Results, *, title: str) -> str:
     header, body = figure_table(results)
     lines = [f"# {markdown_text(title)}", "", *markdown_table(header, body), ""]
     lines += [f"- {mark(verdict.passed)}: {markdown_text(verdict.text)}" for verdict in results.verdicts]
-    notes = [*missing_notes(results), *(f"Skipped: {name}. {why}." for name, why in results.skipped.items())]
+    notes = [*chance_notes(results), *missing_notes(results)]
+    notes += [*(f"Skipped: {name}. {why}." for name, why in results.skipped.items())]
     lines += ["", *[f"- {markdown_text(note)}" for note in notes]]
     lines += ["", markdown_text(f"{graded(results)}. Intervals: {results.interval_statement}.")]
     return "\n".join(lines) + "\n"
@@ -96,9 +97,12 @@ def figure_table(results: Results) -> tuple[list[str], list[list[tuple[str, str]
 
 
 def figure_cell(figure: Estimate | None, metric: MetricInfo) -> tuple[str, str]:
-    """(mean, bounds) of a figure as text."""
+    """(mean, bounds) of a figure as text; of a set how many samples it is of, and what chance alone makes."""
     if figure is None:
         return "–", ""
+    if metric.level == "set" and math.isfinite(figure.mean):
+        by_chance = "" if figure.bias is None else f"; {metric.show(figure.bias)} by chance"
+        return metric.show(figure.mean), f"of {figure.num_present} samples{by_chance}"
     low, high = figure.interval
     return metric.show(figure.mean), "" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
 
@@ -107,6 +111,22 @@ def shown_metrics(results: Results) -> list[str]:
     """The figures that at least one method has, in the order of every table."""
     return [
         name for name in results.metrics if any(name in figures for figures in results.estimates.values())
+    ]
+
+
+def chance_notes(results: Results) -> list[str]:
+    """What "by chance" means, where a figure of a set has such a bias."""
+    biased = dict.fromkeys(
+        results.metrics[name].label
+        for figures in results.estimates.values()
+        for name, figure in figures.items()
+        if figure.bias is not None and math.isfinite(figure.mean)
+    )
+    if not biased:
+        return []
+    return [
+        f"{', '.join(biased)}: by chance is what two samples of one distribution would be apart, or more, "
+        "only because they are so few. Compare figures of one number of samples."
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from portraitgen.runs.config.command import command
+from portraitgen.runs.config.help import settings_help
 from portraitgen.runs.config.targets import did_you_mean
 
 
@@ -172,6 +173,8 @@ def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
         details = subcommands[word].explain(words)
         if details:
             print(f"{details}\n")
+        print(settings_help(subcommands[word].config_name))
+        return
     if word:
         del sys.argv[1]
     command(subcommands[word].load(), config_name=subcommands[word].config_name)
@@ -180,7 +183,8 @@ def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
 def _unknown(script: str, word: str, subcommands: Mapping[str, SubCommand]) -> str:
     known = [each for each in subcommands if each]
     if Path(word).exists():
-        return f"{word!r} is a path: write what it is, as in source={word}"
+        setting = subcommands[""].example.partition("=")[0]
+        return f"{word!r} is a path: write what it is, as in {setting}={word}"
     guess = did_you_mean(word, known)
     words = f"{', '.join(known)}, or settings alone" if known else "settings alone"
     return f"{script} has no {word!r}{guess}; it takes {words}: key=value …"

@@ -18,7 +18,7 @@ from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.metrics.comparison import Comparison, compare, label_runs
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
-from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.metrics.report.paper_tables import load_table
 from portraitgen.metrics.report.ranking import most_different
@@ -150,7 +150,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
     """A video of all runs' clips beside each other, and its sheet; the caption explains the letters."""
     columns: dict[str, torch.Tensor] = {}
     said = []
-    fps, truth, frames = 25.0, None, None
+    fps, truth, frames, audio = 25.0, None, None, None
     for letter, (label, run) in zip(ascii_uppercase, comparison.runs.items(), strict=False):
         try:
             material = source_of_results(run.protocol["source"]).read(video).material
@@ -160,6 +160,7 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
         if material is not None:
             columns[letter] = torch.as_tensor(material.generated)
             fps, truth, frames = material.fps, material.truth, material.frame_index
+            audio = material.audio if audio is None else audio
             said.append(f"{letter}: {label}")
     if truth is not None:
         columns["truth"] = torch.as_tensor(np.asarray(truth))
@@ -167,10 +168,10 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
         return []
     caption = f"{video}. {'; '.join(said)}"
     folder.mkdir(parents=True, exist_ok=True)
-    name = video.replace("/", "-")
+    name = media_name(video)
     media = []
     if len(next(iter(columns.values()))) > 1:
-        write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps)
+        write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps, audio=audio)
         media.append(Media(folder / f"{name}.mp4", caption))
     with replacing(folder / f"{name}.png") as temporary:
         temporary.write_bytes(encode_png(contact_sheet(columns, frame_index=frames)))

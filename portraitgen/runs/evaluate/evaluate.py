@@ -4,8 +4,9 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.files import writable_folder
+from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
 from portraitgen.metrics.grading import grade
 from portraitgen.metrics.protocol import Protocol, VideoFacts
@@ -25,6 +27,7 @@ from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, TRUTH, Row
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.evaluate.graders import build_graders, check_names, figures_of
+from portraitgen.runs.evaluate.kept_rows import GradedVideo, KeptRows
 from portraitgen.runs.evaluate.processes import evaluation_processes
 from portraitgen.runs.evaluate.sources.choose import choose_source
 from portraitgen.runs.evaluate.sources.source import ClipSource
@@ -69,14 +72,13 @@ def grade_and_report(config: DictConfig) -> Results | None:
     with evaluation_processes() as processes:
         if not processes.rank:
             writable_folder(out)
-        rows, videos = _grade_all(source, processes.share(source.keys), graders, backend)
+        kept = KeptRows(out, _graded_by(source, graders, backend), rank=processes.rank)
+        rows, videos = _grade_all(source, processes.share(source.keys), graders, backend, kept)
         rows, videos = processes.gather(rows), processes.gather(videos)
         sets = _set_figures(graders, rows)
     if processes.rank:
         return None
-    if not any(row.method == TRUTH and row.failure is None for row in rows):
-        log.info("there is no truth to hold the generated against: the checks are reported, none is required")
-        checks = [replace(check, required=False) for check in checks]
+    checks = [_where_possible(check, rows) for check in checks]
     results = aggregate(
         rows,
         metrics=metrics,
@@ -86,23 +88,71 @@ def grade_and_report(config: DictConfig) -> Results | None:
         checks=checks,
     )
     _report(results, source, out, config)
+    kept.forget()
     return results
 
 
+def _where_possible(check: Check, rows: Sequence[Row]) -> Check:
+    """The check, required only where the clips have what it holds them against: a truth, and its control."""
+    there = {row.method for row in rows if row.failure is None}
+    lacking = [method for method in (TRUTH, check.against) if method not in there]
+    if not check.required or not lacking or GENERATED not in there:
+        return check
+    log.info(
+        "the check of %s is reported and not required: of no clip is there %s",
+        *(check.metric, METHODS[lacking[0]].phrase),
+    )
+    return replace(check, required=False)
+
+
+def _graded_by(source: ClipSource, graders: Mapping[str, Grader], backend: FaceBackend) -> Mapping[str, Any]:
+    """All that the rows of a video depend on beside its files."""
+    return {
+        "graders": {name: dict(grader.facts) for name, grader in graders.items()},
+        "metrics": {name: asdict(info) for each in graders.values() for name, info in each.metrics.items()},
+        "faces": [backend.name, backend.min_score],
+        "preparation": dict(source.preparation),
+        "commit": describe_commit(),
+        "versions": package_versions(),
+    }
+
+
 def _grade_all(
-    source: ClipSource, keys: Sequence[str], graders: Mapping[str, Grader], backend: FaceBackend
+    source: ClipSource,
+    keys: Sequence[str],
+    graders: Mapping[str, Grader],
+    backend: FaceBackend,
+    kept: KeptRows,
 ) -> tuple[list[Row], list[VideoFacts]]:
+    """Rows and facts of the videos; what an earlier start has graded goes into the sets alone."""
+    of_sets = {name: grader for name, grader in graders.items() if isinstance(grader, SetGrader)}
+    stamps = {key: source.stamp(key) for key in keys}
+    before = {key: graded for key in keys if (graded := kept.find(key, stamps[key])) is not None}
+    if before:
+        log.info(
+            "going on: %d of %d videos were graded by an earlier start, whose rows lie in %s",
+            *(len(before), len(keys), kept.folder),
+        )
     rows: list[Row] = []
     videos = []
     for number, key in enumerate(keys, start=1):
-        reading = source.read(key)
-        videos.append(reading.facts)
-        if reading.material is None:
-            rows.append(Row(key, GENERATED, reading.frames, {}, failure=reading.failure))
-            log.warning("%s has no figures: %s", key, reading.failure)
-            continue
-        rows += grade(reading.material, graders=graders, backend=backend)
-        log.info("graded %s (%d of %d)", key, number, len(keys))
+        if key in before:
+            facts, found = before[key]
+            material = source.read(key).material if of_sets else None
+            if material is not None:
+                grade(material, graders=of_sets, backend=backend)
+        else:
+            reading = source.read(key)
+            facts = reading.facts
+            if reading.material is None:
+                found = (Row(key, GENERATED, reading.frames, {}, failure=reading.failure),)
+                log.warning("%s has no figures: %s", key, reading.failure)
+            else:
+                found = tuple(grade(reading.material, graders=graders, backend=backend))
+                log.info("graded %s (%d of %d)", key, number, len(keys))
+            kept.keep(GradedVideo(facts, found), stamps[key])
+        rows += found
+        videos.append(facts)
     return rows, videos
 
 

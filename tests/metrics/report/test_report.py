@@ -68,10 +68,10 @@ def test_json_has_the_named_figures_and_the_protocol(results, tmp_path):
     paths = write_report(results, tmp_path / "new", title="A test")
     written = json.loads(paths["json"].read_text())
     assert written["psnr"] == pytest.approx(24.0)
-    assert written["psnr_copy_reference"] == pytest.approx(13.5)
+    assert written["psnr.copy_reference"] == pytest.approx(13.5)
     assert written["landmark_error"] == pytest.approx(0.05)
-    assert written["landmark_error_copy_reference"] == pytest.approx(0.3)
-    assert written["landmark_error_truth"] == pytest.approx(0.0125)
+    assert written["landmark_error.copy_reference"] == pytest.approx(0.3)
+    assert written["landmark_error.truth"] == pytest.approx(0.0125)
     assert written["detection_rate"] == pytest.approx(0.75)
     assert written["missing"] == {
         "landmark_error": {"frames": 1, "of": 4, "reasons": [f"{VIDEO}: no face found in 1 of 4 frames"]}

@@ -3,6 +3,7 @@ import sys
 import pytest
 
 from portraitgen.runs.config import subcommands
+from portraitgen.runs.config.help import settings_help
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE, run_subcommand
 
@@ -41,6 +42,29 @@ def test_older_words_for_the_same_still_work(called):
     chosen = called("mode=landmarks", "driving=a.mp4", script="generate.py", table=GENERATE)
     assert chosen == ("generate_landmarks", ["driving=a.mp4"])
     assert called("eval=selftest", script="evaluate.py", table=EVALUATE) == ("evaluate_selftest", [])
+
+
+def test_help_is_the_settings_with_their_comments_and_nothing_else(called, capsys):
+    called("--help", script="evaluate.py", table=EVALUATE)
+    text = capsys.readouterr().out
+    assert text.count("\npython evaluate.py generated=") >= 3, "examples"
+    assert "resize: null # [width,height] to bring pairs to; null: they must agree" in text
+    assert "A face that speaks: pixels, landmarks, mouth" in text, "what a choice of metrics is"
+    for unrelated in ("optimizer", "trainer", "lr_scheduler", "hydra:", "== "):
+        assert unrelated not in text
+    called("sweep", "--help", script="evaluate.py", table=EVALUATE)
+    text = capsys.readouterr().out
+    assert "num_samples:" in text, "the settings of generate.py too"
+    assert "  faces: dlib\n    dlib" in text, "and its groups"
+    assert "@package" not in text
+    for word, each in {**PREPARE, **GENERATE, **CONVERT}.items():
+        assert settings_help(each.config_name), word
+
+
+def test_a_bare_path_is_told_what_to_write(called, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        called(str(tmp_path), script="evaluate.py", table=EVALUATE)
+    assert f"is a path: write what it is, as in generated={tmp_path}" in capsys.readouterr().err
 
 
 def test_help_of_conversion_lists_the_kinds(called, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
 from portraitgen.metrics.networks.i3d import I3D
 from portraitgen.metrics.networks.inception import Inception
+from portraitgen.metrics.protocol import VideoFacts
+from portraitgen.metrics.scores import Row
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.evaluate import evaluate
+from portraitgen.runs.evaluate.kept_rows import GradedVideo, KeptRows
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,74 @@ def test_videos_are_graded_by_their_names(config, tmp_path):
     assert "psnr" not in rows["2", "generated"]
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<video") == 2, "the clips that are there are shown"
+
+
+def test_the_documented_first_command_grades_and_passes_again_and_again(clips, tmp_path):
+    """Default metrics and default `out`: checks against a reference that folders never have stopped the first
+    start, a report that lies among the clips the second."""
+    shutil.copytree(clips / "ours", tmp_path / "ours")
+    (tmp_path / "ours/._0.mp4").write_bytes(b"\0\5\x16\7 a Mac's shadow of 0.mp4")
+    (tmp_path / "ours/.ipynb_checkpoints").mkdir()
+    shutil.copy(clips / "ours/0.mp4", tmp_path / "ours/.ipynb_checkpoints/0-checkpoint.mp4")
+    register_configs()
+    for _ in range(2):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            evaluate(compose("evaluate", [f"generated={tmp_path / 'ours'}", f"real={clips / 'real'}"]))
+        written = json.loads((tmp_path / "ours/report/results.json").read_text())
+        assert written["protocol"]["num_videos"] == 3
+        assert written["passed"]
+        assert not any(check["required"] for check in written["checks"])
+
+
+def test_a_second_start_goes_on_where_the_first_was_broken_off(config, clips, tmp_path, monkeypatch, caplog):
+    from portraitgen.metrics.graders.pixels import PixelGrader
+
+    graded, whole = [], PixelGrader.grade
+
+    def grade(self, clip):
+        graded.append(clip.video)
+        if broken and clip.video == "1":
+            raise RuntimeError("killed")
+        return whole(self, clip)
+
+    monkeypatch.setattr(PixelGrader, "grade", grade)
+    broken = False
+    evaluate(config(f"out={tmp_path / 'at_once'}"))
+    broken = True
+    with pytest.raises(RuntimeError, match="killed"):
+        evaluate(config())
+    with next(tmp_path.glob("out/unfinished/rows-*.jsonl")).open("a") as file:
+        file.write('\n{"protocol": "half a li')
+    broken = False
+    graded.clear()
+    caplog.set_level("INFO")
+    evaluate(config())
+    assert set(graded) == {"1"}
+    assert "going on: 1 of 3 videos were graded by an earlier start" in caplog.text
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("at_once", "out"))
+    assert one["rows"] == other["rows"]
+    assert one["protocol"]["fingerprint"] == other["protocol"]["fingerprint"]
+    assert (tmp_path / "at_once/frames.csv").read_text() == (tmp_path / "out/frames.csv").read_text()
+    assert not (tmp_path / "out/unfinished").exists()
+    graded.clear()
+    evaluate(config())
+    assert set(graded) == {"0", "1"}, "what is finished is graded anew"
+
+
+def test_kept_rows_are_those_of_the_same_files_and_graders(tmp_path):
+    facts = VideoFacts("a", 2, 25.0, 8, 8, "01")
+    scores = {"psnr": np.array([1 / 3, np.nan]), "sync_c": np.array(np.nan)}
+    row = Row("a", "generated", np.arange(2), scores, {"psnr": "black", "sync_c": "short"})
+    lost = Row("a", "truth", np.arange(2), {}, failure="gone")
+    KeptRows(tmp_path, {"graders": 1}).keep(GradedVideo(facts, (row, lost)), ["a.mp4", 7])
+    read = KeptRows(tmp_path, {"graders": 1}).find("a", ["a.mp4", 7])
+    assert read.facts == facts
+    np.testing.assert_array_equal(read.rows[0].scores["psnr"], scores["psnr"])
+    assert np.isnan(read.rows[0].scores["sync_c"])
+    assert read.rows[0].reasons == row.reasons
+    assert read.rows[1].failure == "gone"
+    assert KeptRows(tmp_path, {"graders": 1}).find("a", ["a.mp4", 8]) is None, "another file"
+    assert KeptRows(tmp_path, {"graders": 2}).find("a", ["a.mp4", 7]) is None, "another protocol"
 
 
 def test_the_report_goes_to_wandb_and_shows_papers(config, tmp_path, monkeypatch):
@@ -123,7 +195,8 @@ def network_graders(long_clips, key_seeded):
         "metrics.graders.landmarks=null",
         f"+metrics.graders.fid={{_target_: {graders}.fid.FidGrader, weights: {long_clips}/inception.pth, "
         "frames: 2, kid_subset: 4}",
-        f"+metrics.graders.fvd={{_target_: {graders}.fvd.FvdGrader, weights: {long_clips}/i3d.pt}}",
+        f"+metrics.graders.fvd={{_target_: {graders}.fvd.FvdGrader, weights: {long_clips}/i3d.pt, "
+        "min_windows: 2}}",
     ]
 
 
@@ -154,7 +227,6 @@ def check_two_processes(clips, folder, words):
     return one
 
 
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_neither_processes_nor_order_change_a_figure(config, clips, set_graders, tmp_path):
     evaluate(config(*set_graders))
     one = check_two_processes(clips, tmp_path, set_graders)
@@ -175,7 +247,6 @@ def check_other_order(config, clips, words, folder, one):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Fréchet distance of")
 def test_networks_of_sets_know_neither_processes_nor_order_nor_batches(
     config, long_clips, network_graders, tmp_path, monkeypatch
 ):

@@ -118,9 +118,9 @@ def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, ca
         evaluate(config("evaluate"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["protocol"]["settings"]["graded frames seen in training"] == "none"
-    for key in ("psnr", "psnr_copy_reference", "psnr_copy_nearest", "detection_rate"):
+    for key in ("psnr", "psnr.copy_reference", "psnr_copy_nearest", "detection_rate"):
         assert np.isfinite(results[key]), key
-    assert results["psnr"] < results["psnr_copy_reference"], "an untrained network draws noise"
+    assert results["psnr"] < results["psnr.copy_reference"], "an untrained network draws noise"
     assert results["passed"] is False
     assert results["protocol"]["num_frames"] == 4
     printed = capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_a_perfect_clip_passes_as_such(config, shards, tmp_path):
     evaluate(config("evaluate", "metrics.checks=[]"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["psnr"] > 35
-    assert results["psnr"] > results["psnr_copy_nearest"] + 8
+    assert results["psnr"] > results["psnr.copy_nearest"] + 8
 
 
 def test_grading_on_trained_frames_is_said(config, shards, tmp_path, caplog, monkeypatch):

@@ -39,6 +39,10 @@ def choose_source(config: DictConfig) -> ClipSource:
         raise ValueError(f"fps={config.fps}: give frames a second, such as 25")
     if config.real is not None and not Path(config.real).is_dir():
         raise ValueError(f"real={config.real}: no such folder")
+    if config.get("out") is not None and Path(config.out).resolve() in {
+        Path(config[name]).resolve() for name in ("generated", "real") if config[name] is not None
+    }:
+        raise ValueError(f"out={config.out} holds the clips themselves: give a folder for the report alone")
     if config.pairs is not None:
         real = None if config.real is None else Path(config.real)
         pairs = pairs_from_csv(Path(config.pairs), generated=generated, real=real)

@@ -1,5 +1,6 @@
 """Videos and pictures of any origin, read for grading at a stated rate and size."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,9 +14,13 @@ from torch.nn.functional import interpolate
 
 from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import VideoError, probe_video
+from portraitgen.metrics.saved import RESULTS
+from portraitgen.runs.evaluate.kept_rows import FOLDER
 from portraitgen.runs.evaluate.sources.source import read_clip
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+REPORT_MARKS = (RESULTS, "comparison.json", FOLDER)
+"""What lies in a folder in which evaluate.py has written or begun a report."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -70,8 +75,20 @@ def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
+def file_of_name(path: Path) -> Path:
+    """The file of this path, whichever way (NFC, NFD) the disk has its name; else the path itself."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    wanted = unicodedata.normalize("NFC", path.name)
+    same = (each for each in path.parent.iterdir() if unicodedata.normalize("NFC", each.name) == wanted)
+    return next(same, path)
+
+
 def media_files(folder: Path) -> dict[str, Path]:
     """Key -> file for all videos and pictures below a folder; a key is the path within it without the suffix.
+
+    Keys are in Unicode's NFC: a Mac may write "é" as two characters. Hidden files and folders (`._x.mp4`,
+    `.ipynb_checkpoints`) and reports of ours are no clips.
 
     Raises:
         ValueError: no such folder, nothing in it, or two files of one key.
@@ -79,10 +96,14 @@ def media_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
+    ours = {mark.parent for name in REPORT_MARKS for mark in folder.rglob(name)} - {folder}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in VIDEOS + PICTURES or not path.is_file():
             continue
-        key = path.relative_to(folder).with_suffix("").as_posix()
+        within = path.relative_to(folder)
+        if any(part.startswith(".") for part in within.parts) or not ours.isdisjoint(path.parents):
+            continue
+        key = unicodedata.normalize("NFC", within.with_suffix("").as_posix())
         if key in found:
             raise ValueError(
                 f"{found[key]} and {path} differ in their suffix only; keep one, or list pairs=…"

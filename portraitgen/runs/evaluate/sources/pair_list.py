@@ -1,12 +1,13 @@
 """Which file is graded against which: by the names of the files, or by a CSV."""
 
 import csv
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from portraitgen.runs.config.targets import did_you_mean
-from portraitgen.runs.evaluate.sources.files import PICTURES, VIDEOS, media_files
+from portraitgen.runs.evaluate.sources.files import PICTURES, VIDEOS, file_of_name, media_files
 
 COLUMNS = ("generated", "real", "reference", "audio", "prompt")
 
@@ -89,11 +90,16 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
     problems: list[str] = []
     for number, row in enumerate(table, start=2):
         cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
-        files = {name: folders.get(name, path.parent) / cells[name] for name in COLUMNS[:4] if cells[name]}
+        files = {
+            name: file_of_name(folders.get(name, path.parent) / cells[name])
+            for name in COLUMNS[:4]
+            if cells[name]
+        }
         problems += [f"line {number}: {problem}" for problem in _problems(files)]
         if "generated" not in files:
             continue
         key = Path(cells["generated"]).with_suffix("").as_posix().lstrip("/")
+        key = unicodedata.normalize("NFC", key)
         if key in pairs:
             problems.append(f"line {number}: {key} is listed twice")
         pairs[key] = Pair(

@@ -15,11 +15,11 @@ from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given
-from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, resize_frames
 from portraitgen.runs.evaluate.sources.pair_list import Pair
-from portraitgen.runs.evaluate.sources.source import Reading
+from portraitgen.runs.evaluate.sources.source import Reading, file_stamps
 
 _SHOWN = 10
 
@@ -114,11 +114,17 @@ class PairedFiles:
             fps=float(generated.fps),
             truth=None if real is None else real.frames,
             reference=reference,
-            audio=_first(audio, generated.audio, true_audio),
-            true_audio=None if real is None else _first(true_audio, audio),
+            # A picture has no time in which a sound could go with it.
+            audio=_first(audio, generated.audio, true_audio) if generated.fps else None,
+            true_audio=None if real is None or not real.fps else _first(true_audio, audio),
             prompt=pair.prompt,
         )
         return Reading(facts(frames, real or generated), frames, material)
+
+    def stamp(self, key: str) -> object:
+        """See `ClipSource.stamp`."""
+        pair = self.pairs[key]
+        return [*file_stamps(pair.generated, pair.real, pair.reference, pair.audio), pair.prompt]
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """A comparison video and a contact sheet, or for a picture the sheet alone."""
@@ -128,7 +134,7 @@ class PairedFiles:
         columns = {"generated": torch.as_tensor(material.generated)}
         if material.truth is not None:
             columns["real"] = torch.as_tensor(material.truth)
-        name = folder / key.replace("/", "-")
+        name = folder / media_name(key)
         caption = f"{key}: {', '.join(columns)}"
         media = []
         folder.mkdir(parents=True, exist_ok=True)

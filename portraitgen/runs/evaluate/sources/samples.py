@@ -20,7 +20,7 @@ from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.rgb import as_uint8
 from portraitgen.runs.evaluate.sources.files import read_media
-from portraitgen.runs.evaluate.sources.source import Reading
+from portraitgen.runs.evaluate.sources.source import Reading, file_stamps
 from portraitgen.runs.generate.stored_clips import ShardClips
 
 SAMPLES = "samples.jsonl"
@@ -155,6 +155,13 @@ class GeneratedSamples:
             prompt=prompt,
         )
         return Reading(VideoFacts(key, len(frames), fps, width, height, digest), frames, material)
+
+    def stamp(self, key: str) -> object:
+        """See `ClipSource.stamp`."""
+        sample = self.samples[key]
+        beside = [inside(self.folder, sample[kind]) for kind in FILES if kind in sample]
+        shard = Path(sample["shard"]) if "shard" in sample else None
+        return [*file_stamps(*beside, shard, _reference(sample)), sample]
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """What generate.py drew."""

@@ -74,9 +74,23 @@ class ClipSource(Protocol):
         """Read one video."""
         ...
 
+    def stamp(self, key: str) -> object:
+        """What tells whether the files of a video are still those that were graded, without reading them."""
+        ...
+
     def media(self, key: str, folder: Path) -> list[Media]:
         """Comparison video and contact sheet of one video; made in `folder` where there are none yet."""
         ...
+
+
+def file_stamps(*paths: Path | None) -> list[object]:
+    """Path, size and time of the last change of files; None for one that is not there."""
+    return [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        if path is not None and path.is_file()
+        else None
+        for path in paths
+    ]
 
 
 def read_clip(path: Path, *, fps: Fraction | None = None) -> Tensor:

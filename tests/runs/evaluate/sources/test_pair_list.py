@@ -1,5 +1,7 @@
 """What is graded against what: by name, or by a CSV whose mistakes are all listed."""
 
+import unicodedata
+
 import pytest
 
 from portraitgen.runs.evaluate.sources.pair_list import pairs_by_name, pairs_from_csv
@@ -20,6 +22,25 @@ def test_files_of_one_name_go_together_whatever_their_suffix(folders):
     assert pairs["deep/b"].generated == folders / "ours/deep/b.png"
     assert pairs["deep/b"].real == folders / "theirs/deep/b.jpg"
     assert pairs["c"].generated == folders / "ours/c.mp4", "without a partner it is a clip that failed"
+
+
+def test_names_of_a_mac_meet_those_of_others(folders):
+    """The same name in composed and in decomposed characters."""
+    one, other = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    (folders / f"ours/{other}.mp4").touch()
+    (folders / f"theirs/{one}.mp4").touch()
+    pair = {pair.key: pair for pair in pairs_by_name(folders / "ours", folders / "theirs")}[one]
+    assert (pair.generated.name, pair.real.name) == (f"{other}.mp4", f"{one}.mp4")
+    (folders / "pairs.csv").write_text(f"generated,real\n{one}.mp4,{other}.mp4\n")
+    (listed,) = pairs_from_csv(folders / "pairs.csv", generated=folders / "ours", real=folders / "theirs")
+    assert listed == pair
+
+
+def test_reports_and_hidden_files_are_no_clips(folders):
+    for name in ("ours/.a/x.mp4", "ours/._a.mp4", "ours/report/media/a.mp4", "ours/report/results.json"):
+        (folders / name).parent.mkdir(parents=True, exist_ok=True)
+        (folders / name).touch()
+    assert [pair.key for pair in pairs_by_name(folders / "ours", folders / "theirs")] == ["a", "c", "deep/b"]
 
 
 def test_names_that_do_not_meet_are_an_error(folders):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from portraitgen.media.audio import encode_wav
 from portraitgen.media.encode import write_video
 from portraitgen.runs.evaluate.sources.pair_list import Pair
 from portraitgen.runs.evaluate.sources.pairs import PairedFiles
@@ -32,6 +33,24 @@ def test_another_reference_or_prompt_is_another_protocol(pictures):
 def test_a_lost_clip_has_the_facts_of_one_that_is_there(pictures):
     pair = Pair("clip", pictures / "clip.png", pictures / "man.png", pictures / "woman.png", prompt="a man")
     assert facts_of(replace(pair, generated=pictures / "lost.png")) == facts_of(pair)
+
+
+def test_each_video_has_a_media_file_of_its_own(pictures):
+    """`a/b` and `a-b` wrote and showed one file."""
+    pairs = [Pair("a/b", pictures / "man.png"), Pair("a-b", pictures / "woman.png")]
+    source = PairedFiles(pairs, fps=None, size=None, length="exact", place={})
+    shown = [source.media(key, pictures / "media")[0].path for key in ("a/b", "a-b")]
+    assert shown[0].read_bytes() != shown[1].read_bytes()
+
+
+def test_a_picture_has_no_sound(pictures):
+    """Its rate is 0, by which the loudness of a frame was divided."""
+    (pictures / "speech.wav").write_bytes(encode_wav(np.zeros(16000, np.float32)))
+    pair = Pair("clip", pictures / "clip.png", pictures / "man.png", audio=pictures / "speech.wav")
+    source = PairedFiles([pair], fps=None, size=None, length="exact", place={})
+    material = source.read("clip").material
+    assert material.audio is None
+    assert material.true_audio is None
 
 
 def test_pairs_that_do_not_fit_are_all_named_before_the_first_is_read(tmp_path):
