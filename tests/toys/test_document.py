@@ -1,4 +1,4 @@
-"""Whoever follows docs/add-a-system.md gets the first toy running: its files and commands are the real ones."""
+"""Whoever follows docs/add-a-system.md gets the first toy running: its files and commands are real."""
 
 import importlib.metadata
 import os
