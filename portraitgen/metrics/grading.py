@@ -8,9 +8,9 @@ import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.baselines import copy_nearest, copy_reference
-from portraitgen.metrics.frames import Clip
 from portraitgen.metrics.grader import ClipGrader, GradedClip, Grader, SetGrader
 from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.rgb import Clip
 from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, METHODS, TRUTH, Row
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import cv2
 import pytest
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.decode import read_video
 from portraitgen.runs.config.targets import SYSTEMS_GROUP, installed_systems
 from tests.data.photos import Person, photo
+from tests.synthetic import synthetic_clip
 from tests.toys.models import save_cogvideox, save_stable_diffusion
 
 

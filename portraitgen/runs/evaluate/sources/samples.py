@@ -13,17 +13,21 @@ from torch import Tensor
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.media.files import inside
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.rgb import as_uint8
 from portraitgen.runs.evaluate.sources.files import read_media
 from portraitgen.runs.evaluate.sources.source import Reading
 from portraitgen.runs.generate.stored_clips import ShardClips
 
 SAMPLES = "samples.jsonl"
 """What generate.py writes beside its clips: a line for each."""
+
+FILES = ("video", "image", "panel", "sheet", "landmarks")
+"""Entries of a line that name files beside it."""
 
 
 class GeneratedSamples:
@@ -179,18 +183,6 @@ class GeneratedSamples:
         return f"{seen} of {total}" if seen else "none"
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The file `name` of a folder.
-
-    Raises:
-        ValueError: it lies elsewhere.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / SAMPLES}: {name} lies outside of this folder")
-    return path
-
-
 def _clip(sample: Mapping[str, Any]) -> str:
     """Key of the prepared clip that a sample was made from."""
     return str(sample.get("clip", sample["key"]))
@@ -216,7 +208,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     """Rows of a folder's samples.jsonl.
 
     Raises:
-        ValueError: there is none, or it is broken or empty.
+        ValueError: there is none, it is broken or empty, or it names files outside the folder.
     """
     path = folder / SAMPLES
     if not path.is_file():
@@ -230,4 +222,10 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: {error}; generate the clips again") from error
     if not samples:
         raise ValueError(f"{path} is empty: generate clips first")
+    for number, sample in enumerate(samples, start=1):
+        for kind in FILES:
+            try:
+                inside(folder, sample.get(kind, ""))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, {kind}: {error}") from error
     return samples
