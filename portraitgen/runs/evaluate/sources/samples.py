@@ -161,7 +161,7 @@ class GeneratedSamples:
         sample = self.samples[key]
         beside = [inside(self.folder, sample[kind]) for kind in FILES if kind in sample]
         shard = Path(sample["shard"]) if "shard" in sample else None
-        return [*file_stamps(*beside, shard, _reference(sample)), sample]
+        return [*file_stamps(*beside, shard, *_references(sample)), sample]
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """What generate.py drew."""
