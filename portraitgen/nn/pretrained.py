@@ -69,8 +69,8 @@ def build_model(
         section: where `base` stands in the network's configuration, for messages.
 
     Raises:
-        ValueError: there is no such model, it was built with other options, or it lacks parameters that are not
-            `fresh`.
+        ValueError: there is no such model, it was built with other options, or it lacks parameters that are
+            not `fresh`.
     """
     if base is None:
         if options is None:

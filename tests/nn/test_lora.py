@@ -103,11 +103,11 @@ def flux():
     )
 
 
-def run(model):
+def run(model, dtype=torch.float32):
     source = torch.Generator().manual_seed(1)
 
     def noise(*shape):
-        return torch.randn(*shape, generator=source)
+        return torch.randn(*shape, generator=source).to(dtype)
 
     step = torch.tensor([7])
     with torch.no_grad():
@@ -238,6 +238,21 @@ def test_a_base_in_half_precision_has_adapters_in_single():
     assert {p.dtype for n, p in model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
     model(value).sum().backward()
     assert model[1].lora_B["a"].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("build", TARGETS, ids=lambda build: build.__name__)
+def test_networks_run_in_half_precision_with_adapters_in_single(build):
+    torch.manual_seed(0)
+    model = build().to(torch.bfloat16).eval()
+    expected = run(model, torch.bfloat16)
+    add_lora(model, {"one": settings(TARGETS[build])})
+    output = run(model, torch.bfloat16)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, expected)
+    randomise(model)
+    assert not torch.equal(run(model, torch.bfloat16), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run(model, torch.float32).isfinite().all()
 
 
 def test_layers_that_torch_attention_reads_itself_have_no_adapters():
