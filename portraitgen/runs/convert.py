@@ -18,6 +18,7 @@ from portraitgen.media.files import replacing, writable_folder
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.targets import did_you_mean
+from portraitgen.runs.convert_lora import export_adapters, import_adapter
 from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
@@ -68,8 +69,11 @@ def convert(config: DictConfig) -> None:
     if config.kind == PUBLISHED:
         _publish(Path(config.source), writable_folder(Path(config.out)))
         return
+    if config.kind == LORA:
+        _convert_lora(config)
+        return
     if config.kind not in KINDS:
-        names = [*KINDS, PUBLISHED]
+        names = [*KINDS, PUBLISHED, LORA]
         hint = did_you_mean(config.kind, names)
         raise ValueError(f"kind={config.kind}: there are {', '.join(names)}{hint}")
     if Path(config.out).suffix != ".safetensors":
@@ -98,6 +102,21 @@ def convert(config: DictConfig) -> None:
         provenance=facts,
     )
     log.info("%s: %d tensors of %s", config.out, len(tensors), config.source)
+
+
+def _convert_lora(config: DictConfig) -> None:
+    """From a folder of diffusers to a weights file, or the other way: `out` says which."""
+    source, out = Path(config.source), Path(config.out)
+    if out.suffix != ".safetensors":
+        export_adapters(source, out)
+        return
+    facts: dict[str, Any] = describe_commit()
+    model = None
+    if config.into is not None:
+        settings = _experiment(config.into, [*config.settings], models=config.paths.models)
+        model = settings["model"]
+        facts = {"data": settings["data"], "shards": [], **facts}
+    import_adapter(source, out, model=model, build=build_on_meta, provenance=facts)
 
 
 def build_on_meta(node: Mapping[str, Any]) -> nn.Module:
@@ -195,6 +214,7 @@ def _read_wav2vec2(source: str) -> dict[str, Tensor]:
 
 
 PUBLISHED = "published"
+LORA = "lora"
 MOTION = "denoising_unet.*motion_modules.*"
 KINDS = {
     "stable_diffusion": Kind(

@@ -11,11 +11,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.config.check import ConfigError, find_problems
-from portraitgen.runs.config.rules import missing_models
 from portraitgen.runs.config.targets import MODEL_MODULES
+from portraitgen.runs.pretrained import find_moved, library_bases, missing_models
+from portraitgen.training.bases import load_trained, require_same_base, require_same_bases
 from portraitgen.training.generator import Generator
 from portraitgen.training.learner import Learner
-from portraitgen.training.weights import load_into, load_weights
+from portraitgen.training.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def load_learner(
         changes: settings to use instead of those in the file, such as {"sampling": {"num_steps": 50}}.
 
     Raises:
-        ValueError: not a weights file of a run, or its settings are refused or do not fit the weights.
+        ValueError: not a weights file of a run, or its settings are refused or do not fit the weights, or a
+            pretrained model is not here or not the one of the run.
     """
     tensors, facts = load_weights(path)
     if not facts.get("config"):
@@ -59,13 +61,19 @@ def load_learner(
         raise ValueError(f"{path}: its settings hold interpolations, which train.py never writes")
     config = OmegaConf.merge(OmegaConf.create(facts["config"]), changes)
     assert isinstance(config, DictConfig)
+    named = facts.get("bases", {})
+    find_moved(config, named, models=models)
     problems = find_problems(config, allowed=MODEL_MODULES) or [
         *missing_models(config, "model", models=models)
     ]
     if problems:
         raise ValueError(f"{path}: {ConfigError(problems)}")
+    here = library_bases(config) if named else {}
+    for part in named.keys() & here.keys():
+        require_same_base(part, named[part], here[part], source=path)
     system = instantiate(config, _convert_="all")
-    load_into(system.network, tensors, source=path)
+    require_same_bases(system, facts, source=path)
+    load_trained(system.network, tensors, source=path)
     log.info("%s: %s, step %s", path, facts["system"], facts["step"])
     return system.eval().requires_grad_(False).to(device), facts
 

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from portraitgen.media.files import replacing, writable_folder
+from portraitgen.nn.lora import lora_settings
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.learner import Learner
 from portraitgen.training.loss_log import LossLog
@@ -20,8 +21,9 @@ from portraitgen.training.weights import save_weights
 class WeightsExport(Callback):
     """Writes `step_<step>.safetensors` and `last.safetensors` (the same file) every so often and at the end.
 
-    They hold the whole network, also what an earlier stage trained, but not the codec; averaged weights if
-    there are any. The last ones are there before the last checkpoint: a finished run always has them.
+    They hold the network, also what an earlier stage trained, but not the codec; averaged weights if there
+    are any. What still equals a pretrained base is left out, and the base is named with its digest. The last
+    ones are there before the last checkpoint: a finished run always has them.
 
     Args:
         folder: of the files.
@@ -81,11 +83,11 @@ class WeightsExport(Callback):
             with averaged_weights(trainer):
                 save_weights(
                     path,
-                    pl_module.network.state_dict(),
+                    pl_module.exported_state(),
                     config=self.config,
                     step=trainer.global_step,
                     system=self.system,
-                    provenance=self.provenance,
+                    provenance=self._provenance(pl_module),
                 )
             with replacing(self.folder / "last.safetensors") as temporary:
                 try:
@@ -94,3 +96,14 @@ class WeightsExport(Callback):
                     shutil.copyfile(path, temporary)
             for old in sorted(self.folder.glob("step_*.safetensors"))[: -self.keep_last]:
                 old.unlink()
+
+    def _provenance(self, learner: Learner) -> dict[str, Any]:
+        """The facts given, and what else decides what the tensors mean: bases, and adapters' alpha."""
+        facts = dict(self.provenance or {})
+        found = facts.get("bases", {}) | learner.base_facts()
+        if found:
+            facts["bases"] = found
+        adapters = lora_settings(learner.network)
+        if adapters:
+            facts["lora"] = adapters
+        return facts

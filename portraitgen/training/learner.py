@@ -1,6 +1,7 @@
 """The LightningModule under all that is trained: what of it trains, and what a checkpoint holds."""
 
 import hashlib
+import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from portraitgen.losses.mean import Mean
+from portraitgen.nn.lora import plain_name
+from portraitgen.nn.pretrained import base_tensors, bases
+from portraitgen.training.bases import base_facts
 from portraitgen.training.optim import MakeOptimizer, build_optimizer
 from portraitgen.training.step_seed import isolated_rng, stream_seed
 
@@ -53,6 +57,7 @@ class Learner(LightningModule, ABC):
         self.strict_loading = False
         self._frozen_digest = ""
         self._validation_figures: dict[str, Tensor] = {}
+        self._of_base: Mapping[str, str] = {}
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
 
@@ -103,7 +108,9 @@ class Learner(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(
-            self._make_optimizer, self.network.named_parameters(), lr_scale=self.lr_scale
+            self._make_optimizer,
+            ((plain_name(name), parameter) for name, parameter in self.network.named_parameters()),
+            lr_scale=self.lr_scale,
         )
         if self._make_lr_scheduler is None:
             return {"optimizer": optimizer}
@@ -116,6 +123,9 @@ class Learner(LightningModule, ABC):
             if not name.startswith("network."):
                 parameter.requires_grad_(False)
         if stage == "fit":
+            # Now, while the tensors still are those that were filled, on the CPU and in no strategy's hands.
+            trained = self.trained_state()
+            self._of_base = {n: part for n, part in base_tensors(self).items() if n not in trained}
             self._frozen_digest = self._digest_frozen()
 
     def on_fit_start(self) -> None:
@@ -181,14 +191,28 @@ class Learner(LightningModule, ABC):
                 "files they come from (stage.init_from, pretrained models), or start a run of another name"
             )
 
+    def exported_state(self) -> dict[str, Tensor]:
+        """What a weights file of the network holds: all that does not equal the base it was filled from."""
+        state = self.network.state_dict()
+        return {plain_name(n): tensor for n, tensor in state.items() if f"network.{n}" not in self._of_base}
+
+    def base_facts(self) -> dict[str, Any]:
+        """The bases of this run's frozen weights, with digests, by the name of the part filled from them."""
+        used = set(self._of_base.values())
+        return base_facts({part: base for part, base in bases(self).items() if part in used})
+
     def _digest_frozen(self) -> str:
-        """Hash of all weights that no checkpoint holds; takes about a second a gigabyte."""
+        """Hash of all weights that no checkpoint holds: about a second a gigabyte, less what is of a base."""
         trained = set(self.trained_state())
+        files = {part: json.dumps(facts["files"]).encode() for part, facts in self.base_facts().items()}
         digest = hashlib.sha256()
         for name, tensor in self.state_dict().items():
             if name not in trained:
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                if name in self._of_base:
+                    digest.update(files[self._of_base[name]])
+                else:
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 

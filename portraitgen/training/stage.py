@@ -8,8 +8,10 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from portraitgen.nn.lora import plain_name
+from portraitgen.training.bases import load_trained, require_same_bases
 from portraitgen.training.learner import Learner
-from portraitgen.training.weights import load_into, load_weights, matches
+from portraitgen.training.weights import load_weights, matches
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +27,18 @@ class TrainingStage(Callback):
     is still read, for the frozen weights, which are in no checkpoint; Learner refuses to resume if they
     have changed.
 
-    Patterns are shell-style (`*` also spans dots) and name parameters of the network, as weights files do.
+    Patterns are shell-style (`*` also spans dots) and name parameters of the network, as weights files do:
+    `*.lora_[AB].single_id.*` is an adapter, `transformer.*.to_q.weight` a weight with or without adapters.
 
     Args:
         name: of the stage, e.g. "aniportrait/temporal"; stored in checkpoints.
         train: patterns of the parameters that train; the others are frozen, and so stay those that the
             network builds without gradient because it never runs them.
         init_from: weights file to start from, or several that hold different parts of the network; None
-            starts from the network as built.
+            starts from the network as built. Each must stand on the base that the network was filled from.
         init_command: the command that makes `init_from`, for the message when it is missing; of several files
             as many.
-        expect_missing: patterns of names that `init_from` may lack.
+        expect_missing: patterns of names that `init_from` may lack, beside those that a base gives.
         expect_unexpected: patterns of names in `init_from` that the network may lack.
         lr_scale: pattern → factor on the optimizer's learning rate; the first match counts.
     """
@@ -70,10 +73,10 @@ class TrainingStage(Callback):
         assert isinstance(pl_module, Learner)
         network = pl_module.network
         if self.init_from:
-            self._load(network)
-        names = [name for name, _ in network.named_parameters()]
+            self._load(pl_module)
+        names = [plain_name(name) for name, _ in network.named_parameters()]
         self._require_matches("train", self.train, names)
-        for name, parameter in network.named_parameters():
+        for name, parameter in zip(names, network.parameters(), strict=True):
             parameter.requires_grad_(parameter.requires_grad and matches(name, self.train))
         trained = [name for name in names if matches(name, self.train)]
         self._require_matches("lr_scale", self.lr_scale, trained)
@@ -97,7 +100,7 @@ class TrainingStage(Callback):
         if forgotten:
             raise RuntimeError(f"trained but in no optimizer: {', '.join(forgotten[:10])}")
 
-    def _load(self, network: nn.Module) -> None:
+    def _load(self, learner: Learner) -> None:
         tensors: dict[str, Tensor] = {}
         origin: dict[str, Path] = {}
         for path, command in self.init_from:
@@ -107,18 +110,19 @@ class TrainingStage(Callback):
                     f"stage {self.name!r} starts from {path}, which does not exist. "
                     + (advice if command else "Set stage.init_from to a weights file")
                 )
-            found, facts = load_weights(path)
+            found, said = load_weights(path)
             twice = [name for name in found if name in tensors]
             if twice:
                 raise ValueError(
                     f"stage.init_from: {path} and {origin[twice[0]]} both hold {twice[0]} ({len(twice)} such "
                     "tensors); each part of the network must come from one file"
                 )
+            require_same_bases(learner, said, source=path)
             tensors |= found
             origin |= dict.fromkeys(found, path)
-            log.info("stage %r starts from %s (step %s)", self.name, path, facts.get("step", "unknown"))
-        missing = load_into(
-            network,
+            log.info("stage %r starts from %s (step %s)", self.name, path, said.get("step", "unknown"))
+        missing = load_trained(
+            learner.network,
             tensors,
             source=" and ".join(str(path) for path, _ in self.init_from),
             expect_missing=self.expect_missing,

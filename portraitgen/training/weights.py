@@ -1,11 +1,12 @@
 """Weights files: safetensors that carry their network's configuration, and how they get into a module.
 
-Generation, evaluation and later stages read only these, never a training checkpoint.
+Generation, evaluation and later stages read only these, never a training checkpoint. Names are those of the
+network without adapters (`portraitgen.nn.lora.plain_name`), so that adapters can be added to what is trained.
 """
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from portraitgen.media.files import replacing
+from portraitgen.nn.lora import plain_name
 
 _METADATA_KEY = "portraitgen"
 _SHOWN = 8
@@ -86,6 +88,7 @@ def load_into(
     source: Path | str,
     expect_missing: Sequence[str] = (),
     expect_unexpected: Sequence[str] = (),
+    given: Collection[str] = (),
 ) -> list[str]:
     """Copy `tensors` into the parameters and persistent buffers of `module`, all of them or none.
 
@@ -93,14 +96,16 @@ def load_into(
         source: where they come from, for the message.
         expect_missing: patterns (`*`, `?`) of names that `tensors` may lack; they keep their values.
         expect_unexpected: patterns of names in `tensors` that `module` may lack; they are ignored.
+        given: names that `module` has the right values of, so that `tensors` may lack them.
 
     Returns:
-        The names of `module` that `tensors` lacks.
+        The names of `module` that `tensors` lacks, and that are not `given`.
 
     Raises:
         ValueError: any other difference in names, or one in shapes; lists them.
     """
-    own = module.state_dict()
+    own_names = {plain_name(name): name for name in module.state_dict()}
+    own = plain_state(module)
     missing = require_fit(
         own,
         tensors,
@@ -108,9 +113,15 @@ def load_into(
         target=type(module).__name__,
         expect_missing=expect_missing,
         expect_unexpected=expect_unexpected,
+        given=given,
     )
-    module.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
+    module.load_state_dict({own_names[name]: tensors[name] for name in own if name in tensors}, strict=False)
     return missing
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of `module` by the names that weights files use."""
+    return {plain_name(name): tensor for name, tensor in module.state_dict().items()}
 
 
 def require_fit(
@@ -121,9 +132,10 @@ def require_fit(
     target: str,
     expect_missing: Sequence[str] = (),
     expect_unexpected: Sequence[str] = (),
+    given: Collection[str] = (),
 ) -> list[str]:
     """Compare `tensors` with the state `own` of a `target`, on any device: `load_into` before it loads."""
-    missing = [name for name in own if name not in tensors]
+    missing = [name for name in own if name not in tensors and name not in given]
     lost = [name for name in missing if not matches(name, expect_missing)]
     surplus = [name for name in tensors if name not in own and not matches(name, expect_unexpected)]
     reshaped = [

@@ -3,8 +3,6 @@
 import inspect
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -12,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.targets import did_you_mean, resolve_target
+from portraitgen.runs.pretrained import missing_models
 
 DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
 
@@ -91,26 +90,6 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
             f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but SLURM started "
             f"{tasks} tasks: start one task a GPU (--ntasks-per-node), or use trainer=slurm, which asks SLURM"
         )
-
-
-def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
-    """A line for each folder of pretrained weights below `node` that should be on this machine and is not.
-
-    Args:
-        place: of the node, for the message.
-        models: the folder `paths.models`. A name that is no path may be a hub id, and is not judged.
-    """
-    if OmegaConf.is_list(node):
-        for index, each in enumerate(node):
-            yield from missing_models(each, f"{place}[{index}]", models=models)
-    if not OmegaConf.is_dict(node):
-        return
-    for key, each in node.items():
-        here = f"{place}.{key}"
-        yield from missing_models(each, here, models=models)
-        is_path = isinstance(each, str) and each.startswith((f"{models}/", "/", "./", "../"))
-        if is_path and str(node.get("_target_")).endswith(".from_pretrained") and not Path(each).exists():
-            yield f"{here}: there is no model in {each}; put it there, or set this to where it is"
 
 
 def _unread(config: DictConfig) -> Iterator[str]:

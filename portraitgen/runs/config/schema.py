@@ -161,13 +161,15 @@ class ConvertConfig:
     """What `convert.py` reads."""
 
     kind: str = MISSING
-    """What `source` is, or "published": give our weights in published names."""
+    """What `source` is, "published": give our weights in published names, or "lora": adapters, either way."""
     source: str = MISSING
     """File, folder or hub id."""
     out: str = MISSING
     """File, or for "published" a folder."""
     settings: list[str] = MISSING
     """Overrides of the experiment whose network is filled."""
+    into: str | None = None
+    """Of "lora": the experiment whose network gets the adapter; null: a file to start from."""
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 

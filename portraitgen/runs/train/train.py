@@ -14,6 +14,7 @@ from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.rules import check_training
 from portraitgen.runs.config.schema import process_rank
+from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     stage = instantiate(config.stage, _convert_="all")
     callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
     if "weights" in callbacks:
+        bases = library_bases(config.model)
         callbacks["weights"] = callbacks["weights"](
             config=settings["model"],
             system=_system(config.model),
@@ -71,6 +73,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
                 "data": settings["data"],
                 "landmark_scheme": data.landmark_scheme,
                 "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
+                **({"bases": bases} if bases else {}),
                 **describe_commit(),
             },
         )

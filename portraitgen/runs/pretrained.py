@@ -1,0 +1,85 @@
+"""Pretrained models that settings point to: which they are, whether they are here, where else they lie."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+_PATH_KEYS = ("pretrained_model_name_or_path", "path")
+
+
+def pretrained_nodes(node: Any, place: str) -> Iterator[tuple[str, Any, list[str]]]:
+    """Place, node and keys of the paths of all that is filled from a pretrained model, below `node`.
+
+    It is what a class's `from_pretrained` loads, and the `base` of a network.
+    """
+    if OmegaConf.is_list(node):
+        for index, each in enumerate(node):
+            yield from pretrained_nodes(each, f"{place}[{index}]")
+    if not OmegaConf.is_dict(node):
+        return
+    for key, each in node.items():
+        yield from pretrained_nodes(each, f"{place}.{key}")
+    if str(node.get("_target_")).endswith(".from_pretrained"):
+        yield (
+            place,
+            node,
+            [str(key) for key, each in node.items() if key != "_target_" and isinstance(each, str)],
+        )
+    elif place.endswith(".base") and isinstance(node.get("path"), str):
+        yield place, node, ["path"]
+
+
+def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
+    """A line for each folder of pretrained weights below `node` that should be on this machine and is not.
+
+    Args:
+        place: of the node, for the message.
+        models: the folder `paths.models`. A name that is no path may be a hub id, and is not judged.
+    """
+    for here, settings, keys in pretrained_nodes(node, place):
+        for key in keys:
+            path = settings[key]
+            if _is_path(path, models) and not Path(path).expanduser().exists():
+                yield f"{here}.{key}: there is no model in {path}; put it there, or set this to where it is"
+
+
+def library_bases(model: Any) -> dict[str, Any]:
+    """Facts, as `portraitgen.training.bases` has them, of what `from_pretrained` loads for settings `model`.
+
+    Raises:
+        ValueError: the files of a model cannot be found.
+    """
+    from portraitgen.nn.pretrained import model_folder, weight_files
+    from portraitgen.training.bases import file_facts
+
+    facts = {}
+    for place, node, _ in pretrained_nodes(model, "model"):
+        source = next((node[key] for key in _PATH_KEYS if key in node), None)
+        if "_target_" in node and source is not None:
+            folder = model_folder(source, node.get("subfolder"), section=place)
+            facts[place] = file_facts(source, weight_files(folder, node.get("variant")))
+    return facts
+
+
+def find_moved(model: Any, named: Mapping[str, Mapping[str, Any]], *, models: str) -> None:
+    """Point settings of another machine to the models of this one, in place.
+
+    A path that leads nowhere is looked for below `models` by its last names. Only models whose digest the
+    weights file states are (`named`): whether it is the same one is checked once it is loaded.
+    """
+    sources = [str(base["source"]) for base in named.values()]
+    for _, node, keys in pretrained_nodes(model, "model"):
+        for key in keys:
+            path = Path(node[key])
+            known = any(source == str(path) or source.startswith(f"{path}/") for source in sources)
+            if known and not path.expanduser().exists():
+                tails = [Path(models, *path.parts[start:]) for start in range(1, len(path.parts))]
+                found = next((tail for tail in tails if tail.is_dir()), None)
+                if found is not None:
+                    node[key] = str(found)
+
+
+def _is_path(name: str, models: str) -> bool:
+    return name.startswith((f"{models}/", "/", "./", "../", "~/"))
