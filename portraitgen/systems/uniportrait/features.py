@@ -1,0 +1,89 @@
+"""What a photo shows of a face, for the resampler: who it is, and how it looks (arXiv:2408.05939, 3.2)."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from portraitgen.faces.recognition.iresnet import IResNet
+from portraitgen.faces.recognition.mobileface import MobileFace
+from portraitgen.faces.recognition.recognizer import FaceRecognizer, load_recognition
+from portraitgen.nn.clip_image import ClipImageEncoder
+
+_GRID = 16
+"""Side of the map of structural features: CLIP ViT-H/14 has that many patches a side."""
+
+
+class FaceFeatures(nn.Module):
+    """Upright crops of faces → intrinsic features and structural ones; frozen.
+
+    Intrinsic are the places of the recognition network's last map, as they stand before its embedding;
+    structural are its earlier maps, resized to CLIP's patches, beside CLIP's tokens of the last layer but
+    one. None of them is normalised (UniPortrait's issues 5 and 6).
+
+    Args:
+        face: recognition network; UniPortrait's is curricularface.
+        clip: image encoder with 16x16 patches; UniPortrait's is the ViT-H/14 of IP-Adapter.
+
+    Attributes:
+        intrinsic_dim, structure_dim: widths of the features.
+
+    Raises:
+        ValueError: the network gives no maps, or CLIP has another number of patches.
+    """
+
+    def __init__(self, face: FaceRecognizer, clip: ClipImageEncoder) -> None:
+        super().__init__()
+        network = face.network
+        if not isinstance(network, IResNet | MobileFace):
+            raise ValueError(
+                f"{face.name} gives no maps of its stages: condition on curricularface, arcface or mobileface"
+            )
+        if clip.num_patches != _GRID**2:
+            raise ValueError(
+                f"this CLIP has {clip.num_patches} patches, but faces' maps are resized to {_GRID}x{_GRID}: "
+                "use one of 224 pixels with patches of 14, such as ViT-H/14"
+            )
+        self.face = face
+        self.clip = clip
+        self.intrinsic_dim = network.stage_widths[-1]
+        self.structure_dim = sum(network.stage_widths[:-1]) + clip.token_dim
+
+    @classmethod
+    def from_pretrained(cls, *, recognition: str, recognition_path: str | None, clip: str) -> Self:
+        """With the networks in these files.
+
+        Args:
+            recognition, recognition_path: see `load_recognition`.
+            clip: folder of the image encoder.
+        """
+        return cls(load_recognition(recognition, recognition_path), ClipImageEncoder.from_pretrained(clip))
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Intrinsic [B, n, intrinsic_dim] and structural features [B, 256, structure_dim], float32.
+
+        Args:
+            crops: [B, 3, S, S] in [-1, 1], upright by the network's template; 224 pixels are best, the side
+                of CLIP's picture.
+        """
+        crops = crops.float()
+        network = self.face.network
+        assert isinstance(network, IResNet | MobileFace)
+        side = network.template.side
+        with torch.autocast(crops.device.type, enabled=False):
+            maps = network.stages(F.interpolate(crops.clamp(-1, 1), (side, side), mode="bilinear"))
+        resized = [F.interpolate(each, (_GRID, _GRID), mode="bilinear") for each in maps[:-1]]
+        looks = torch.cat(resized, dim=1).flatten(2).mT
+        return maps[-1].flatten(2).mT, torch.cat([looks, self.clip.tokens(crops).float()], dim=-1)
+
+    @torch.no_grad()
+    def nobody(self, intrinsic: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands for no face, [1, n, …] and [1, 256, …], for a photo's `intrinsic` features [B, n, …].
+
+        Zeros, and CLIP's tokens of a picture that is zero in its own range.
+        """
+        tokens = self.clip.gray_tokens().to(intrinsic)
+        looks = tokens.new_zeros(*tokens.shape[:2], self.structure_dim - tokens.shape[-1])
+        return torch.zeros_like(intrinsic[:1]), torch.cat([looks, tokens], dim=-1)
