@@ -162,7 +162,7 @@ class DecoupledAttention(nn.Module):
         if branches.image is not None and branches.image_scale:
             if self.to_k_ip is None or self.to_v_ip is None:
                 raise ValueError(
-                    "an image prompt, but the network has no branch for one (network.image_prompt)"
+                    "an image prompt, but the network has no branch for it (network.image_prompt)"
                 )
             image = branches.image.to(query.dtype)
             key, value = _heads(self.to_k_ip(image), attn), _heads(self.to_v_ip(image), attn)
