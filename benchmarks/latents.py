@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from loader import NUM_CLIPS, NUM_FRAMES, SIZE, cpu_ms, make_frames
 
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.clip_examples import ClipExamples
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.features.store import FeatureFacts, write_features
 from portraitgen.data.sample import make_key
 from portraitgen.data.shards import ShardWriter
@@ -35,14 +36,13 @@ TARGET = 8
 
 
 def read(shards: str, num_samples: int, seed: int, **settings) -> None:
-    module = ClipDataModule(
+    module = ShardDataModule(
         shards,
-        clip_frames=12,
+        examples=ClipExamples(clip_frames=12, **settings),
         batch_size=4,
         num_workers=2,
         seed=seed,
         samples_per_epoch=num_samples,
-        **settings,
     )
     for _ in module.train_dataloader():
         pass

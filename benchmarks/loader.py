@@ -38,7 +38,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.clip_examples import ClipExamples
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.sample import make_key
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
@@ -129,15 +130,14 @@ def read_field(paths: list[Path], num_samples: int, seed: int) -> None:
 def read_ours(
     shards: str, num_workers: int, num_samples: int, seed: int, snap_keyframes: bool = True
 ) -> None:
-    datamodule = ClipDataModule(
+    datamodule = ShardDataModule(
         shards,
-        clip_frames=CLIP_FRAMES,
+        examples=ClipExamples(clip_frames=CLIP_FRAMES, snap_keyframes=snap_keyframes),
         batch_size=BATCH_SIZE,
         num_workers=num_workers,
         seed=seed,
         val_shards=shards,
-        val_clips=num_samples,
-        snap_keyframes=snap_keyframes,
+        val_samples=num_samples,
     )
     for _ in datamodule.val_dataloader():
         pass

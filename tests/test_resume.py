@@ -28,7 +28,7 @@ KILLED_AT = 4
 COMMON = [
     f"trainer.max_steps={STEPS}",
     f"callbacks.last_checkpoint.every_steps={SAVED_AT}",
-    "data.val_clips=1",
+    "data.val_samples=1",
     "sampling.num_steps=1",
 ]
 TWO_PROCESSES = ["strategy=ddp", "trainer.devices=2", "data.batch_size=1"]

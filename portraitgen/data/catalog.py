@@ -1,22 +1,15 @@
-"""All shards of a data set together: find them, open their indexes, choose the samples that can be used."""
+"""All shards of a data set together: find them, open their indexes, ask them about their samples."""
 
-import logging
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from portraitgen.data.clips import ClipWindows
 from portraitgen.data.index import ShardIndex
 from portraitgen.data.sample import DataError
 from portraitgen.data.scan import open_index
-
-log = logging.getLogger(__name__)
 
 # At least `low` and at most `high`; None leaves that side open.
 Range = tuple[float | None, float | None]
@@ -55,26 +48,6 @@ def _expand_braces(pattern: str) -> list[str]:
     return list(chain.from_iterable(_expand_braces(head + choice + tail) for choice in choices))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Selection:
-    """The N samples of a catalog that have a window and pass the filters, in the order of their shards.
-
-    Attributes:
-        shards: int64 [N], number of the shard.
-        rows: int64 [N], row in that shard's index.
-        size: (H, W) of all of them.
-        frame_rate: of all of them, if the sound was asked for, else 0.
-    """
-
-    shards: np.ndarray
-    rows: np.ndarray
-    size: tuple[int, int]
-    frame_rate: Fraction = Fraction(0)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 class Catalog:
     """The shards of a data set with their indexes.
 
@@ -99,84 +72,36 @@ class Catalog:
                     f" {self.landmark_scheme}, {shard.name} has {number} of {scheme}; train on one kind"
                 )
 
-    def select(
-        self,
-        windows: ClipWindows,
-        filters: Mapping[str, Range] | None = None,
-        *,
-        masks: str | None = None,
-        audio: bool = False,
-        having: Mapping[str, np.ndarray] | None = None,
-    ) -> Selection:
-        """Samples that have a window and whose scores lie in the ranges of `filters`; with `audio`, a sound.
+    def __len__(self) -> int:
+        """Samples of all shards."""
+        return sum(len(index) for index in self.indexes)
 
-        {"min_face": (64, None)} takes faces from 64 px; a sample without that score is left out, as is one in
-        which somebody has no mask of the region `masks`, and one that is False in a column of `having` (bool
-        [samples of all shards], by the name of what it says to be there).
+    def column(self, name: str) -> np.ndarray:
+        """A column of the indexes that has one row a sample, over all shards."""
+        return np.concatenate([getattr(index, name) for index in self.indexes])
+
+    def has_member(self, name: str) -> np.ndarray:
+        """bool [N]: samples with a member of that extension."""
+        return np.concatenate([_has_member(index, name) for index in self.indexes])
+
+    def has_masks(self, region: str) -> np.ndarray:
+        """bool [N]: samples in which everybody has a mask of this region."""
+        return np.concatenate([index.has_masks(region) for index in self.indexes])
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the shard and row in its index, each int64 [N], of the samples of all shards."""
+        lengths = [len(index) for index in self.indexes]
+        return np.repeat(np.arange(len(lengths)), lengths), np.concatenate([np.arange(n) for n in lengths])
+
+    def passing(self, filters: Mapping[str, Range]) -> np.ndarray:
+        """bool [N]: samples whose scores lie in the ranges of `filters`.
+
+        {"min_face": (64, None)} takes faces from 64 px; a sample without that score does not pass.
 
         Raises:
-            DataError: none is left, an unknown score, or frame sizes (with `audio`, frame rates) differ.
+            DataError: no sample passes, or no shard has such a score.
         """
-        passing = self._passing(filters or {})
-        if masks is not None:
-            masked = np.concatenate([index.has_masks(masks) for index in self.indexes])
-            if not masked.any():
-                raise DataError(
-                    f"data.masks={masks}: none of {len(masked)} samples has masks of the {masks};"
-                    " prepare them with masks=hull, ellipse or sam2, or set data.masks=null"
-                )
-            passing &= masked
-        longest = np.concatenate([windows.longest_runs(index) for index in self.indexes])
-        if not passing.any():
-            raise DataError(f"data.filters {dict(filters or {})} leave none of {len(passing)} samples")
-        for name, present in (having or {}).items():
-            passing &= present
-            if not passing.any():
-                raise DataError(f"none of {len(passing)} samples that could be used has {name}")
-        if audio:
-            passing &= np.concatenate([_has_member(index, "wav") for index in self.indexes])
-            if not passing.any():
-                raise DataError(
-                    f"none of {len(passing)} samples that pass data.filters has sound, and data.audio is set:"
-                    " prepare videos that have some"
-                )
-        usable = passing & (longest >= windows.reach)
-        low, high = windows.span
-        if not usable.any():
-            raise DataError(
-                f"no sample has {windows.reach} valid frames in a row (clip_frames {windows.clip_frames},"
-                f" stride {windows.stride}) within {low:.0%} to {high:.0%} of the clip: of"
-                f" {int(passing.sum())} sample(s) the longest run has {longest[passing].max()}; lower"
-                f" data.clip_frames or data.stride, widen the span, or prepare longer clips"
-            )
-        log.info(
-            f"{int(usable.sum())} of {len(usable)} samples in {len(self.shards)} shard(s) can be used,"
-            f" from {low:.0%} to {high:.0%} of each"
-        )
-        shards = np.repeat(np.arange(len(self.indexes)), [len(index) for index in self.indexes])[usable]
-        rows = np.concatenate([np.arange(len(index)) for index in self.indexes])[usable]
-        sizes = Counter(map(tuple, np.concatenate([index.size for index in self.indexes])[usable].tolist()))
-        if len(sizes) > 1:
-            counts = ", ".join(f"{count} of {w}x{h}" for (h, w), count in sizes.most_common(4))
-            raise DataError(
-                f"samples differ in frame size ({counts}): prepare them at one size or filter them"
-            )
-        ((height, width),) = sizes
-        return Selection(shards, rows, (height, width), self._frame_rate(usable) if audio else Fraction(0))
-
-    def _frame_rate(self, usable: np.ndarray) -> Fraction:
-        rates = Counter(map(tuple, np.concatenate([index.fps for index in self.indexes])[usable].tolist()))
-        if len(rates) > 1:
-            counts = ", ".join(f"{count} of {n}/{d}" for (n, d), count in rates.most_common(4))
-            raise DataError(
-                f"samples differ in frame rate ({counts}), so their sounds differ in length: prepare them at"
-                " one rate (prepare.py fps=…)"
-            )
-        ((numerator, denominator),) = rates
-        return Fraction(numerator, denominator)
-
-    def _passing(self, filters: Mapping[str, Range]) -> np.ndarray:
-        passing = np.ones(sum(len(index) for index in self.indexes), bool)
+        passing = np.ones(len(self), bool)
         known = sorted({str(name) for index in self.indexes for name in index.score_names})
         for name, (low, high) in filters.items():
             if name not in known:
@@ -188,6 +113,8 @@ class Catalog:
             passing &= (values >= (-np.inf if low is None else low)) & (
                 values <= (np.inf if high is None else high)
             )
+        if not passing.any():
+            raise DataError(f"data.filters {dict(filters)} leave none of {len(passing)} samples")
         return passing
 
 

@@ -16,7 +16,7 @@ class Window(NamedTuple):
 
     track: int
     frames: np.ndarray
-    reference: int
+    reference: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +33,25 @@ class ClipWindows:
             It makes decoding 1.3 to 3 times cheaper, but is a choice about the data: with GOP 12 only every
             twelfth offset, and of single pictures only every twelfth frame, is ever seen.
         reference: "random", another valid frame of the span, outside the window if possible; "first", the
-            first frame of the clip that shows the person, wherever the span lies; or "neutral", of all such
-            frames the one with the most closed mouth.
+            first frame of the clip that shows the person, wherever the span lies; "neutral", of all such
+            frames the one with the most closed mouth; or None for none.
+        lead: frames of its run that must lie before a window, wherever the span begins.
     """
 
     clip_frames: int
     stride: int | tuple[int, ...] = 1
     span: tuple[float, float] = (0.0, 1.0)
     snap_keyframes: bool = True
-    reference: str = "random"
+    reference: str | None = "random"
+    lead: int = 0
 
     def __post_init__(self) -> None:
         if self.clip_frames < 1 or min(self.strides, default=0) < 1:
             raise DataError(f"clip_frames ({self.clip_frames}) and stride ({self.stride}) must be at least 1")
         if not 0 <= self.span[0] < self.span[1] <= 1:
             raise DataError(f"span {self.span} must be a range within [0, 1], such as [0, 0.75]")
-        if self.reference not in REFERENCES:
-            raise DataError(f"reference {self.reference!r} is not one of {', '.join(REFERENCES)}")
+        if self.reference not in (*REFERENCES, None):
+            raise DataError(f"reference {self.reference!r} is not one of {', '.join(REFERENCES)}, nor null")
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -67,13 +69,18 @@ class ClipWindows:
         """
         owner = np.repeat(np.arange(len(index)), np.diff(index.run_splits))
         low, high = self._bounds(index.num_frames[owner])
-        lengths = np.minimum(index.runs[:, 2], high) - np.maximum(index.runs[:, 1], low)
+        lengths = np.minimum(index.runs[:, 2], high) - np.maximum(index.runs[:, 1] + self.lead, low)
         longest = np.zeros(len(index), np.int64)
         np.maximum.at(longest, owner, lengths)
         return longest
 
     def choose(
-        self, num_frames: int, runs: np.ndarray, keyframes: np.ndarray, rng: np.random.Generator
+        self,
+        num_frames: int,
+        runs: np.ndarray,
+        keyframes: np.ndarray,
+        rng: np.random.Generator,
+        starts: np.ndarray | None = None,
     ) -> Window:
         """Draw one window, all starts being equally likely.
 
@@ -84,16 +91,14 @@ class ClipWindows:
             runs: int [R, 3] track, start, end of its runs of valid frames.
             keyframes: bool [T].
             rng: two draws are taken from it, one more for several strides.
+            starts: bool [T], frames at which a window may begin; None for all. What is stored of windows, and
+                not of frames, restricts them so.
 
         Raises:
             DataError: the clip has no window.
         """
         low, high = (int(bound) for bound in self._bounds(np.array(num_frames)))
-        usable = [
-            (track, np.arange(max(start, low), min(end, high)))
-            for track, start, end in runs.tolist()
-            if min(end, high) - max(start, low) >= self.reach
-        ]
+        usable = self._usable(num_frames, runs)
         if not usable:
             raise DataError(
                 f"has no {self.reach} valid frames in a row within {self.span} of its {num_frames}"
@@ -103,11 +108,19 @@ class ClipWindows:
         wanted = (self.clip_frames - 1) * stride + 1
         reaches = [min(wanted, len(frames)) for _, frames in usable]
         kept = [frames[: len(frames) - reach + 1] for (_, frames), reach in zip(usable, reaches, strict=True)]
-        starts = np.concatenate(kept)
+        if starts is not None:
+            kept = [frames[starts[frames]] for frames in kept]
+        possible = np.concatenate(kept)
+        if not len(possible):
+            raise DataError(f"has no window within {self.span} among those that its features are of")
         run_of = np.repeat(np.arange(len(usable)), [len(each) for each in kept])
-        picked = rng.choice(self._snapped(np.arange(len(starts)), keyframes[starts]))
+        choice = np.arange(len(possible))
+        # Windows that were computed beforehand are all wanted; nothing need be decoded of them.
+        picked = rng.choice(choice if starts is not None else self._snapped(choice, keyframes[possible]))
         track, reach = usable[run_of[picked]][0], reaches[run_of[picked]]
-        window = spread(int(starts[picked]), reach, self.clip_frames)
+        window = spread(int(possible[picked]), reach, self.clip_frames)
+        if self.reference is None:
+            return Window(track, window, None)
         own = runs[runs[:, 0] == track]
         if self.reference != "random":  # who reads the landmarks looks for the neutral one
             return Window(track, window, int(own[:, 1].min()))
@@ -116,12 +129,33 @@ class ClipWindows:
         others = others if len(others) else valid
         return Window(track, window, int(rng.choice(self._snapped(others, keyframes[others]))))
 
+    def has_window(self, num_frames: int, runs: np.ndarray, starts: np.ndarray) -> bool:
+        """Whether the shortest windows can begin at one of `starts`, bool [T]; see `choose`."""
+        return any(
+            starts[frames[: len(frames) - self.reach + 1]].any()
+            for _, frames in self._usable(num_frames, runs)
+        )
+
+    def _usable(self, num_frames: int, runs: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Person and frames of each run, as far as windows may lie there, that has room for one."""
+        low, high = (int(bound) for bound in self._bounds(np.array(num_frames)))
+        borders = [
+            (track, max(start + self.lead, low), min(end, high)) for track, start, end in runs.tolist()
+        ]
+        return [(track, np.arange(low, high)) for track, low, high in borders if high - low >= self.reach]
+
     def _bounds(self, num_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First frame of the span and the one after its last, rounded alike, so that spans tile a clip."""
         return np.rint(self.span[0] * num_frames).astype(int), np.rint(self.span[1] * num_frames).astype(int)
 
     def _snapped(self, candidates: np.ndarray, at_keyframe: np.ndarray) -> np.ndarray:
         return candidates[at_keyframe] if self.snap_keyframes and at_keyframe.any() else candidates
+
+
+def run_before(runs: np.ndarray, track: int, frame: int) -> int:
+    """First frame of the run of `track` that holds `frame`; runs int [R, 3] track, start, end."""
+    (start,) = (start for of, start, end in runs.tolist() if of == track and start <= frame < end)
+    return int(start)
 
 
 def spread(start: int, reach: int, count: int) -> np.ndarray:

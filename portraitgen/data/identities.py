@@ -19,9 +19,12 @@ class Identities:
     """The people of a catalog whose names are known, and all their faces.
 
     Held as plain columns, some 16 bytes a face. `names` are sorted.
+
+    Args:
+        among: bool [samples of all shards], the samples that faces are drawn from; default all.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, among: np.ndarray | None = None) -> None:
         self.names = sorted({str(name) for index in catalog.indexes for name in index.identity_names})
         numbers = {name: number for number, name in enumerate(self.names)}
         self._firsts: list[np.ndarray] = []
@@ -35,9 +38,13 @@ class Identities:
             self._people.append(known[index.identities])
             tracks = np.arange(len(rows)) - self._firsts[-1][rows]
             places.append(np.stack([np.full(len(rows), shard), rows, tracks], axis=1).astype(np.int32))
-        people = np.concatenate(self._people)
+        people, every = np.concatenate(self._people), np.concatenate(places)
+        if among is not None:
+            starts = np.cumsum([0, *(len(index) for index in catalog.indexes)])
+            drawn = among[starts[every[:, 0]] + every[:, 1]]
+            people, every = people[drawn], every[drawn]
         order = np.argsort(people, kind="stable")
-        self._places = np.concatenate(places)[order]
+        self._places = every[order]
         self._splits = np.searchsorted(people[order], np.arange(len(self.names) + 1))
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ sampler of its own under DDP. Ranks are told apart here, by numbers given when t
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from portraitgen.data.examples import ClipExamples, Failure
+from portraitgen.data.examples import ExamplesByPosition, Failure
 from portraitgen.data.sample import DataError
 from portraitgen.data.slabs import Slab, SlabRing
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Tensor | list[str]]
+Batch = dict[str, Tensor | list[str] | list[str | list[str]]]
 
 _PREFETCH_FACTOR = 2
 # Beside those prefetched, the trainer holds the batch that it works on and the one that it just left.
@@ -32,7 +32,7 @@ class _BatchReader:
     """Reads batches of given positions, in this process or in workers that run ahead of it."""
 
     def __init__(
-        self, examples: ClipExamples, *, batch_size: int, num_workers: int, pin_memory: bool
+        self, examples: ExamplesByPosition, *, batch_size: int, num_workers: int, pin_memory: bool
     ) -> None:
         self._examples = examples
         self._batch_size = batch_size
@@ -43,7 +43,7 @@ class _BatchReader:
     def read(self, positions: Iterable[list[int]]) -> Generator[Batch, None, None]:
         """Batches in the order of `positions`; DataError when too many samples cannot be read."""
         ring = SlabRing(
-            self._examples.layout,
+            self._examples.layouts,
             self._batch_size,
             num_workers=max(self._num_workers, 1),
             slabs_per_worker=_SLABS_PER_WORKER,
@@ -71,7 +71,8 @@ class _BatchReader:
             keys, texts, tensors, failures = result
             self._report(failures)
             # From a worker a slab arrives as its tensors.
-            yield {"key": keys, **texts, **(ring.tensors(tensors) if isinstance(tensors, Slab) else tensors)}
+            read = ring.tensors(tensors) if isinstance(tensors, Slab) else tensors
+            yield {"key": keys, **texts, **read, **self._examples.constants}
 
     def _report(self, failures: list[Failure]) -> None:
         for failure in failures:
@@ -93,9 +94,9 @@ class ResumableLoader:
     """Batches of the endless training stream; `batches_per_epoch` of them are called an epoch.
 
     A batch is a function of the seed, its number, the rank and the world size: the same for any number of
-    workers; and two ranks see together what one sees with twice the batch size. `iter` goes on where the
-    stream stands, also after a loop that was left early, so that going on and resuming are the same. The
-    state counts the batches handed out, not those that workers have read ahead.
+    workers; and two ranks see together what one sees with twice the batch size, with buckets of sizes too.
+    `iter` goes on where the stream stands, also after a loop that was left early, so that going on and
+    resuming are the same. The state counts the batches handed out, not those that workers have read ahead.
 
     Args:
         examples: samples by position, in a SampleOrder.
@@ -108,7 +109,7 @@ class ResumableLoader:
 
     def __init__(
         self,
-        examples: ClipExamples,
+        examples: ExamplesByPosition,
         *,
         batch_size: int,
         batches_per_epoch: int,
@@ -173,23 +174,23 @@ class ResumableLoader:
 
 
 class FixedLoader:
-    """The same clips in the same order each time, for validation and samples.
+    """The same samples in the same order each time, for validation and samples.
 
-    Ranks get every `world_size`-th clip, equally many each: the first clips are repeated where the number
-    does not divide, so gather results by key.
+    Ranks get every `world_size`-th sample, equally many each: the first samples are repeated where the number
+    does not divide, so gather results by key. With buckets of sizes this holds for each of them.
 
     Args:
         examples: samples by position, in a fixed order.
-        num_clips: positions 0 .. num_clips - 1 are read.
-        batch_size, num_workers, rank, world_size, pin_memory: as for ResumableLoader; the last batch may be
-            smaller.
+        groups: the positions that are read; a batch is of one group.
+        batch_size, num_workers, rank, world_size, pin_memory: as for ResumableLoader; the last batch of a
+            group may be smaller.
     """
 
     def __init__(
         self,
-        examples: ClipExamples,
+        examples: ExamplesByPosition,
         *,
-        num_clips: int,
+        groups: Sequence[range],
         batch_size: int,
         num_workers: int = 0,
         rank: int = 0,
@@ -199,9 +200,11 @@ class FixedLoader:
         self._reader = _BatchReader(
             examples, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory
         )
-        share = -(-num_clips // world_size)
-        positions = [(rank + world_size * i) % num_clips for i in range(share)]
-        self._batches = [positions[i : i + batch_size] for i in range(0, share, batch_size)]
+        self._batches: list[list[int]] = []
+        for group in groups:
+            share = -(-len(group) // world_size)
+            positions = [group[(rank + world_size * i) % len(group)] for i in range(share)]
+            self._batches += [positions[i : i + batch_size] for i in range(0, share, batch_size)]
 
     def __len__(self) -> int:
         return len(self._batches)

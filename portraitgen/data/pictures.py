@@ -56,9 +56,17 @@ def photo_planes(jpeg: bytes | memoryview) -> np.ndarray:
     return planes
 
 
-def decode_jpeg(jpeg: bytes | memoryview, name: str) -> np.ndarray:
-    """uint8 [H, W, 3] BGR. DataError, calling it `name`, when it cannot be read."""
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def decode_jpeg(jpeg: bytes | memoryview, name: str, *, reduced: int = 1) -> np.ndarray:
+    """uint8 [H, W, 3] BGR, its sides divided by 1, 2, 4 or 8. DataError, calling it `name`, on damage."""
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), _REDUCED[reduced])
     if image is None:
         raise DataError(f"{name} is not a readable JPEG")
     return image

@@ -1,5 +1,7 @@
 """Read single samples through the index: chosen frames, their landmarks, or the whole sample."""
 
+import io
+
 import cv2
 import numpy as np
 
@@ -7,7 +9,7 @@ from portraitgen.data.archive import Member, OpenArchives
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.members import sample_from_members
 from portraitgen.data.pictures import decode_jpeg, photo_planes
-from portraitgen.data.sample import ClipSample, DataError
+from portraitgen.data.sample import DAMAGE, ClipSample, DataError
 from portraitgen.media.audio import SAMPLE_RATE, decode_wav
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle, unpack_runs
@@ -23,6 +25,7 @@ class ClipReader:
         self._catalog = catalog
         self._archives = OpenArchives(catalog.shards)
         self._decoder = GopDecoder()
+        self._last_tracks: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
 
     def frames(self, shard: int, row: int, frames: np.ndarray, *, out: np.ndarray) -> None:
         """Decode frames (int64 [n], increasing) into `out`, uint8 [n, 3H/2, W] I420 planes.
@@ -46,6 +49,42 @@ class ClipReader:
         place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
         return np.frombuffer(self._archives[shard].read(place), "<f4").reshape(shape)[frames, track]
 
+    def key_points(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
+        """The five key points of person `track` in these frames: float32 [n, 5, 2]; NaN where not found."""
+        return self._tracks(shard, row)["kps"][frames, track]
+
+    def boxes(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
+        """Boxes of the face of person `track` in these frames: float32 [n, 4] xyxy; NaN where not found."""
+        return self._tracks(shard, row)["box"][frames, track, 0]
+
+    def people(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [N, 4] and key points float32 [N, 5, 2] of everybody in a photo."""
+        arrays = self._tracks(shard, row)
+        return arrays["box"][0, :, 0], arrays["kps"][0]
+
+    def photo(self, shard: int, row: int, *, reduced: int = 1) -> np.ndarray:
+        """A photo at its size, or at a half, a quarter, an eighth of it: uint8 [H, W, 3] BGR.
+
+        JPEG gives the smaller ones for less: they are means of 8x8 blocks of its own.
+
+        Raises:
+            DataError: it is damaged, or not what the index says.
+        """
+        index = self._catalog.indexes[shard]
+        jpeg = self._archives[shard].read(index.members(row)["jpg"])
+        image = decode_jpeg(jpeg, "the photo", reduced=reduced)
+        expected = tuple(-(-side // reduced) for side in index.size[row].tolist())
+        if image.shape[:2] != expected:
+            raise DataError(f"the photo has {image.shape[:2]} pixels, the index says {expected}")
+        return image
+
+    def caption(self, shard: int, row: int) -> str:
+        """The caption in the shard. DataError where there is none."""
+        member = self._catalog.indexes[shard].members(row).get("txt")
+        if member is None:
+            raise DataError("has no caption")
+        return bytes(self._archives[shard].read(member)).decode()
+
     def masks(
         self, shard: int, row: int, track: int, frames: np.ndarray, *, region: str = "face"
     ) -> np.ndarray:
@@ -67,6 +106,10 @@ class ClipReader:
         places = (frames * number + column).tolist()
         chosen = [unpack_runs(packed[offsets[place] : offsets[place + 1]]) for place in places]
         return np.stack([decode_rle(runs, (height, width)) for runs in chosen])
+
+    def has_face_crop(self, shard: int, row: int, track: int) -> bool:
+        """Whether preparation stored a crop of the face of person `track`."""
+        return f"face.{track + 1}_0.jpg" in self._catalog.indexes[shard].members(row)
 
     def face_crop(self, shard: int, row: int, track: int, *, rank: int = 0) -> np.ndarray:
         """The best crop (or the next ones) of the face of person `track`: uint8 [S, S, 3] RGB.
@@ -97,3 +140,16 @@ class ClipReader:
         members = self._catalog.indexes[shard].members(row)
         archive = self._archives[shard]
         return sample_from_members({name: archive.read(member) for name, member in members.items()})
+
+    def _tracks(self, shard: int, row: int) -> dict[str, np.ndarray]:
+        """Boxes and key points of a sample, kept until another one is asked for."""
+        if self._last_tracks is None or self._last_tracks[0] != (shard, row):
+            member = self._catalog.indexes[shard].members(row)["tracks.npz"]
+            data = io.BytesIO(self._archives[shard].read(member))
+            try:
+                with np.load(data, allow_pickle=False) as stored:
+                    arrays = {name: stored[name] for name in ("box", "kps")}
+            except DAMAGE as error:
+                raise DataError(f"tracks.npz is damaged ({error})") from error
+            self._last_tracks = (shard, row), arrays
+        return self._last_tracks[1]

@@ -9,6 +9,7 @@ of a container does not limit it.
 import itertools
 import mmap
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,25 +22,31 @@ _tokens = itertools.count()
 
 
 class SlabRing:
-    """`num_workers * slabs_per_worker` slabs of one batch each.
+    """`num_workers * slabs_per_worker` slabs of one batch each, which may be of any of the layouts.
 
     A worker takes slabs of its own share only, the trainer only gives them back, so one shared byte a slab is
     all the bookkeeping that is needed. Make it before the workers are forked.
     """
 
     def __init__(
-        self, layout: BatchLayout, batch_size: int, *, num_workers: int, slabs_per_worker: int
+        self,
+        layouts: Sequence[BatchLayout],
+        batch_size: int,
+        *,
+        num_workers: int,
+        slabs_per_worker: int,
     ) -> None:
-        self._layout = layout
+        self._layouts = layouts
         self._slabs_per_worker = slabs_per_worker
-        self._stride = -(-layout.num_bytes(batch_size) // mmap.PAGESIZE) * mmap.PAGESIZE
+        largest = max(layout.num_bytes(batch_size) for layout in layouts)
+        self._stride = -(-largest // mmap.PAGESIZE) * mmap.PAGESIZE
         count = num_workers * slabs_per_worker
         self._memory = memoryview(mmap.mmap(-1, count * self._stride))
         self._taken = np.frombuffer(mmap.mmap(-1, count), np.uint8)
         self._token = next(_tokens)
         _rings[self._token] = self
 
-    def take(self, worker: int, batch_size: int) -> "Slab | None":
+    def take(self, worker: int, batch_size: int, *, layout: int = 0) -> "Slab | None":
         """In a worker: a free slab of its share, or None while the trainer still holds all of them."""
         first = worker * self._slabs_per_worker
         free = np.flatnonzero(self._taken[first : first + self._slabs_per_worker] == 0)
@@ -47,11 +54,11 @@ class SlabRing:
             return None
         number = first + int(free[0])
         self._taken[number] = 1
-        return Slab(self._token, number, batch_size)
+        return Slab(self._token, number, batch_size, layout)
 
     def arrays(self, slab: "Slab") -> dict[str, np.ndarray]:
         """In a worker: the batch's arrays on a slab, to be written."""
-        return self._layout.views(self._block(slab.number), slab.batch_size)
+        return self._layouts[slab.layout].views(self._block(slab.number), slab.batch_size)
 
     def tensors(self, slab: "Slab") -> dict[str, Tensor]:
         """In the trainer: the batch on a slab, which is free again when the last tensor on it is gone."""
@@ -60,7 +67,7 @@ class SlabRing:
         weakref.finalize(block, self._give_back, slab.number).atexit = False
         return {
             name: torch.from_numpy(array)
-            for name, array in self._layout.views(block, slab.batch_size).items()
+            for name, array in self._layouts[slab.layout].views(block, slab.batch_size).items()
         }
 
     def _block(self, number: int) -> np.ndarray:
@@ -73,12 +80,12 @@ class SlabRing:
 class Slab:
     """A batch on its way: pickled in a worker, it is unpickled in the trainer as that batch's tensors."""
 
-    def __init__(self, token: int, number: int, batch_size: int) -> None:
-        self.token, self.number, self.batch_size = token, number, batch_size
+    def __init__(self, token: int, number: int, batch_size: int, layout: int) -> None:
+        self.token, self.number, self.batch_size, self.layout = token, number, batch_size, layout
 
     def __reduce__(self) -> tuple:
-        return _received, (self.token, self.number, self.batch_size)
+        return _received, (self.token, self.number, self.batch_size, self.layout)
 
 
-def _received(token: int, number: int, batch_size: int) -> dict[str, Tensor]:
-    return _rings[token].tensors(Slab(token, number, batch_size))
+def _received(token: int, number: int, batch_size: int, layout: int) -> dict[str, Tensor]:
+    return _rings[token].tensors(Slab(token, number, batch_size, layout))

@@ -26,6 +26,7 @@ class _Curve:
 
 
 # "Left" is left in the picture.
+# The curves of a scheme take its landmarks one after the other.
 _CURVES = {
     "ibug68": (
         _Curve(0, 16, False, (160, 160, 160)),  # jaw, ear to ear
@@ -50,6 +51,7 @@ def draw_landmarks(
     image_size: tuple[int, int],
     canvas_size: tuple[int, int],
     scheme: str = "ibug68",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the landmarks of T frames.
 
@@ -59,6 +61,7 @@ def draw_landmarks(
         image_size: (height, width) that the landmarks refer to.
         canvas_size: (height, width) of the drawings.
         scheme: order and meaning of the landmarks: `ibug68`, or `mediapipe478`, drawn as AniPortrait does.
+        out: where the drawings go, of the shape and dtype of the result; None: to memory of their own.
 
     Returns:
         uint8 [T, 3, H, W] RGB on black; lines are 2 px wide at 512 and scale with the canvas, at least 1 px.
@@ -66,8 +69,11 @@ def draw_landmarks(
     Raises:
         ValueError: unknown scheme, or landmarks of another shape.
     """
+    if out is None:
+        out = np.empty((len(landmarks), 3, *canvas_size), np.uint8)
     if scheme == "mediapipe478":
-        return draw_face_mesh(landmarks, image_size=image_size, canvas_size=canvas_size)
+        out[:] = draw_face_mesh(landmarks, image_size=image_size, canvas_size=canvas_size)
+        return out
     if scheme not in _CURVES:
         known = ", ".join(sorted(DRAWN))
         raise ValueError(f"cannot draw landmarks of scheme {scheme!r}; known: {known}")
@@ -79,20 +85,40 @@ def draw_landmarks(
     thickness = max(round(2 * min(height, width) / 512), 1)
     stretch = np.array([width / image_size[1], height / image_size[0]])
     # cv2 puts whole numbers on pixel centres; landmarks have centres at .5.
-    points = (landmarks * stretch - 0.5) * 2**_SUBPIXEL_BITS
-    canvas = np.zeros((len(landmarks), height, width, 3), np.uint8)
-    for picture, face in zip(canvas, points, strict=True):
-        for curve in curves:
-            line = face[curve.first : curve.last + 1]
-            if np.isnan(line).any():
-                continue
-            cv2.polylines(
-                picture,
-                [line.round().astype(np.int32)],
-                curve.closed,
-                curve.colour,
-                thickness,
-                cv2.LINE_AA,
-                _SUBPIXEL_BITS,
-            )
-    return np.ascontiguousarray(canvas.transpose(0, 3, 1, 2))
+    positions = landmarks * stretch - 0.5
+    lines = [slice(curve.first, curve.last + 1) for curve in curves]
+    drawn = np.stack([~np.isnan(positions[:, line]).any(axis=(1, 2)) for line in lines], axis=1)
+    used = np.repeat(drawn, [curve.last + 1 - curve.first for curve in curves], axis=1)
+    points = np.nan_to_num((positions * 2**_SUBPIXEL_BITS).round()).astype(np.int32)
+    out[:] = 0
+    canvas = np.zeros((height, width, 3), np.uint8)
+    for planes, face, is_drawn, is_used in zip(out, points, drawn, used, strict=True):
+        if not is_drawn.any():
+            continue
+        # A face is drawn by itself and put where it belongs: most of a picture is black.
+        left, top, right, bottom = _bounds(face[is_used], canvas_size, thickness)
+        part = canvas[top:bottom, left:right]
+        face -= np.array([left, top], np.int32) << _SUBPIXEL_BITS
+        for curve, line, present in zip(curves, lines, is_drawn, strict=True):
+            if present:
+                cv2.polylines(
+                    part, [face[line]], curve.closed, curve.colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS
+                )
+        for channel, plane in enumerate(planes):
+            cv2.extractChannel(part, channel, plane[top:bottom, left:right])
+        part[:] = 0
+    return out
+
+
+def _bounds(points: np.ndarray, canvas_size: tuple[int, int], thickness: int) -> tuple[int, int, int, int]:
+    """Pixels that lines through `points`, int32 [K, 2] in parts of a pixel, can touch: x and y of the first,
+    and of those after the last. All of the canvas where a line comes near its border, where cv2 cuts it.
+    """
+    height, width = canvas_size
+    margin = thickness + 2
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    left, top = (left >> _SUBPIXEL_BITS) - margin, (top >> _SUBPIXEL_BITS) - margin
+    right, bottom = (right >> _SUBPIXEL_BITS) + margin + 2, (bottom >> _SUBPIXEL_BITS) + margin + 2
+    if left < 0 or top < 0 or right > width or bottom > height:
+        return 0, 0, width, height
+    return left, top, right, bottom

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from portraitgen.media.geometry import box_area, expand_box, union_box
+
 
 @dataclass(frozen=True, slots=True)
 class Framing:
@@ -28,15 +30,58 @@ class Framing:
         left, right = np.clip([self.x, self.x + self.width], 0, columns)
         inside = image[top:bottom, left:right]
         part[top - self.y : bottom - self.y, left - self.x : right - self.x] = inside
-        if part.shape[:2] == self.size:
-            return part
-        how = cv2.INTER_AREA if self.height > self.size[0] else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(part, (self.size[1], self.size[0]), interpolation=how))
+        return part if part.shape[:2] == self.size else _resized(part, self.size)
+
+    def part(self, image: np.ndarray, *, reduced: int = 1) -> np.ndarray:
+        """The same of a picture whose sides are divided by `reduced`; where nothing is scaled it is a view.
+
+        The framing must lie inside the picture, on a grid of `reduced` pixels (see `on_grid`).
+        """
+        assert (self.x | self.y | self.width | self.height) % reduced == 0, (self, reduced)
+        x, y, columns, rows = (value // reduced for value in (self.x, self.y, self.width, self.height))
+        inside = image[y : y + rows, x : x + columns]
+        return inside if inside.shape[:2] == self.size else _resized(inside, self.size)
+
+    def cut_planes(self, planes: np.ndarray, *, out: np.ndarray) -> None:
+        """The same of I420 planes, uint8 [N, 3H/2, W] -> `out` [N, 3H'/2, W'], (H', W') being `size`.
+
+        Luma and chroma are scaled by themselves, so no colour is converted. The framing must lie inside the
+        picture, on even pixels (see `on_grid`).
+        """
+        assert (self.x | self.y | self.width | self.height) % 2 == 0, self
+        rows, columns = planes.shape[-2] // 3 * 2, planes.shape[-1]
+        (height, width), half = self.size, (self.size[0] // 2, self.size[1] // 2)
+        y, x = self.y // 2, self.x // 2
+        for picture, target in zip(planes, out, strict=True):
+            luma = picture[self.y : self.y + self.height, self.x : self.x + self.width]
+            target[:height] = _resized(luma, (height, width))
+            chroma = picture[rows:].reshape(2, rows // 2, columns // 2)
+            for plane, smaller in zip(chroma, target[height:].reshape(2, *half), strict=True):
+                part = plane[y : y + self.height // 2, x : x + self.width // 2]
+                smaller[...] = _resized(part, half)
+
+    def cut_masks(self, masks: np.ndarray) -> np.ndarray:
+        """The same of masks, bool [N, H, W] -> bool [N, *size]: the pixel at the place of each."""
+        rows = np.floor(self.y + (np.arange(self.size[0]) + 0.5) * self.height / self.size[0]).astype(int)
+        columns = np.floor(self.x + (np.arange(self.size[1]) + 0.5) * self.width / self.size[1]).astype(int)
+        return np.asarray(masks[:, rows[:, None], columns])
+
+    def on_grid(self, step: int) -> "Framing":
+        """The same with its corners at every `step`-th pixel, for pictures that hold only those."""
+        x, y = self.x // step * step, self.y // step * step
+        columns, rows = (max(side // step * step, step) for side in (self.width, self.height))
+        return Framing(x, y, columns, rows, self.size)
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 2] from pixels of the source to pixels of what is shown, float32."""
         stretch = np.array([self.size[1] / self.width, self.size[0] / self.height])
         return np.asarray((points - np.array([self.x, self.y])) * stretch, np.float32)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, ...] -> [*size, ...]; area means when it shrinks, cubic when it grows."""
+    how = cv2.INTER_AREA if image.shape[0] > size[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=how))
 
 
 def frame_inside(box: np.ndarray, *, image_size: tuple[int, int], size: tuple[int, int]) -> Framing:
@@ -83,6 +128,27 @@ def face_frame(
     """
     spare = margin * float((box[2:] - box[:2]).max()) * np.array([-1, -1, 1, 1])
     return frame_inside(box + spare, image_size=image_size, size=size)
+
+
+def faces_frame(
+    boxes: np.ndarray, *, image_size: tuple[int, int], size: tuple[int, int], margin: float = 0.3
+) -> Framing:
+    """As much of the picture as has the proportion of `size`, with all faces [N, 4] in it if they fit.
+
+    Where they do not, the smallest are given up, one after the other; where they fit only without `margin`
+    (in sides of their boxes, on each side) they are without. The last face is in the middle, whatever fits.
+    """
+    height, width = image_size
+    columns = min(width, height * size[1] / size[0])
+    room = np.array([columns, columns * size[0] / size[1]])
+    largest_first = boxes[np.argsort(-box_area(boxes), kind="stable")]
+    for count in range(len(boxes), 0, -1):
+        for spare in (margin, 0.0):
+            around = union_box(expand_box(largest_first[:count], 1 + 2 * spare))
+            inside = np.clip(around, 0, [width, height, width, height])
+            if (inside[2:] - inside[:2] <= room).all():
+                return largest_frame(inside, image_size=image_size, size=size)
+    return largest_frame(largest_first[0], image_size=image_size, size=size)
 
 
 def largest_frame(box: np.ndarray, *, image_size: tuple[int, int], size: tuple[int, int]) -> Framing:

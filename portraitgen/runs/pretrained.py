@@ -42,7 +42,8 @@ def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
         for key in keys:
             path = settings[key]
             if _is_path(path, models) and not Path(path).expanduser().exists():
-                yield f"{here}.{key}: there is no model in {path}; put it there, or set this to where it is"
+                fetch = f"fetch {settings['source']}" if settings.get("source") else "put it there"
+                yield f"{here}.{key}: there is no model in {path}; {fetch}, or set this to where it is"
 
 
 def library_bases(model: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _MEMORY_ADVICE = """The GPU's memory ran out. What helps, the cheapest first:
   trainer.precision=bf16-mixed        halves the activations
   model.gradient_checkpointing=true   keeps few activations and computes the others twice: about 30 % slower
   data.batch_size                     smaller, with trainer.accumulate_grad_batches larger by the same factor
-  data.clip_frames                    fewer frames a clip
+  data.examples.clip_frames           fewer frames a clip
   strategy=deepspeed_zero2            spreads gradients and optimizer state over the GPUs"""
 
 

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from portraitgen.data.catalog import Catalog, find_shards
+from portraitgen.data.clip_examples import ClipExamples, need_windows
 from portraitgen.data.clips import ClipWindows
-from portraitgen.data.examples import ClipExamples
+from portraitgen.data.examples import ExamplesByPosition
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import manifest_path
+from portraitgen.data.order import EvenSpread
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
+from portraitgen.data.selection import Candidates, Selection
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.encode import encode_clip
@@ -41,6 +44,12 @@ def write(root, samples, **settings) -> Path:
         for sample in samples:
             writer.write(sample)
     return writer.close()[0]
+
+
+def select(catalog, windows, filters=None) -> Selection:
+    candidates = Candidates(catalog, filters or {})
+    need_windows(candidates, windows)
+    return candidates.selection("in a test")
 
 
 def keys(catalog, selection) -> list[str]:
@@ -94,13 +103,13 @@ def test_a_pattern_that_finds_nothing_is_named(tmp_path, pattern, message):
 )
 def test_only_clips_with_a_window_are_chosen(shard, windows, expected):
     catalog = Catalog(str(shard))
-    assert "".join(keys(catalog, catalog.select(windows))) == expected
+    assert "".join(keys(catalog, select(catalog, windows))) == expected
 
 
 def test_too_short_clips_are_told_with_numbers(shard):
     message = r"45 valid frames .*\(clip_frames 12, stride 4\) within 0% to 100%.*of 3 sample.*run has 40"
     with pytest.raises(DataError, match=message):
-        Catalog(str(shard)).select(ClipWindows(12, stride=4))
+        select(Catalog(str(shard)), ClipWindows(12, stride=4))
 
 
 def test_filters(tmp_path, clips):
@@ -108,7 +117,7 @@ def test_filters(tmp_path, clips):
     catalog = Catalog(str(write(tmp_path, scored)))
 
     def chosen(**filters):
-        return "".join(keys(catalog, catalog.select(ClipWindows(1), filters)))
+        return "".join(keys(catalog, select(catalog, ClipWindows(1), filters)))
 
     assert chosen(size=(1, None)) == "bc"
     assert chosen(size=(None, 1)) == "ab"
@@ -123,7 +132,7 @@ def test_filters(tmp_path, clips):
 def test_one_frame_size_and_one_kind_of_landmarks(tmp_path, clips):
     write(tmp_path, [clips[0], synthetic_clip("d", num_frames=20, size=64)])
     with pytest.raises(DataError, match=r"differ in frame size \(1 of 32x32, 1 of 64x64\)"):
-        Catalog(f"{tmp_path}/shards/*.tar").select(ClipWindows(1))
+        select(Catalog(f"{tmp_path}/shards/*.tar"), ClipWindows(1)).frame_size()
     other = replace(clips[1], landmark_scheme="mediapipe478")
     write(tmp_path, [other], first_shard=1)
     message = "landmarks: train-000000.tar has 68 of ibug68, train-000001.tar has 68 of mediapipe478"
@@ -144,7 +153,7 @@ def test_a_shard_cut_short_gives_its_intact_samples_and_one_line(shard, caplog, 
     assert "train-000000.tar" in line
     assert "2 of 3 samples can be used" in line
     assert "json is missing" in line
-    selection = catalog.select(ClipWindows(1))
+    selection = select(catalog, ClipWindows(1))
     assert keys(catalog, selection) == ["a", "b"]
     reader = ClipReader(catalog)
     out = np.empty((40, 48, 32), np.uint8)
@@ -180,7 +189,7 @@ def test_one_bad_shard_does_not_spoil_the_others(tmp_path, clips, caplog):
     write(tmp_path, clips, max_samples=1)
     (tmp_path / "shards" / "train-000001.tar").write_bytes(b"gone")
     catalog = Catalog(f"{tmp_path}/shards/*.tar")
-    assert keys(catalog, catalog.select(ClipWindows(1))) == ["a", "c"]
+    assert keys(catalog, select(catalog, ClipWindows(1))) == ["a", "c"]
     (line,) = caplog.messages
     assert "train-000001.tar" in line
     assert "0 of 1 samples can be used" in line
@@ -190,7 +199,7 @@ def test_a_damaged_index_is_made_again(shard, caplog):
     index_path(shard).write_bytes(b"PK broken")
     manifest_path(shard).unlink()
     catalog = Catalog(str(shard))
-    assert keys(catalog, catalog.select(ClipWindows(1))) == ["a", "b", "c"]
+    assert keys(catalog, select(catalog, ClipWindows(1))) == ["a", "b", "c"]
     assert "is not an index" in caplog.text
 
 
@@ -202,7 +211,7 @@ def test_names_in_archives_are_never_paths(tmp_path, clips, caplog):
     bad.parent.mkdir(parents=True)
     bad.write_bytes(_with_checksums(data))
     catalog = Catalog(str(bad))
-    assert keys(catalog, catalog.select(ClipWindows(1))) == ["b"]
+    assert keys(catalog, select(catalog, ClipWindows(1))) == ["b"]
     assert sorted(
         path.name for path in tmp_path.rglob("*0000*") if path.is_file() and "good" not in str(path)
     ) == ["train-000000.tar"]
@@ -227,9 +236,8 @@ def test_photos_are_read_like_clips(tmp_path):
     expected = GopDecoder().decode_yuv420(encode_clip([decoded], fps=25, crf=0), start=0, count=1)[0]
     drawn = synthetic_clip("photo", num_frames=1, size=32)
     catalog = Catalog(str(write(tmp_path, [replace(drawn, video=None, image=jpeg)])))
-    windows = ClipWindows(1)
-    examples = ClipExamples(catalog, catalog.select(windows), windows, lambda position: 0, seed=0)
-    batch = examples.__getitems__([0, 1]).tensors
+    opened = ClipExamples(clip_frames=1).open(catalog, span=(0.0, 1.0), filters={}, grading=False)
+    batch = ExamplesByPosition(opened, EvenSpread(1, 2), seed=0).__getitems__([0, 1]).tensors
     assert batch["reference_index"].tolist() == [0, 0]
     for planes in (batch["frames"][1, 0].numpy(), batch["reference"][0].numpy()):
         assert np.abs(planes.astype(int) - expected).max() <= 2

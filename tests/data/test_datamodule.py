@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip, synthetic_frames
+from tests.data.modules import clip_module
 
 NUM_CLIPS = 5
 
@@ -30,10 +31,10 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def datamodule(root: Path, **settings) -> ClipDataModule:
+def datamodule(root: Path, **settings) -> ShardDataModule:
     """Epochs of 4 batches."""
     defaults = {"clip_frames": 3, "batch_size": 2, "seed": 1, "samples_per_epoch": 8, "snap_keyframes": False}
-    return ClipDataModule([str(root / "shards" / "train-{000000..000001}.tar")], **{**defaults, **settings})
+    return clip_module([str(root / "shards" / "train-{000000..000001}.tar")], **{**defaults, **settings})
 
 
 class Recorder(LightningModule):
@@ -151,7 +152,7 @@ def test_pictures_follow_the_precision_of_the_run(root):
 def test_batches_are_per_device(root):
     module = datamodule(root, batch_size=3)
     assert len(module.train_dataloader()) == 8 // 3
-    with pytest.raises(DataError, match=r"8 samples is less than one batch of 9 .* \(5 clips can be used\)"):
+    with pytest.raises(DataError, match=r"8 samples is less than one batch of 9 .* \(5 samples can be"):
         datamodule(root, batch_size=9).train_dataloader()
     assert len(datamodule(root, samples_per_epoch=None).train_dataloader()) == NUM_CLIPS // 2
 
@@ -170,7 +171,7 @@ def test_overlapping_spans_are_reported(root, caplog):
     ("settings", "message"),
     [
         ({"train_span": [0.5]}, "data.train_span must be a pair"),
-        ({"pose_size": [1, 2, 3]}, "data.pose_size must be a pair"),
+        ({"pose_size": [1, 2, 3]}, "data.examples.pose_size must be a side or a pair"),
         ({"filters": {"min_face": [1]}}, "data.filters.min_face must be a pair"),
     ],
 )

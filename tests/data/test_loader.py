@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from portraitgen.data.archive import Archive
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.index import ShardIndex, index_path
-from portraitgen.data.loader import FixedLoader, ResumableLoader
+from portraitgen.data.loader import ResumableLoader
+from portraitgen.data.motion import MotionFrames
 from portraitgen.data.prepare.masks import HullMasks
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
@@ -19,8 +20,18 @@ from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle_batch
+from tests.data.modules import clip_module, photo_module
+from tests.data.photos import Person, photo
 
 NUM_CLIPS = 7
+PORTRAIT, LANDSCAPE = (96, 64), (64, 96)
+PHOTO_SETTINGS = {"people": 2, "flip": 0.5, "faces": 112, "identities": True, "other": 0.5, "captions": True}
+KINDS = {
+    "clips": {},
+    "motion": {"motion": MotionFrames(per_segment=2, segments=3, pick="random"), "fps": True, "boxes": True},
+    "photos": {"size": 64, **PHOTO_SETTINGS},
+    "buckets": {"buckets": [PORTRAIT, LANDSCAPE], **PHOTO_SETTINGS},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +44,45 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def datamodule(root: Path, **settings) -> ClipDataModule:
-    defaults = {"clip_frames": 4, "batch_size": 2, "seed": 5, "samples_per_epoch": 8, "snap_keyframes": False}
-    return ClipDataModule(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Seven photos in three shards, four upright and three lying, two people in some of them."""
+    folder = tmp_path_factory.mktemp("photos")
+    with ShardWriter(folder, max_samples=3) as writer:
+        for number in range(NUM_CLIPS):
+            people = [Person(0, 8, 64, seed=number, name="ABC"[number % 3])]
+            if number % 2:
+                people.append(Person(60, 70, 32, seed=number + 10))
+            size = (128, 96) if number % 2 else (96, 128 + 4 * number)
+            writer.write(photo(f"person{number}", size, people, seed=number, caption=f"number {number}"))
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def make(request, root, photos):
+    """Builds the loader of a kind of examples, as `loader` does."""
+    folder = root if request.param in ("clips", "motion") else photos
+
+    def built(folder: Path = folder, **settings) -> ResumableLoader:
+        return loader(folder, **KINDS[request.param], **settings)
+
+    built.kind, built.folder = request.param, folder
+    return built
+
+
+def datamodule(root: Path, **settings) -> ShardDataModule:
+    settings = {"batch_size": 2, "seed": 5, "samples_per_epoch": 8, **settings}
+    shards = str(root / "shards" / "train-*.tar")
+    if "people" in settings:
+        return photo_module(shards, **settings)
+    return clip_module(shards, **{"clip_frames": 4, "snap_keyframes": False, **settings})
 
 
 def loader(
     root: Path, *, rank: int = 0, world_size: int = 1, num_workers: int = 0, **settings
 ) -> ResumableLoader:
     module = datamodule(root, num_workers=num_workers, **settings)
-    built = module.train_dataloader()
-    return ResumableLoader(
-        module._train,
-        batch_size=module.batch_size,
-        batches_per_epoch=len(built) // world_size,
-        num_workers=num_workers,
-        rank=rank,
-        world_size=world_size,
-    )
+    return module.train_stream(rank=rank, world_size=world_size)
 
 
 def take(stream: ResumableLoader, count: int) -> list[dict]:
@@ -69,9 +101,11 @@ def assert_same(left: list[dict], right: list[dict]) -> None:
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
-        assert a["key"] == b["key"]
-        for name in a.keys() - {"key"}:
-            torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
+        for name in a:
+            if isinstance(a[name], list):
+                assert a[name] == b[name]
+            else:
+                torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_batch_holds_the_frames_that_it_names(root):
@@ -122,20 +156,20 @@ def test_a_batch_holds_the_masks_that_were_written(tmp_path, num_workers):
 
 
 def test_masks_that_are_not_there_are_refused(root):
-    with pytest.raises(DataError, match=r"data\.masks=face: none of 7 samples has masks of the face"):
+    with pytest.raises(DataError, match=r"data\.examples\.masks=face: none of 7 samples has masks"):
         loader(root, masks="face")
-    with pytest.raises(DataError, match=r"data\.masks=hair: give one of face, head, person"):
+    with pytest.raises(DataError, match=r"data\.examples\.masks=hair: give one of face, head, person"):
         loader(root, masks="hair")
 
 
-def test_workers_do_not_change_a_batch(root):
-    assert_same(take(loader(root), 9), take(loader(root, num_workers=2), 9))
+def test_workers_do_not_change_a_batch(make):
+    assert_same(take(make(), 9), take(make(num_workers=2), 9))
 
 
-def test_batches_held_by_the_consumer_are_not_overwritten(root):
+def test_batches_held_by_the_consumer_are_not_overwritten(make):
     """More batches than there are slabs, all of them kept."""
-    expected = take(loader(root), 30)
-    stream = loader(root, num_workers=2)
+    expected = take(make(), 30)
+    stream = make(num_workers=2)
     kept = []
     while len(kept) < 30:
         kept += list(stream)
@@ -145,34 +179,34 @@ def test_batches_held_by_the_consumer_are_not_overwritten(root):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 5, 8])
-def test_resumes_with_the_next_batch_over_epoch_borders(root, num_workers, stop):
+def test_resumes_with_the_next_batch_over_epoch_borders(make, num_workers, stop):
     """An epoch is 4 batches: stops in mid-epoch, at a border and after one."""
-    whole = take(loader(root), 10)
-    first = loader(root, num_workers=num_workers)
+    whole = take(make(), 10)
+    first = make(num_workers=num_workers)
     before = take(first, stop)
-    resumed = loader(root, num_workers=num_workers)
+    resumed = make(num_workers=num_workers)
     resumed.load_state_dict(first.state_dict())
     assert_same(before + take(resumed, 10 - stop), whole)
     assert resumed.state_dict() == {"epoch": 2, "batches": 2}
 
 
-def test_going_on_in_the_same_process_is_resuming(root):
-    stream = loader(root, num_workers=2)
-    assert_same(take(stream, 3) + take(stream, 4), take(loader(root), 7))
+def test_going_on_in_the_same_process_is_resuming(make):
+    stream = make(num_workers=2)
+    assert_same(take(stream, 3) + take(stream, 4), take(make(), 7))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_reading_draws_nothing_from_the_global_generators(root, num_workers):
+def test_reading_draws_nothing_from_the_global_generators(make, num_workers):
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    take(loader(root, num_workers=num_workers), 3)
+    take(make(num_workers=num_workers), 3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
 
-def test_an_epoch_has_the_length_that_it_says(root):
-    stream = loader(root)
+def test_an_epoch_has_the_length_that_it_says(make):
+    stream = make()
     assert len(stream) == len(list(stream)) == len(list(stream)) == 4
     assert stream.state_dict() == {"epoch": 1, "batches": 4}
     for _ in stream:
@@ -181,45 +215,47 @@ def test_an_epoch_has_the_length_that_it_says(root):
     assert len(list(stream)) == 3, "the rest of the epoch"
 
 
-def test_two_ranks_see_together_what_one_sees_with_twice_the_batch(root):
-    ranks = [take(loader(root, rank=rank, world_size=2, num_workers=rank * 2), 5) for rank in range(2)]
-    for number, batch in enumerate(take(loader(root, batch_size=4), 5)):
+def test_two_ranks_see_together_what_one_sees_with_twice_the_batch(make):
+    ranks = [take(make(rank=rank, world_size=2, num_workers=rank * 2), 5) for rank in range(2)]
+    for number, batch in enumerate(take(make(batch_size=4), 5)):
         parts = [ranks[rank][number] for rank in range(2)]
-        assert batch["key"] == parts[0]["key"] + parts[1]["key"]
-        for name in batch.keys() - {"key"}:
-            torch.testing.assert_close(batch[name], torch.cat([part[name] for part in parts]), rtol=0, atol=0)
+        for name, value in batch.items():
+            if isinstance(value, list):
+                assert value == parts[0][name] + parts[1][name]
+            else:
+                torch.testing.assert_close(value, torch.cat([p[name] for p in parts]), rtol=0, atol=0)
 
 
-def test_a_pass_has_every_clip_once_whatever_the_epoch_is_called(root):
-    keys = [key for batch in take(loader(root), 2 * NUM_CLIPS) for key in batch["key"]]
+def test_a_pass_has_every_sample_once_whatever_the_epoch_is_called(make):
+    if make.kind == "buckets":
+        pytest.skip("buckets have passes of their own")
+    keys = [key for batch in take(make(), 2 * NUM_CLIPS) for key in batch["key"]]
     passes = [keys[i : i + NUM_CLIPS] for i in range(0, len(keys), NUM_CLIPS)]
     assert all(len(set(one)) == NUM_CLIPS for one in passes)
     assert len({tuple(one) for one in passes}) == len(passes)
 
 
-def test_another_seed_is_another_stream(root):
-    windows = {
-        seed: [(b["key"], b["frame_index"].tolist()) for b in take(loader(root, seed=seed), 4)]
+def test_another_seed_is_another_stream(make):
+    one, other = (
+        [(b["key"], b["landmarks" if "landmarks" in b else "image"]) for b in take(make(seed=seed), 4)]
         for seed in (1, 2)
-    }
-    assert windows[1] != windows[2]
+    )
+    assert str(one) != str(other)
 
 
-def test_a_state_of_longer_epochs_is_refused(root):
+def test_a_state_of_longer_epochs_is_refused(make):
     with pytest.raises(DataError, match="batch 9 of an epoch, but epochs have now 4"):
-        loader(root).load_state_dict({"epoch": 0, "batches": 9})
+        make().load_state_dict({"epoch": 0, "batches": 9})
 
 
 def test_fixed_clips_are_the_same_each_time_and_shared_out_evenly(root):
-    module = datamodule(root, val_span=(0.75, 1), train_span=(0, 0.75), val_clips=5, num_workers=2)
+    module = datamodule(root, val_span=(0.75, 1), train_span=(0, 0.75), val_samples=5, num_workers=2)
     module.setup("fit")
     whole = list(module.val_dataloader())
     assert [len(batch["key"]) for batch in whole] == [2, 2, 1]
     assert_same(whole, list(module.val_dataloader()))
     assert all(torch.all(batch["frame_index"] >= 30) for batch in whole)
-    ranks = [
-        list(FixedLoader(module._val, num_clips=5, batch_size=2, rank=r, world_size=2)) for r in range(2)
-    ]
+    ranks = [list(module.val_stream(rank=rank, world_size=2)) for rank in range(2)]
     assert [sum(len(batch["key"]) for batch in rank) for rank in ranks] == [3, 3]
     seen = {
         (k, tuple(f))
@@ -240,8 +276,12 @@ def damage(root: Path, target: Path, rows: dict[str, list[int]]) -> Path:
         index = ShardIndex.load(index_path(shard))
         data = bytearray(shard.read_bytes())
         for row in damaged:
-            start = index.members(row)["mp4"].offset
             packets = index.packets(row)
+            if packets is None:
+                place = index.members(row)["jpg"]
+                data[place.offset : place.offset + place.size] = bytes(place.size)
+                continue
+            start = index.members(row)["mp4"].offset
             for offset, size in zip(packets.offsets.tolist(), packets.sizes.tolist(), strict=True):
                 data[start + offset : start + offset + size] = bytes(size)
         shard.write_bytes(data)
@@ -249,32 +289,34 @@ def damage(root: Path, target: Path, rows: dict[str, list[int]]) -> Path:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_broken_sample_is_replaced_by_the_next_and_named_once(root, tmp_path, caplog, num_workers):
-    broken = damage(root, tmp_path / "broken", {"train-000001.tar": [1]})
-    whole = take(loader(root), 7)
-    stream = loader(broken, num_workers=num_workers)
+def test_a_broken_sample_is_replaced_by_the_next_and_named_once(make, tmp_path, caplog, num_workers):
+    broken = damage(make.folder, tmp_path / "broken", {"train-000001.tar": [1]})
+    whole = take(make(), 7)
+    stream = make(broken, num_workers=num_workers)
     with caplog.at_level(logging.WARNING):
         batches = take(stream, 7)
     bad = "person4-000000000"
     keys, expected = ([key for batch in part for key in batch["key"]] for part in (batches, whole))
     assert bad in expected
     assert bad not in keys
-    # Only the places of the broken clip differ, and there stands the next clip.
-    for place, (got, want) in enumerate(zip(keys[:-1], expected[:-1], strict=True)):
-        assert got == (expected[place + 1] if want == bad else want)
     (line,) = [record.message for record in caplog.records if bad in record.message]
     assert "train-000001.tar" in line
     assert "replaced" in line
     assert sum(stream.failures.values()) == expected.count(bad)
-    assert_same(batches, take(loader(broken, num_workers=2 - num_workers), 7))
+    assert_same(batches, take(make(broken, num_workers=2 - num_workers), 7))
+    if make.kind == "buckets":
+        return  # the next of its own bucket stands in its place
+    # Only the places of the broken clip differ, and there stands the next clip.
+    for place, (got, want) in enumerate(zip(keys[:-1], expected[:-1], strict=True)):
+        assert got == (expected[place + 1] if want == bad else want)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_too_many_broken_samples_end_the_run_with_one_clear_line(root, tmp_path, num_workers):
+def test_too_many_broken_samples_end_the_run_with_one_clear_line(make, tmp_path, num_workers):
     rows = {"train-000000.tar": [0, 1, 2], "train-000001.tar": [0, 1, 2], "train-000002.tar": [0]}
-    broken = damage(root, tmp_path / "broken", rows)
+    broken = damage(make.folder, tmp_path / "broken", rows)
     with pytest.raises(
         DataError, match=r"^16 samples in a row could not be read, the last being person\d"
     ) as error:
-        take(loader(broken, num_workers=num_workers), 1)
+        take(make(broken, num_workers=num_workers), 1)
     assert "Traceback" not in str(error.value)

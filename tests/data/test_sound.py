@@ -6,12 +6,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
 from portraitgen.faces.measure import mouth_opening
 from portraitgen.media.audio import encode_wav, frame_audio_window
+from tests.data.modules import clip_module
 
 FRAMES = 40
 
@@ -35,7 +35,7 @@ def write(root, fps: Fraction = Fraction(25), *, silent: int = 1, split: str = "
 
 def first_batch(shards, **settings) -> dict:
     defaults = {"clip_frames": 8, "batch_size": 4, "samples_per_epoch": 4, "snap_keyframes": False}
-    module = ClipDataModule(shards, **{**defaults, "audio": True, **settings})
+    module = clip_module(shards, **{**defaults, "audio": True, **settings})
     return module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
 
 
@@ -80,7 +80,7 @@ def test_the_neutral_reference_has_the_most_closed_mouth(tmp_path):
 
 
 def test_data_without_any_sound(tmp_path):
-    with pytest.raises(DataError, match=r"none of 3 samples .* has sound, and data\.audio is set"):
+    with pytest.raises(DataError, match=r"none of 3 samples .* has sound, and data\.examples\.audio is set"):
         first_batch(write(tmp_path, silent=3))
 
 
@@ -92,5 +92,5 @@ def test_clips_of_different_rates_have_no_common_length(tmp_path):
 
 
 def test_sound_needs_one_stride(tmp_path):
-    with pytest.raises(DataError, match=r"data\.stride=\[1, 4\]: windows with sound need one stride"):
+    with pytest.raises(DataError, match=r"examples\.stride=\[1, 4\]: windows with sound need one stride"):
         first_batch(write(tmp_path), stride=[1, 4])

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from portraitgen.diffusion.latents import PixelCodec, VAECodec
+from portraitgen.diffusion.latents import PixelCodec, Posterior, VAECodec
 
 
 def tiny_vae(**options: float) -> AutoencoderKL:
@@ -118,6 +118,48 @@ def test_a_half_precision_vae_takes_and_gives_float32() -> None:
     assert codec.encode(images, sample=True).dtype == torch.float32
     assert codec.decode(latents).dtype == torch.float32
     torch.testing.assert_close(latents, VAECodec(tiny_vae()).encode(images), atol=0.02, rtol=0)
+
+
+def test_mean_and_std_of_the_config_are_those_of_each_channel() -> None:
+    """As diffusers' SDXL pipelines use them."""
+    mean, std = [0.1, -0.2, 0.3, -0.4], [0.5, 1.5, 2.0, 0.8]
+    vae = tiny_vae(scaling_factor=0.5, latents_mean=mean, latents_std=std)
+    codec, images = VAECodec(vae), torch.rand(2, 3, 16, 16) * 2 - 1
+    latents = codec.encode(images)
+    with torch.no_grad():
+        raw = vae.encode(images).latent_dist.mode()
+        means, stds = (torch.tensor(each).view(-1, 1, 1) for each in (mean, std))
+        torch.testing.assert_close(latents, (raw - means) * 0.5 / stds)
+        torch.testing.assert_close(codec.decode(latents), vae.decode(raw).sample)
+    # The numbers stay exact in a VAE of half precision.
+    half = VAECodec(tiny_vae(scaling_factor=0.5, latents_mean=mean, latents_std=std).to(torch.bfloat16))
+    assert torch.equal(half._scale.apply(torch.zeros(4, 1, 1)), codec._scale.apply(torch.zeros(4, 1, 1)))
+
+
+def test_the_posterior_is_what_samples_are_drawn_from() -> None:
+    codec, images = VAECodec(tiny_vae(scaling_factor=0.3, shift_factor=0.1)), torch.rand(2, 3, 3, 16, 16)
+    posterior = codec.posterior(images)
+    assert torch.equal(posterior.mean, codec.encode(images))
+    drawn = posterior.draw(generator=torch.Generator().manual_seed(0))
+    expected = codec.encode(images, sample=True, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn, expected)
+    assert (drawn - posterior.mean).abs().max() > 1e-3
+    packed = posterior.packed()
+    assert packed.shape == (2, 3, 2, 4, 4, 4)
+    assert all(
+        torch.equal(one, other) for one, other in zip(Posterior.unpacked(packed), posterior, strict=True)
+    )
+    point = PixelCodec(4).posterior(images)
+    assert torch.equal(point.draw(), PixelCodec(4).encode(images)), "a codec without a distribution"
+
+
+def test_parts_of_a_clip_of_pictures() -> None:
+    codec, latents = VAECodec(tiny_vae()), torch.randn(2, 7, 4, 4, 4)
+    frames = codec.decode(latents)
+    assert [part.shape[1] for part in codec.stream(latents, frames=3)] == [3, 3, 1]
+    torch.testing.assert_close(torch.cat([*codec.stream(latents, frames=3)], dim=1), frames)
+    torch.testing.assert_close(codec.decode_span(latents, 2, 4), frames[:, codec.frames_of(2, 4)])
+    assert (codec.num_latents(7), codec.num_frames(7), codec.frames_of(2, 4)) == (7, 7, slice(2, 4))
 
 
 def test_sizes_that_do_not_divide() -> None:

@@ -1,9 +1,11 @@
 """Drawings: where the landmarks are, in a colour for each part, the same at every scale."""
 
+import cv2
 import numpy as np
 import pytest
 
-from portraitgen.faces.drawing import draw_landmarks
+from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.faces.drawing import _CURVES, draw_landmarks
 from portraitgen.faces.mesh_drawing import draw_face_mesh
 
 
@@ -90,4 +92,30 @@ def test_face_meshes_are_drawn_as_aniportrait_draws_them() -> None:
     sizes = {"image_size": (64, 64), "canvas_size": (32, 32)}
     drawn = draw_landmarks(mesh, scheme="mediapipe478", **sizes)
     np.testing.assert_array_equal(drawn, draw_face_mesh(mesh, **sizes))
+    assert drawn.any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_face_drawn_by_itself_is_what_is_drawn_on_the_whole_canvas(seed: int) -> None:
+    """To the bit, wherever it lies, also across the border; into memory that held something else before."""
+    rng = np.random.default_rng(seed)
+    canvas_size = ((64, 64), (256, 384), (512, 512))[seed % 3]
+    face = synthetic_clip("face", num_frames=8, size=64).tracks[0].landmarks
+    landmarks = face * rng.uniform(0.2, 1.6) + rng.normal(0, 0.5, face.shape) + rng.uniform(-20, 40, 2)
+    landmarks[2, 50] = landmarks[5] = np.nan
+    out = np.full((8, 3, *canvas_size), 77, np.uint8)
+    drawn = draw_landmarks(landmarks, image_size=(64, 64), canvas_size=canvas_size, out=out)
+    assert drawn is out
+
+    height, width = canvas_size
+    points = (landmarks * np.array([width / 64, height / 64]) - 0.5) * 16
+    expected = np.zeros((8, height, width, 3), np.uint8)
+    for picture, positions in zip(expected, points, strict=True):
+        for curve in _CURVES["ibug68"]:
+            line = positions[curve.first : curve.last + 1]
+            if np.isfinite(line).all():
+                thickness = max(round(2 * min(canvas_size) / 512), 1)
+                whole = [line.round().astype(np.int32)]
+                cv2.polylines(picture, whole, curve.closed, curve.colour, thickness, cv2.LINE_AA, 4)
+    np.testing.assert_array_equal(drawn, expected.transpose(0, 3, 1, 2))
     assert drawn.any()

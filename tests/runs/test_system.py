@@ -164,6 +164,17 @@ def test_models_that_are_not_here_are_listed_also_bases_of_networks(tmp_path):
     ]
 
 
+def test_where_a_pretrained_model_comes_from(weights):
+    prompts = {
+        "_target_": "portraitgen.nn.text.clip.CLIPText.from_pretrained",
+        "folder": "models/sd",
+        "source": "the CLIP of somebody (licence MIT)",
+    }
+    message = r"there is no model in models/sd; fetch the CLIP of somebody \(licence MIT\), or set this to"
+    with pytest.raises(ValueError, match=message):
+        load_system(weights(image_encoder=prompts), changes={}, models="models", device=CPU)
+
+
 def test_devices():
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type in ("cpu", "cuda")

@@ -43,7 +43,7 @@ def save_tiny(
             "commit": "abc",
             "dirty": False,
             "landmark_scheme": "ibug68",
-            "data": {"shards": shards, "train_span": [0.0, 0.75], "pose_size": 128},
+            "data": {"shards": shards, "train_span": [0.0, 0.75], "examples": {"pose_size": 128}},
             "shards": list(digests),
         },
     )

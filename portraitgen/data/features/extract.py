@@ -1,14 +1,13 @@
 """Compute a feature of every sample of a shard."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.engines.engine import Report
-from portraitgen.data.features.feature import Feature
+from portraitgen.data.features.feature import CaptionFeature, Feature, Value
+from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.features.store import write_features
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
@@ -38,9 +37,12 @@ class ExtractFeature:
 
     def _values(
         self, shard: Path, report: Report, skip: Mapping[str, str], problems: list[str]
-    ) -> Iterator[tuple[str, np.ndarray | str | None]]:
+    ) -> Iterator[tuple[str, Value | None]]:
         catalog = Catalog(str(shard))
         reader, index = ClipReader(catalog), catalog.indexes[0]
+        captions = None
+        if isinstance(self.feature, CaptionFeature) and self.feature.captions is not None:
+            captions = FeatureReader(catalog, self.feature.captions)
         for row in range(len(index)):
             key = index.key(row)
             report(key, 0)
@@ -48,7 +50,10 @@ class ExtractFeature:
             try:
                 if key in skip:
                     raise DataError(skip[key])
-                value = self.feature(reader.sample(0, row))
+                sample = reader.sample(0, row)
+                if captions is not None:
+                    sample = replace(sample, caption=captions.text(0, row))
+                value = self.feature(sample)
             # Weights were looked at before: what is wrong here is wrong with the sample.
             except (DataError, VideoError) as error:
                 problems.append(f"{shard.stem}: {key}: {error}")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,8 +11,25 @@ from portraitgen.data.sample import ClipSample
 if TYPE_CHECKING:
     from torch import nn
 
-Unit = Literal["frame", "person", "text"]
-"""Of what there is one value: each frame (first axis T), each person (first axis N); or one text a sample."""
+Unit = Literal["frame", "window", "person", "sample", "tokens", "text"]
+"""Of what there is one value: each frame (first axis T), each of some windows (`WindowValues`), each
+person (first axis N), the whole sample, each of its n tokens (first axis n ≤ `identity()["max_tokens"]`, to
+which they are padded when read); or a text."""
+
+
+class WindowValues(NamedTuple):
+    """Values of W windows of a sample, which depend on all frames of their window.
+
+    Attributes:
+        windows: int64 [W, 3], first frame, distance between frames, and number of frames.
+        values: [W, ...].
+    """
+
+    windows: np.ndarray
+    values: np.ndarray
+
+
+Value = np.ndarray | WindowValues | str
 
 
 class Feature(Protocol):
@@ -39,8 +56,29 @@ class Feature(Protocol):
         """
         ...
 
-    def __call__(self, sample: ClipSample) -> np.ndarray | str:
-        """The value: an array of one dtype for all samples, or a text."""
+    def __call__(self, sample: ClipSample) -> Value:
+        """The value: an array of one dtype for all samples, or a text.
+
+        Raises:
+            DataError: the sample has none.
+        """
+        ...
+
+
+@runtime_checkable
+class CaptionFeature(Feature, Protocol):
+    """A feature that is made of a sample's caption.
+
+    Attributes:
+        captions: None for the caption in the shard, or the full name of a feature of texts that takes its
+            place, such as "caption@1a2b3c4d".
+    """
+
+    @property
+    def captions(self) -> str | None: ...
+
+    def empty(self) -> np.ndarray:
+        """The value of an empty caption, stored once beside the others: conditions are dropped for it."""
         ...
 
 

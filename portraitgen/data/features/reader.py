@@ -1,21 +1,30 @@
 """Read features of windows in place: twelve frames of latents cost the bytes of twelve frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from portraitgen.data.archive import Member, OpenArchives
 from portraitgen.data.batch import Field
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.features.store import FeatureFacts, FeatureIndex, feature_tar, shard_sha256
+from portraitgen.data.features.store import (
+    FeatureFacts,
+    FeatureIndex,
+    feature_tar,
+    has_empty,
+    read_empty,
+    shard_sha256,
+)
 from portraitgen.data.sample import DataError
 
 
 class FeatureKind(NamedTuple):
-    """What the values of a feature are: `shape` of one frame's or one person's, () for texts."""
+    """What the values are: `shape` of one frame's, window's, person's, token's or sample's, () for texts."""
 
     batch_key: str
     unit: str
@@ -36,8 +45,10 @@ class FeatureReader:
 
     def __init__(self, catalog: Catalog, name: str) -> None:
         self.name = _resolved(catalog.shards, name)
+        self._catalog = catalog
         tars = [feature_tar(_folder(shard, self.name), shard) for shard in catalog.shards]
         self._facts = FeatureFacts.load(tars[0].parent)
+        self._folder = tars[0].parent
         self._indexes = [
             _checked_index(tar, shard, index.keys)
             for tar, shard, index in zip(tars, catalog.shards, catalog.indexes, strict=True)
@@ -49,8 +60,60 @@ class FeatureReader:
         """bool [samples of all shards]: those that the feature could be computed of."""
         return np.concatenate([index.offsets >= 0 for index in self._indexes])
 
-    def values(self, shard: int, row: int, places: np.ndarray | int) -> np.ndarray:
-        """Values of frames (or of a person) of a sample; only their bytes are touched."""
+    @property
+    def restricts_windows(self) -> bool:
+        """Whether windows may begin at some frames only, those of `window_starts`: where values are of
+        windows, these are all there are. Values of frames, people and samples are there for every window.
+        """
+        return self.kind.unit == "window"
+
+    def window_starts(self, shard: int, row: int) -> np.ndarray:
+        """bool [T]: frames of a sample at which a window may begin."""
+        num_frames = int(self._catalog.indexes[shard].num_frames[row])
+        if not self.restricts_windows:
+            return np.ones(num_frames, bool)
+        starts = np.zeros(num_frames, bool)
+        starts[self._windows(shard, row)[:, 0]] = True
+        return starts
+
+    def check_windows(self, clip_frames: int, strides: Sequence[int]) -> None:
+        """DataError, naming the settings, unless windows of this kind are those that values are of."""
+        if not self.restricts_windows:
+            return
+        stride, frames = self._window_kind()
+        if (clip_frames, *strides) != (frames, stride):
+            raise DataError(
+                f"data.examples.features: {self.name} is of windows of {frames} frames, {stride} apart: set"
+                f" data.examples.clip_frames={frames} and data.examples.stride={stride}, or compute it for"
+                " other windows"
+            )
+
+    def window(self, shard: int, row: int, number: int) -> np.ndarray:
+        """int64 [n]: frames of a sample's window of that number."""
+        start, stride, frames = self._windows(shard, row)[number].tolist()
+        return start + stride * np.arange(frames, dtype=np.int64)
+
+    def _windows(self, shard: int, row: int) -> np.ndarray:
+        index = self._indexes[shard]
+        if index.windows is None or index.window_splits is None:
+            return np.zeros((0, 3), np.int64)
+        return index.windows[index.window_splits[row] : index.window_splits[row + 1]]
+
+    def _window_kind(self) -> tuple[int, int]:
+        """Distance between frames and number of frames of all windows."""
+        found = {
+            tuple(kind)
+            for index in self._indexes
+            if index.windows is not None
+            for kind in np.unique(index.windows[:, 1:], axis=0).tolist()
+        }
+        if len(found) != 1:
+            raise DataError(f"{self.name}: windows of several kinds {sorted(found)}; compute it anew")
+        ((stride, frames),) = found
+        return stride, frames
+
+    def values(self, shard: int, row: int, places: np.ndarray | int | slice) -> np.ndarray:
+        """Values of frames (or a window, a person, tokens) of a sample; only their bytes are touched."""
         index = self._indexes[shard]
         shape = index.shapes[row].tolist()
         place = Member("", int(index.offsets[row]), prod(shape) * self.kind.dtype.itemsize)
@@ -64,8 +127,11 @@ class FeatureReader:
         key, unit, shape, dtype = self.kind
         if unit == "text":
             return []
-        if unit == "person":
+        if unit in ("person", "window", "sample"):
             return [(key, Field(shape, dtype))]
+        if unit == "tokens":
+            length = self._max_tokens
+            return [(key, Field((length, *shape), dtype)), (_mask_key(key), Field((length,), np.dtype(bool)))]
         return [(key, Field((clip_frames, *shape), dtype)), (f"reference_{key}", Field(shape, dtype))]
 
     def fill(
@@ -74,7 +140,7 @@ class FeatureReader:
         row: int,
         track: int,
         frames: np.ndarray,
-        reference: int,
+        reference: int | None,
         targets: dict[str, np.ndarray],
     ) -> dict[str, str]:
         """Write a window's values to their places in a batch; returns its texts, by name.
@@ -85,10 +151,37 @@ class FeatureReader:
         key, unit, _, _ = self.kind
         if unit == "text":
             return {key: self.text(shard, row)}
-        targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
-        if unit == "frame":
+        if self.of_sample:
+            self.fill_sample(shard, row, targets)
+            return {}
+        if unit == "window":
+            (number,) = np.flatnonzero(self._windows(shard, row)[:, 0] == frames[0]).tolist()
+            targets[key][...] = self.values(shard, row, number)
+        else:
+            targets[key][...] = self.values(shard, row, track if unit == "person" else frames)
+        if unit == "frame" and reference is not None:
             targets[f"reference_{key}"][...] = self.values(shard, row, reference)
         return {}
+
+    @property
+    def of_sample(self) -> bool:
+        """Whether a value is of the whole sample, whoever and whatever of it is shown: `fill_sample`."""
+        return self.kind.unit in ("sample", "tokens")
+
+    def fill_sample(self, shard: int, row: int, targets: dict[str, np.ndarray]) -> None:
+        """Write a sample's value to its places in a batch; DataError if it has none."""
+        self._put(self.values(shard, row, slice(None)), targets)
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """What stands in a batch for an empty caption, batch axis 1: `empty_` before the names of `fields`.
+
+        Nothing for features that are not of captions.
+        """
+        if not self.of_sample or not has_empty(self._folder):
+            return {}
+        targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in self.fields(0)}
+        self._put(read_empty(self._folder), targets)
+        return {f"empty_{name}": value[None] for name, value in targets.items()}
 
     def text(self, shard: int, row: int) -> str:
         """The text of a sample."""
@@ -98,13 +191,27 @@ class FeatureReader:
             raise DataError(f"has no {self.name}")
         return bytes(self._archives[shard].read(place)).decode()
 
+    @property
+    def _max_tokens(self) -> int:
+        return int(self._facts.identity["max_tokens"])
+
+    def _put(self, value: np.ndarray, targets: dict[str, np.ndarray]) -> None:
+        """Write the value of a sample; tokens with zeros after them and a mask of which there are."""
+        key = self.kind.batch_key
+        if self.kind.unit == "sample":
+            targets[key][...] = value
+            return
+        count = len(value)
+        targets[key][:count], targets[key][count:] = value, 0
+        targets[_mask_key(key)][:count], targets[_mask_key(key)][count:] = True, False
+
     def _kind(self) -> FeatureKind:
         key, unit = self._facts.batch_key, self._facts.unit
         if unit == "text":
             return FeatureKind(key, unit, (), np.dtype(np.uint8))
         filled = [index for index in self._indexes if (index.offsets >= 0).any()]
         found = {
-            (str(index.dtype), tuple(shape[1:]))
+            (str(index.dtype), tuple(shape if unit == "sample" else shape[1:]))
             for index in filled
             for shape in np.unique(index.shapes[index.offsets >= 0], axis=0).tolist()
         }
@@ -113,6 +220,15 @@ class FeatureReader:
             raise DataError(f"{self.name}: samples have values of several kinds ({kinds}): use one size")
         ((dtype, shape),) = found
         return FeatureKind(key, unit, shape, np.dtype(dtype))
+
+
+def empty_values(features: Iterable[FeatureReader]) -> dict[str, Tensor]:
+    """What all of them have for an empty caption, see `FeatureReader.empty`."""
+    return {name: torch.from_numpy(value) for each in features for name, value in each.empty().items()}
+
+
+def _mask_key(key: str) -> str:
+    return f"{key.removesuffix('_embeds')}_mask"
 
 
 def _folder(shard: Path, name: str) -> Path:
@@ -127,13 +243,15 @@ def _resolved(shards: Sequence[Path], name: str) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise DataError(f"data.features: there are several {name} ({', '.join(matching)}): name one of them")
+        raise DataError(
+            f"data.examples.features: there are several {name} ({', '.join(matching)}): name one of them"
+        )
     lacking = next(
         (root for root, there in zip(roots, present, strict=True) if not _among(name, there)), roots[0]
     )
     known = ", ".join(sorted(present[roots.index(lacking)])) or "none"
     raise DataError(
-        f"data.features: {lacking} has no {name} that all shards share (there: {known}); run:"
+        f"data.examples.features: {lacking} has no {name} that all shards share (there: {known}); run:"
         f" python prepare.py features out={lacking} 'features=[{name.partition('@')[0]}]'"
     )
 

@@ -1,6 +1,7 @@
 """Features on the disk, beside the shards that they were computed from.
 
 root/aux/{name}@{fingerprint}/feature.json        what it is, and of which weights and settings
+root/aux/{name}@{fingerprint}/empty.safetensors   of features of captions: the value of an empty one
 root/aux/{name}@{fingerprint}/{split}-{n}.tar     one member a sample, as in the shard of that name: the same
                                                   keys in the same order; {key}.npy, or {key}.txt
 root/aux/{name}@{fingerprint}/{split}-{n}.idx.npz where the raw values lie; written last: what has one is done
@@ -17,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from portraitgen.data.features.feature import Feature, Unit
+from portraitgen.data.features.feature import Feature, Unit, Value, WindowValues
 from portraitgen.data.manifest import read_manifest, write_json
 from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.files import replace_file, replacing
 
 VERSION = 1
+
+_EMPTY = "empty.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,12 @@ class FeatureIndex:
     tar_bytes     i64    []
     tar_sha256    str    []
     shard_sha256  str    []        of the shard that the samples came from
+
+    and of features of windows only:
+
+    windows       i64    [W, 3]    first frame, distance between frames, number of frames
+    window_splits i64    [S+1]     windows[window_splits[i]:window_splits[i+1]] are those of sample i, in the
+                                   order of their values
     """
 
     keys: np.ndarray
@@ -93,6 +104,8 @@ class FeatureIndex:
     tar_bytes: np.ndarray
     tar_sha256: np.ndarray
     shard_sha256: np.ndarray
+    windows: np.ndarray | None = None
+    window_splits: np.ndarray | None = None
 
     @classmethod
     def load(cls, tar: Path) -> "FeatureIndex":
@@ -143,7 +156,7 @@ def shard_sha256(shard: Path) -> str:
     return str(manifest["sha256"])
 
 
-def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.ndarray | str | None]]) -> None:
+def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value | None]]) -> None:
     """Write the features of a shard: key and value (None: there is none) of its samples, in their order.
 
     Equal values give equal bytes. A tar without an index is not finished; the index is written last.
@@ -159,10 +172,17 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
     offsets: list[int] = []
     shapes: list[tuple[int, ...]] = []
     kinds: set[tuple[str, int]] = set()
+    windows: list[np.ndarray] = []
     with replacing(target) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, value in values:
                 keys.append(key.encode())
+                if isinstance(value, WindowValues):
+                    assert len(value.windows) == len(value.values) > 0
+                    windows.append(np.asarray(value.windows, np.int64))
+                    value = value.values
+                else:
+                    windows.append(np.zeros((0, 3), np.int64))
                 if value is None:
                     offsets.append(-1)
                     shapes.append(())
@@ -180,6 +200,7 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.path.getsize(temporary)
     dtype, axes = next(iter(kinds), ("none", 0))
+    splits = np.cumsum([0, *map(len, windows)], dtype=np.int64)
     index = FeatureIndex(
         keys=np.array(keys, np.bytes_),
         offsets=np.array(offsets, np.int64),
@@ -188,11 +209,33 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, np.nda
         tar_bytes=np.array(size),
         tar_sha256=np.array(digest),
         shard_sha256=np.array(shard_sha256(shard)),
+        windows=np.concatenate(windows) if splits[-1] else None,
+        window_splits=splits if splits[-1] else None,
     )
     buffer = io.BytesIO()
-    columns = {field.name: getattr(index, field.name) for field in fields(index)}
+    found = {field.name: getattr(index, field.name) for field in fields(index)}
+    columns = {name: column for name, column in found.items() if column is not None}
     np.savez(buffer, allow_pickle=False, **columns)
     replace_file(feature_index_path(target), buffer.getvalue())
+
+
+def has_empty(folder: Path) -> bool:
+    """Whether the value of an empty caption lies there."""
+    return (folder / _EMPTY).is_file()
+
+
+def write_empty(folder: Path, value: np.ndarray) -> None:
+    """Write the value of an empty caption beside those of the samples."""
+    with replacing(folder / _EMPTY) as temporary:
+        save_file({"empty": np.ascontiguousarray(value)}, temporary)
+
+
+def read_empty(folder: Path) -> np.ndarray:
+    """What `write_empty` wrote; DataError when it is damaged."""
+    try:
+        return load_file(folder / _EMPTY)["empty"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{folder / _EMPTY} is damaged ({error}); remove it and compute it again") from error
 
 
 def _as_member(value: np.ndarray | str) -> tuple[bytes, int, tuple[int, ...], str]:

@@ -169,7 +169,9 @@ def _accepts(hint: Any, value: Any) -> bool:
         return not isinstance(value, bool | int | float)  # a number where a list or a callable is wanted
     if not inspect.isclass(hint) or hint in (Any, object) or issubclass(hint, Path | Enum):
         return True
-    return isinstance(value, hint) or not isinstance(value, bool | int | float | str | None)
+    scalar = isinstance(value, bool | int | float | str | None)
+    # Most protocols cannot be asked, and no scalar follows one.
+    return not scalar if getattr(hint, "_is_protocol", False) else isinstance(value, hint) or not scalar
 
 
 def _describe(hint: Any) -> str:

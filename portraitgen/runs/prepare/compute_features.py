@@ -13,8 +13,8 @@ from omegaconf import MISSING, DictConfig
 
 from portraitgen.data.engines.engine import Engine
 from portraitgen.data.features.extract import ExtractFeature
-from portraitgen.data.features.feature import Feature
-from portraitgen.data.features.store import FeatureFacts, is_finished
+from portraitgen.data.features.feature import CaptionFeature, Feature
+from portraitgen.data.features.store import FeatureFacts, has_empty, is_finished, write_empty
 from portraitgen.data.manifest import read_manifest, update_dataset
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.verify import find_all_shards
@@ -58,6 +58,8 @@ def compute_features(config: DictConfig) -> None:
     # All weights are looked at before the first sample is.
     for feature, facts in [(feature, FeatureFacts.of(feature)) for feature in features]:
         folder = writable_folder(facts.save(root))
+        if isinstance(feature, CaptionFeature) and not has_empty(folder):
+            write_empty(folder, feature.empty())
         missing = [shard for shard in shards if not is_finished(folder, shard)]
         kept = f", {len(shards) - len(missing)} finished before" if len(missing) < len(shards) else ""
         log.info(f"{folder.name}: {count(len(missing), 'shard')} to do{kept}")

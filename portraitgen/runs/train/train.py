@@ -57,10 +57,11 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     losses = {name: instantiate(node, _convert_="all") for name, node in config.losses.items() if node}
     if losses:
         model.use_losses(losses)
-    if settings["data"].get("features") and process_rank() == 0:
-        from portraitgen.runs.train.check_latents import check_latents
+    features = settings["data"]["examples"].get("features")
+    if features and process_rank() == 0:
+        from portraitgen.runs.train.check_features import check_features
 
-        check_latents(settings["data"]["shards"], settings["data"]["features"], model.codec)
+        check_features(settings["data"]["shards"], features, model)
     stage = instantiate(config.stage, _convert_="all")
     callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
     if "weights" in callbacks:

@@ -28,9 +28,9 @@ from portraitgen.training.optim import MakeOptimizer
 class Audio2MeshTraining(Learner):
     """Learns what each point of a face does while it speaks, the head's own motion undone.
 
-    Batches need `audio`, and a neutral reference frame (data.reference=neutral). With 3 coordinates the
-    points are the vertices of the feature `mesh`, as in the published weights; with 2 the landmarks of the
-    shards, whatever finds them.
+    Batches need `audio`, and a neutral reference frame (data.examples.reference=neutral). With 3 coordinates
+    the points are the vertices of the feature `mesh`, as in the published weights; with 2 the landmarks of
+    the shards, whatever finds them.
 
     Args:
         network: with as many points as these have.
@@ -153,7 +153,7 @@ class Audio2PoseTraining(Learner):
 def check_sound(batch: Batch, frame_rate: float) -> None:
     """ValueError that names the setting where a batch has no sound, or another frame rate than was said."""
     if "audio" not in batch:
-        raise ValueError("the batches hold no sound: set data.audio=true (data=speech_clips)")
+        raise ValueError("the batches hold no sound: set data.examples.audio=true (data=speech_clips)")
     frames, samples = batch["landmarks"].shape[1], batch["audio"].shape[1]
     found = frames * SAMPLE_RATE / samples
     if abs(found / frame_rate - 1) > 0.01:
@@ -184,8 +184,8 @@ def relative_poses(matrices: Tensor) -> Tensor:
 def _required(batch: Batch, feature: str) -> Tensor:
     if feature not in batch:
         raise ValueError(
-            f"the batches hold no {feature}: set data.features=[{feature}], after python prepare.py features "
-            f"out=… 'features=[{feature}]'"
+            f"the batches hold no {feature}: set data.examples.features=[{feature}], after"
+            f" python prepare.py features out=… 'features=[{feature}]'"
         )
     value: Tensor = batch[feature]
     return value

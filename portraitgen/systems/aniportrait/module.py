@@ -16,6 +16,7 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork, check_dr
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
 from portraitgen.training.optim import MakeOptimizer
+from portraitgen.training.stored_latents import latents_of
 
 
 class AniPortrait(Generator):
@@ -71,35 +72,48 @@ class AniPortrait(Generator):
             self.image_encoder.to(dtype)
 
     def encode(self, batch: Batch) -> Encoded:
-        """As `Generator.encode`; `latents` [B, T, C, h, w] and `reference_latents` [B, C, h, w] of a batch
-        take the place of its pictures. They are what the codec's `encode` gives, the mode: where the pictures
-        would be sampled from their posterior, precomputed ones are not.
+        """As `Generator.encode`. What is stored takes the place of pictures: latents, or their distribution,
+        which is drawn from as pictures are (see `latents_of`); and the image embeddings of the reference.
 
         Raises:
-            ValueError: drawings are missing or do not fit, or there is no reference picture.
+            ValueError: drawings are missing or do not fit, or there is neither a picture nor what is stored.
         """
-        if "reference" not in batch:
-            raise ValueError(
-                "no reference pictures in the batch: image encoder and samples look at them beside the "
-                "precomputed latents, so set data.pictures=[reference]"
-            )
-        if "reference_latents" in batch:
-            reference = batch["reference_latents"]
-        else:
-            reference = self.codec.encode(batch["reference"])
+        reference = latents_of(self.codec, batch, "reference", sample=False)
         check_drawings(batch.get("pose"), reference)
-        if "latents" in batch:
-            clean = batch["latents"]
-        else:
-            clean = self.codec.encode(batch["frames"], sample=True)
         return Encoded(
-            clean=clean,
+            clean=latents_of(self.codec, batch, "frames", sample=True),
             conditions={
                 "reference": reference,
-                "image": self.pipeline.embed_image(batch["reference"]),
+                "image": self._embed_reference(batch, reference),
                 "pose": batch["pose"],
             },
         )
+
+    def _embed_reference(self, batch: Batch, latents: Tensor) -> Tensor:
+        """Context token [B, 1, D] of the reference: the stored one, or that of the picture."""
+        if self.image_encoder is None:
+            if "reference_image_embeds" in batch:
+                raise ValueError(
+                    "the batches hold image embeddings and this model has no image encoder, so it would not"
+                    " look at them: leave the feature clip out, or set model.image_encoder"
+                )
+            return self.pipeline.embed_image(latents)
+        if "reference_image_embeds" in batch:
+            embeds: Tensor = batch["reference_image_embeds"].unsqueeze(1)
+            if embeds.shape[-1] != self.network.context_dim:
+                raise ValueError(
+                    f"stored image embeddings have {embeds.shape[-1]} numbers, the network takes"
+                    f" {self.network.context_dim} (cross_attention_dim): compute the feature clip with the"
+                    " model's image encoder"
+                )
+            return embeds
+        if "reference" not in batch:
+            raise ValueError(
+                "the image encoder looks at the reference, and the batches hold neither its picture nor its"
+                " image embeddings: add the feature clip (data.examples.features=[vae,clip]), or decode the"
+                " picture (data.examples.pictures=[reference])"
+            )
+        return self.pipeline.embed_image(batch["reference"])
 
     def denoise(
         self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks

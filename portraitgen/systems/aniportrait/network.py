@@ -15,7 +15,7 @@ from portraitgen.nn.temporal import TemporalTransformer
 
 
 def check_drawings(drawings: Tensor | None, latents: Tensor) -> None:
-    """ValueError that names the right `data.pose_size` where landmark drawings do not fit the latents."""
+    """ValueError naming the right `data.examples.pose_size` where landmark drawings do not fit latents."""
     height, width = (DRAWING_FACTOR * side for side in latents.shape[-2:])
     found = None if drawings is None else tuple(drawings.shape[-2:])
     if found != (height, width):
@@ -25,7 +25,8 @@ def check_drawings(drawings: Tensor | None, latents: Tensor) -> None:
         size = f"{height}" if height == width else f"[{height},{width}]"
         raise ValueError(
             f"{given}: latents of {latents.shape[-2]}x{latents.shape[-1]} need {height}x{width} "
-            f"(data.pose_size): set data.pose_size={size}, {DRAWING_FACTOR} times the latents"
+            f"(data.examples.pose_size): set data.examples.pose_size={size}, {DRAWING_FACTOR} times the"
+            " latents"
         )
 
 

@@ -121,7 +121,9 @@ class AniPortraitPipeline:
         self._predict = torch.compile(network) if compile else network
 
     def embed_image(self, reference: Tensor) -> Tensor:
-        """Context token [B, 1, D] of the reference images [B, 3, H, W]; zeros without an image encoder."""
+        """Context token [B, 1, D] of the reference images [B, 3, H, W]; zeros without an image encoder, which
+        may then be given anything that has their batch axis.
+        """
         if self.image_encoder is None:
             return reference.new_zeros(len(reference), 1, self.network.context_dim)
         embeds: Tensor = self.image_encoder(reference)

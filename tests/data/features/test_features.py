@@ -13,9 +13,10 @@ import torch
 import webdataset
 
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.engines.local import LocalEngine
 from portraitgen.data.features.extract import ExtractFeature
+from portraitgen.data.features.feature import WindowValues
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.features.store import FeatureFacts, FeatureIndex, is_finished
 from portraitgen.data.features.verify import feature_problems
@@ -23,6 +24,7 @@ from portraitgen.data.manifest import update_dataset
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
+from tests.data.modules import clip_module
 
 LENGTHS = (20, 26, 23)
 
@@ -99,9 +101,9 @@ def root(prepared, tmp_path):
     return Path(shutil.copytree(prepared, tmp_path / "data"))
 
 
-def datamodule(root: Path, **settings) -> ClipDataModule:
+def datamodule(root: Path, **settings) -> ShardDataModule:
     defaults = {"clip_frames": 4, "batch_size": 3, "samples_per_epoch": 12, "snap_keyframes": False}
-    return ClipDataModule(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
+    return clip_module(str(root / "shards" / "train-*.tar"), **{**defaults, **settings})
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -236,7 +238,12 @@ def test_pictures_can_be_left_out(root):
     assert not {"frames", "reference"} & batch.keys()
     module = datamodule(root, pictures=["reference"], train_span=(0, 0.5), val_span=(0.5, 1))
     assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys(), "grading sees the truth"
-    with pytest.raises(DataError, match=r"data\.pictures=\['faces'\]: give true, false or some of"):
+    module = datamodule(root, pictures=[], train_span=(0, 0.5), val_span=(0.5, 1))
+    assert not {"frames", "reference"} & next(iter(module.train_dataloader())).keys()
+    assert {"frames", "reference"} <= next(iter(module.val_dataloader())).keys()
+    module = datamodule(root, pictures=False, train_span=(0, 0.5), val_span=(0.5, 1))
+    assert not {"frames", "reference"} & next(iter(module.val_dataloader())).keys()
+    with pytest.raises(DataError, match=r"data\.examples\.pictures=\['faces'\]: give true, false or some of"):
         datamodule(root, pictures=["faces"])
 
 
@@ -261,3 +268,67 @@ def test_a_cut_tar_is_refused(root):
     tar.write_bytes(tar.read_bytes()[:-512])
     with pytest.raises(DataError, match=r"have \d+ bytes and had \d+"):
         FeatureIndex.load(tar)
+
+
+@dataclass(frozen=True)
+class OfWindows:
+    """Of windows of 4 frames, 2 apart, 5 after one another: [1, 2] numbers, sample and start."""
+
+    name: ClassVar[str] = "windows"
+    batch_key: ClassVar[str] = "latents"
+    unit: ClassVar[str] = "window"
+    stride: int = 2
+
+    def identity(self):
+        return {"stride": self.stride}
+
+    def __call__(self, sample):
+        if sample.num_frames == LENGTHS[0]:
+            raise DataError("not this one")
+        starts = np.arange(0, sample.num_frames - 6, 5)
+        values = np.stack([np.full(len(starts), sample.num_frames), starts], axis=1)[:, None]
+        windows = np.stack([starts, np.full(len(starts), self.stride), np.full(len(starts), 4)], axis=1)
+        return WindowValues(windows, values.astype(np.float16))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_windows_that_were_encoded_are_those_that_are_chosen(root, num_workers):
+    compute(root, OfWindows())
+    module = datamodule(
+        root, features=["windows"], stride=2, pictures=False, num_workers=num_workers, samples_per_epoch=60
+    )
+    seen = set()
+    for batch in module.train_dataloader():
+        assert batch["latents"].shape == (3, 1, 2)
+        for key, frames, values in zip(batch["key"], batch["frame_index"], batch["latents"], strict=True):
+            assert torch.equal(frames, frames[0] + 2 * torch.arange(4))
+            assert values.tolist() == [[LENGTHS[int(key[4])], frames[0]]]
+            seen.add((key[4], int(frames[0])))
+    module.teardown("fit")
+    assert seen == {("1", start) for start in (0, 5, 10, 15)} | {("2", start) for start in (0, 5, 10, 15)}
+
+
+def test_windows_lie_within_the_span_and_begin_where_they_like(root):
+    """Keyframes do not matter where nothing is decoded; a clip without a window in the span is left out."""
+    compute(root, OfWindows())
+    settings = {"features": ["windows"], "stride": 2, "snap_keyframes": True, "samples_per_epoch": 60}
+    module = datamodule(root, train_span=(0.0, 0.5), **settings)
+    starts = {int(each[0]) for batch in module.train_dataloader() for each in batch["frame_index"]}
+    assert starts == {0, 5}
+    module = datamodule(root, train_span=(0.55, 0.9), **settings)
+    found = {
+        (key, int(frames[0]))
+        for batch in module.train_dataloader()
+        for key, frames in zip(batch["key"], batch["frame_index"], strict=True)
+    }
+    assert found == {("clip1-000000000", 15)}, "from frame 13 of 23 on there is one at 15, to 21: too long"
+    with pytest.raises(DataError, match=r"none of 2 samples has a window within .* that its features are of"):
+        datamodule(root, train_span=(0.7, 1.0), **settings).train_dataloader()
+
+
+def test_windows_of_another_kind_are_refused(root):
+    compute(root, OfWindows())
+    message = r"windows@\w{8} is of windows of 4 frames, 2 apart: set data\.examples\.clip_frames=4 and"
+    for settings in ({"stride": 1}, {"stride": 2, "clip_frames": 5}, {"stride": [2, 4]}):
+        with pytest.raises(DataError, match=message):
+            datamodule(root, features=["windows"], **settings).train_dataloader()

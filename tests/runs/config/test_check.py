@@ -61,6 +61,14 @@ def test_scalars_of_a_wrong_type(argument, expected):
     assert (expected is None and not found) or (len(found) == 1 and expected in found[0])
 
 
+def test_no_scalar_stands_for_what_follows_a_protocol():
+    """Protocols cannot be asked about an object: the check died of asking."""
+    prompts = "prompts: {{_target_: portraitgen.nn.text.prompts.Prompts, encoder: {}}}"
+    assert problems(prompts.format("null")) == []
+    (problem,) = problems(prompts.format("t5"))
+    assert problem == "prompts.encoder: expected TextEncoder | null, got 't5'"
+
+
 def test_a_network_judges_its_nested_settings_without_memory():
     from portraitgen.runs.config.schema import CONF
 

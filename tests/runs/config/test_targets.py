@@ -46,7 +46,7 @@ def test_nothing_outside_the_allowed_packages_is_imported():
         "diffusers.DDIMScheduler",
         "diffusers.AutoencoderKL.from_pretrained",
         "portraitgen.training.optim.warmup_cosine",
-        "portraitgen.data.datamodule.ClipDataModule",
+        "portraitgen.data.datamodule.ShardDataModule",
     ],
 )
 def test_resolves_what_configurations_name(name):

@@ -6,35 +6,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from torch import nn
 
 from portraitgen.data.catalog import Catalog
-from portraitgen.data.datamodule import ClipDataModule
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.sample import ClipTrack, DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.audio import decode_wav, encode_wav
-from portraitgen.runs.config.schema import register_configs
-from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.prepare.features.caption import Captions
-from portraitgen.runs.train.check_latents import check_latents
-
-
-@pytest.fixture
-def run(repository, caplog):
-    """Compute features with overrides of conf/prepare_features.yaml; gives what was said."""
-
-    def with_overrides(*words):
-        register_configs()
-        with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
-            config = compose("prepare_features", list(words))
-        caplog.clear()
-        with caplog.at_level("INFO", logger="portraitgen.runs.prepare.compute_features"):
-            compute_features(config)
-        return caplog.messages
-
-    return with_overrides
+from portraitgen.runs.train.check_features import check_features
+from tests.data.modules import clip_module
 
 
 @pytest.fixture
@@ -46,7 +28,7 @@ def root(tmp_path):
 
 
 def batches(root, **settings):
-    module = ClipDataModule(
+    module = clip_module(
         str(root / "shards" / "*.tar"), clip_frames=5, batch_size=2, samples_per_epoch=6, **settings
     )
     return [module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader()]
@@ -83,22 +65,56 @@ def test_latents_are_what_encoding_the_frames_gives(run, root, vae):
     assert "1 finished before" in run(*words)[0], "another chunk is no other feature"
 
 
-def test_latents_of_another_codec_are_refused_before_training(run, root, vae):
+class Model(nn.Module):
+    """A model as far as features are concerned: the frozen parts that would make them."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_a_distribution_is_what_encoding_draws_from(run, root, vae):
+    from diffusers.models import AutoencoderKL
+
+    from portraitgen.diffusion.latents import Posterior, VAECodec
+
+    words = [f"out={root}", "features=[vae]", f"features.vae.model={vae}"]
+    run(*words)
+    run(*words, "features.vae.distribution=true")
+    names = sorted(folder.name for folder in (root / "aux").iterdir())
+    assert len(names) == 2
+    codec = VAECodec(AutoencoderKL.from_pretrained(vae))
+    found = [name for name in names if "latent_distribution" in batches(root, features=[name])[0]]
+    assert len(found) == 1
+    for batch in batches(root, features=found):
+        assert batch["latent_distribution"].shape == (2, 5, 2, 4, 16, 16)
+        for name, pictures in (("", "frames"), ("reference_", "reference")):
+            stored = Posterior.unpacked(batch[f"{name}latent_distribution"])
+            expected = codec.posterior(batch[pictures])
+            torch.testing.assert_close(stored.mean, expected.mean, rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(stored.std, expected.std, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("distribution", [False, True])
+def test_latents_of_another_codec_are_refused_before_training(run, root, vae, distribution):
     from diffusers.models import AutoencoderKL
 
     from portraitgen.diffusion.latents import PixelCodec, VAECodec
 
-    run(f"out={root}", "features=[vae]", f"features.vae.model={vae}")
+    words = ["features=[vae]", f"features.vae.model={vae}", f"features.vae.distribution={distribution}"]
+    run(f"out={root}", *words)
     shards = str(root / "shards" / "*.tar")
     model = AutoencoderKL.from_pretrained(vae)
-    check_latents(shards, ["vae"], VAECodec(model))
-    check_latents(shards, ["vae"], VAECodec(model.to(torch.bfloat16)))
-    with pytest.raises(DataError, match=r"they are \[4, 16, 16\] and \[48, 16, 16\]"):
-        check_latents(shards, ["vae"], PixelCodec(4))
+    check_features(shards, ["vae"], Model(codec=VAECodec(model)))
+    check_features(shards, ["vae"], Model(codec=VAECodec(model.to(torch.bfloat16))))
+    with pytest.raises(DataError, match=r"they are \[.*4, 16, 16\] and \[.*48, 16, 16\]"):
+        check_features(shards, ["vae"], Model(codec=PixelCodec(4)))
     torch.manual_seed(1)
     other = VAECodec(AutoencoderKL.from_config(model.config))
-    with pytest.raises(DataError, match=r"vae@\w{8} are not the latents of this model's codec \(of clip0-0"):
-        check_latents(shards, ["vae"], other)
+    with pytest.raises(DataError, match=r"vae@\w{8} are not what this model's codec makes \(of clip0-0"):
+        check_features(shards, ["vae"], Model(codec=other))
+    check_features(shards, ["vae"], Model())
 
 
 def test_other_weights_are_another_feature(run, root, vae, tmp_path):
@@ -129,6 +145,79 @@ def test_clip_embeddings_are_those_of_the_frames(run, root, tmp_path):
         torch.testing.assert_close(batch["image_embeds"], expected, rtol=2e-3, atol=2e-3)
         expected = encoder(batch["reference"])[:, 0]
         torch.testing.assert_close(batch["reference_image_embeds"], expected, rtol=2e-3, atol=2e-3)
+    shards = str(root / "shards" / "*.tar")
+    check_features(shards, ["clip"], Model(image_encoder=encoder))
+    torch.manual_seed(1)
+    other = ClipImageEncoder(CLIPVisionModelWithProjection(config))
+    with pytest.raises(DataError, match=r"clip@\w{8} are not what this model's image encoder makes"):
+        check_features(shards, ["clip"], Model(image_encoder=other))
+
+
+@pytest.fixture(scope="module")
+def video_vae(tmp_path_factory):
+    from diffusers import AutoencoderKLCogVideoX
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("video_vae")
+    AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(4, 4, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("distribution", [False, True])
+def test_latents_of_windows_are_those_of_the_codec(run, tmp_path, video_vae, distribution):
+    from diffusers import AutoencoderKLCogVideoX
+
+    from portraitgen.diffusion.video_latents import CogVideoXCodec
+
+    root = tmp_path / "data"
+    valid = np.ones(24, bool)
+    valid[14] = False
+    with ShardWriter(root) as writer:
+        for number, length in enumerate((24, 18, 8)):
+            clip = synthetic_clip(f"clip{number}", num_frames=length, size=64, seed=number)
+            track = replace(clip.tracks[0], valid=valid[:length])
+            writer.write(replace(clip, tracks=(track,)))
+    words = {"model": video_vae, "frames": 5, "stride": 2, "every": 4, "distribution": distribution}
+    settings = [f"features.video_vae.{name}={value}" for name, value in words.items()]
+    messages = run(f"out={root}", "features=[video_vae]", *settings)
+    assert messages[-2] == "left out train-000000: clip2-000000000: has no 9 valid frames in a row"
+
+    catalog = Catalog(str(root / "shards" / "*.tar"))
+    reader = FeatureReader(catalog, "video_vae")
+    assert reader.kind.batch_key == ("latent_distribution" if distribution else "latents")
+    assert reader.kind.shape == ((2, 2, 4, 8, 8) if distribution else (2, 4, 8, 8))
+    assert [np.flatnonzero(reader.window_starts(0, row)).tolist() for row in range(3)] == [
+        [0, 4, 15],
+        [0, 4],
+        [],
+    ]
+    codec = CogVideoXCodec(AutoencoderKLCogVideoX.from_pretrained(video_vae))
+    check_features(str(root / "shards" / "*.tar"), ["video_vae"], Model(codec=codec))
+    other = AutoencoderKLCogVideoX.from_config(codec.vae.config, latent_channels=8)
+    with pytest.raises(DataError, match=r"they are \[2, .*4, 8, 8\] and \[2, .*8, 8, 8\]"):
+        check_features(str(root / "shards" / "*.tar"), ["video_vae"], Model(codec=CogVideoXCodec(other)))
+    reader.check_windows(5, [2])
+    with pytest.raises(DataError, match=r"of windows of 5 frames, 2 apart: set data\.examples\.clip_fr"):
+        reader.check_windows(5, [1])
+
+
+def test_windows_of_a_video_that_cannot_be_encoded(run, root, vae, video_vae, tmp_path):
+    words = [f"out={root}", "features=[video_vae]"]
+    with pytest.raises(
+        ValueError, match=r"features\.video_vae\.frames: clips of 48 frames: .* such as 45 or 49"
+    ):
+        run(*words, f"features.video_vae.model={video_vae}", "features.video_vae.frames=48")
+    with pytest.raises(ValueError, match=r"is an AutoencoderKL: give one of AutoencoderKLCogVideoX, Auto"):
+        run(*words, f"features.video_vae.model={vae}")
+    with pytest.raises(ValueError, match=r"no VAE of diffusers there"):
+        run(*words, f"features.video_vae.model={tmp_path}")
 
 
 @pytest.mark.parametrize("layers", ["all", "last"])

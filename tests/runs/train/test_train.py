@@ -22,7 +22,7 @@ from portraitgen.training.weights import load_weights
 QUICK = [
     "trainer.max_steps=2",
     "callbacks.samples.num_clips=1",
-    "data.val_clips=1",
+    "data.val_samples=1",
     "data.batch_size=1",
     "sampling.num_steps=1",
 ]
@@ -118,7 +118,7 @@ def test_stage_two_names_the_command_that_makes_stage_one(config, tmp_path):
 
 
 def test_stage_two_starts_from_stage_one(run, config, tmp_path):
-    train(config("data.clip_frames=2", experiment="aniportrait/tiny_stage2"))
+    train(config("data.examples.clip_frames=2", experiment="aniportrait/tiny_stage2"))
     with (
         safe_open(run / "weights/last.safetensors", "pt") as first,
         safe_open(tmp_path / "aniportrait/tiny_stage2/weights/last.safetensors", "pt") as second,
@@ -169,8 +169,8 @@ def test_a_run_without_validation_data_still_writes_its_checkpoints(config, tmp_
 
 @pytest.mark.parametrize("pose_size", ["64", "null"])
 def test_drawings_that_do_not_fit_name_the_setting(config, pose_size):
-    with pytest.raises(ValueError, match=r"data\.pose_size=128, 8 times the latents"):
-        train(config(f"data.pose_size={pose_size}", "name=unfit"))
+    with pytest.raises(ValueError, match=r"data\.examples\.pose_size=128, 8 times the latents"):
+        train(config(f"data.examples.pose_size={pose_size}", "name=unfit"))
 
 
 def test_losses_of_a_run_are_logged_and_stand_in_no_weights_file(config, tmp_path, toy_losses):

@@ -30,7 +30,7 @@ def test_the_mouth_follows_the_sound_and_not_another(shared, tmp_path, capsys):
     shards = tmp_path / "data/shards/train-000000.tar"
     settings = [
         *("trainer.max_steps=600", "trainer.log_every_n_steps=100", "trainer.val_check_interval=100"),
-        *("data.clip_frames=40", "data.batch_size=4", "data.samples_per_epoch=400"),
+        *("data.examples.clip_frames=40", "data.batch_size=4", "data.samples_per_epoch=400"),
         *("optimizer.lr=2e-3", "callbacks.ema.decay=0.99"),
     ]
     register_configs()

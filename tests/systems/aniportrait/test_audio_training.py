@@ -50,7 +50,7 @@ def losses(run) -> list[float]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_clip_is_learned(shards, tmp_path, kind):
-    one_window_a_clip = ["data.clip_frames=45", "data.val_span=null", "data.batch_size=1"]
+    one_window_a_clip = ["data.examples.clip_frames=45", "data.val_span=null", "data.batch_size=1"]
     settings = ["trainer.max_steps=120", "optimizer.lr=3e-3", "trainer.log_every_n_steps=10"]
     train(composed(kind, shards, tmp_path, *settings, *one_window_a_clip))
     curve = losses(tmp_path / f"aniportrait/tiny_audio2{kind}")
@@ -73,8 +73,8 @@ def test_a_resumed_run_ends_with_the_same_bits(shards, tmp_path, kind):
 def test_what_does_not_fit_names_the_setting(shards, tmp_path, kind):
     with pytest.raises(ValueError, match=r"clips have 25 frames a second, model\.frame_rate is 30"):
         train(composed(kind, shards, tmp_path, "model.frame_rate=30"))
-    with pytest.raises(ValueError, match=r"hold no sound: set data\.audio=true"):
-        train(composed(kind, shards, tmp_path, "data.audio=false", "name=silent"))
+    with pytest.raises(ValueError, match=r"hold no sound: set data\.examples\.audio=true"):
+        train(composed(kind, shards, tmp_path, "data.examples.audio=false", "name=silent"))
     with pytest.raises(ValueError, match=r"insightface106.*no known still points"):
         train(composed(kind, shards, tmp_path, "model.landmark_scheme=insightface106", "name=scheme"))
 
@@ -112,7 +112,7 @@ def test_relative_poses_are_those_of_the_head_pose_templates():
 def test_in_3d_the_features_are_learned(shards, tmp_path, kind):
     name = {"mesh": "mesh", "pose": "head_pose"}[kind]
     words = ["model.in_3d=true"] if kind == "pose" else ["model.network.coordinates=3"]
-    with pytest.raises(ValueError, match=rf"hold no {name}: set data\.features=\[{name}\]"):
+    with pytest.raises(ValueError, match=rf"hold no {name}: set data\.examples\.features=\[{name}\]"):
         train(composed(kind, shards, tmp_path, *words))
     model = instantiate(composed(kind, shards, tmp_path, *words).model, _convert_="all")
     poses = torch.eye(4).repeat(2, 12, 1, 1)

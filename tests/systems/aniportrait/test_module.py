@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from portraitgen.data.datamodule import ClipDataModule
+from portraitgen.data.clip_examples import ClipExamples
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
-from portraitgen.diffusion.latents import PixelCodec
+from portraitgen.diffusion.latents import LatentCodec, PixelCodec, VAECodec
 from portraitgen.diffusion.objective import DiffusionObjective, Noised
 from portraitgen.losses.loss import ForwardPass, Loss, LossValue
 from portraitgen.losses.mean import Mean
@@ -28,6 +29,7 @@ from portraitgen.systems.aniportrait.module import AniPortrait
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.stage import TrainingStage
+from portraitgen.training.step_seed import StepSeed
 
 UNET = {
     "in_channels": 48,
@@ -64,6 +66,7 @@ def make_module(
     objective: DiffusionObjective | None = None,
     lr: float = 1e-3,
     unconditional_image: str = "zero",
+    codec: LatentCodec | None = None,
     **settings: Any,
 ) -> AniPortrait:
     torch.manual_seed(0)
@@ -73,7 +76,7 @@ def make_module(
         )
     return kind(
         network,
-        PixelCodec(4),
+        codec or PixelCodec(4),
         objective or DiffusionObjective(scheduler(), min_snr_gamma=5.0),
         sampling=partial(AniPortraitPipeline, scheduler=scheduler(), unconditional_image=unconditional_image),
         optimizer=partial(torch.optim.AdamW, lr=lr),
@@ -192,15 +195,16 @@ def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
         "latents": module.codec.encode(batch["frames"]).half().float(),
         "reference_latents": module.codec.encode(batch["reference"]).half().float(),
     }
-    # The reference picture is only embedded: another one changes nothing here.
-    found = module.encode(
-        {"key": batch["key"], "pose": batch["pose"], "reference": -batch["reference"], **latents}
-    )
+    found = module.encode({"key": batch["key"], "pose": batch["pose"], **latents})
     torch.testing.assert_close(found.clean, expected.clean, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(
         found.conditions["reference"], expected.conditions["reference"], atol=1e-3, rtol=1e-3
     )
-    with pytest.raises(ValueError, match=r"set data\.pictures=\[reference\]"):
+    assert torch.equal(found.conditions["image"], expected.conditions["image"])
+    del latents["reference_latents"]
+    with pytest.raises(
+        ValueError, match=r"hold no reference and no latents of them: .*data\.examples\.features=\[vae\]"
+    ):
         module.encode({"key": batch["key"], "pose": batch["pose"], **latents})
 
 
@@ -217,6 +221,94 @@ def image_encoder() -> ClipImageEncoder:
         projection_dim=6,
     )
     return ClipImageEncoder(CLIPVisionModelWithProjection(config))
+
+
+def tiny_vae() -> VAECodec:
+    torch.manual_seed(2)
+    return VAECodec(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(4, 4, 8),
+            latent_channels=48,
+            norm_num_groups=2,
+        )
+    )
+
+
+def stored(module: AniPortrait, batch: Batch, *, distribution: bool) -> Batch:
+    """The batch as it is read from features alone: no picture, all in float16 on the disk."""
+    assert module.image_encoder is not None
+    features = {"reference_image_embeds": module.image_encoder(batch["reference"])[:, 0]}
+    for prefix, pictures in (("", "frames"), ("reference_", "reference")):
+        if distribution:
+            features[f"{prefix}latent_distribution"] = module.codec.posterior(batch[pictures]).packed()
+        else:
+            features[f"{prefix}latents"] = module.codec.encode(batch[pictures])
+    kept = {name: batch[name] for name in ("key", "pose")}
+    return kept | {name: value.half().float() for name, value in features.items()}
+
+
+class Losses(Callback):
+    """The loss of every step, in order."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.found.append(float(outputs["loss"]))
+
+
+def test_training_from_features_alone_is_training_from_pictures(image_encoder: ClipImageEncoder) -> None:
+    """With the distribution the same draws at the same steps; the mode is another training."""
+    batch, found = make_batch(2), {}
+    for name in ("pictures", "distribution", "mode"):
+        module = make_module(codec=tiny_vae(), image_encoder=image_encoder)
+        given = batch if name == "pictures" else stored(module, batch, distribution=name == "distribution")
+        losses = Losses()
+        fit(module, [given] * 3, losses, StepSeed(0), steps=3)
+        found[name] = torch.tensor(losses.found)
+    torch.testing.assert_close(found["distribution"], found["pictures"], rtol=2e-3, atol=0)
+    assert (found["mode"] / found["pictures"] - 1).abs().max() > 2e-3, "the draws matter"
+
+
+def test_the_mode_gives_the_losses_of_pictures_that_are_not_sampled(image_encoder: ClipImageEncoder) -> None:
+    batch, found = make_batch(2), []
+    for given in ("pictures", "features"):
+        module = make_module(image_encoder=image_encoder)
+        losses = Losses()
+        one = batch if given == "pictures" else stored(module, batch, distribution=False)
+        fit(module, [one] * 3, losses, StepSeed(0), steps=3)
+        found.append(torch.tensor(losses.found))
+    torch.testing.assert_close(found[1], found[0], rtol=2e-3, atol=0)
+
+
+def test_a_stored_distribution_is_drawn_from_anew_at_every_step(image_encoder: ClipImageEncoder) -> None:
+    """Mean and spread of many draws are those of sampling from the pictures."""
+    module, batch = make_module(codec=tiny_vae(), image_encoder=image_encoder), make_batch(1, frames=1)
+    given = stored(module, batch, distribution=True)
+    posterior = module.codec.posterior(batch["frames"])
+    torch.manual_seed(0)
+    for inputs in (batch, given):
+        drawn = torch.stack([module.encode(inputs).clean for _ in range(500)])
+        error = (drawn.mean(0) - posterior.mean) / posterior.std
+        assert error.abs().max() < 5.5 / 500**0.5
+        torch.testing.assert_close(drawn.std(0), posterior.std, rtol=0.2, atol=0)
+    assert torch.equal(
+        module.encode(given).conditions["reference"], module.encode(given).conditions["reference"]
+    ), "of the reference the mode"
+
+
+def test_stored_embeddings_are_those_that_the_network_takes(image_encoder: ClipImageEncoder) -> None:
+    module = make_module(image_encoder=image_encoder)
+    given = stored(module, make_batch(2), distribution=False)
+    with pytest.raises(ValueError, match=r"have 5 numbers, the network takes 6 \(cross_attention_dim\)"):
+        module.encode(given | {"reference_image_embeds": torch.zeros(2, 5)})
+    without = {name: value for name, value in given.items() if name != "reference_image_embeds"}
+    with pytest.raises(ValueError, match=r"add the feature clip \(data"):
+        module.encode(without)
+    with pytest.raises(ValueError, match=r"this model has no image encoder"):
+        make_module().encode(given)
 
 
 @pytest.mark.parametrize("unconditional", ["zero", "gray"])
@@ -279,15 +371,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_thirty_steps_lower_the_loss_of_unseen_frames(faces: Path) -> None:
-    data = ClipDataModule(
+    data = ShardDataModule(
         str(faces),
-        clip_frames=1,
+        examples=ClipExamples(clip_frames=1, pose_size=128),
         batch_size=4,
         samples_per_epoch=120,
         train_span=(0.0, 0.75),
         val_span=(0.75, 1.0),
-        val_clips=4,
-        pose_size=128,
+        val_samples=4,
     )
     torch.manual_seed(0)
     network = AniPortraitNetwork(denoising_unet=UNET, reference_unet=UNET, pose_guider=GUIDER)

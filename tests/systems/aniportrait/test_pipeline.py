@@ -131,7 +131,7 @@ def test_guidance_pushes_away_from_the_prediction_without_reference(pipeline: Ma
 
 def test_drawings_of_the_wrong_size_are_refused(pipeline: MakePipeline) -> None:
     reference, pose = conditions(1, 2)
-    with pytest.raises(ValueError, match=r"latents of 4x4 need 32x32 \(data.pose_size\)"):
+    with pytest.raises(ValueError, match=r"latents of 4x4 need 32x32 \(data.examples.pose_size\)"):
         pipeline()(reference, pose[..., :16, :16])
 
 

@@ -102,7 +102,7 @@ def _picture_size(size: Any, facts: Mapping[str, Any], factor: int) -> tuple[int
     """
     given = size
     if size is None:
-        pose_size = facts["data"]["pose_size"]
+        pose_size = facts["data"]["examples"]["pose_size"]
         sides = [pose_size] * 2 if isinstance(pose_size, int) else pose_size
         given = [side * factor // DRAWING_FACTOR for side in sides]
     sides = [given] * 2 if isinstance(given, int) else list(given)

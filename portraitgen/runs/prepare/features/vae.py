@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VAELatents:
-    """What `VAECodec.encode` makes of the frames: float16 [T, C, h, w], scaled, the posterior's mode.
+    """What `VAECodec` makes of the frames: float16 [T, C, h, w], scaled, the posterior's mode; or its
+    distribution, [T, 2, C, h, w], mean and standard deviation.
 
     Attributes:
         model: folder or hub id of diffusers' AutoencoderKL.
         subfolder: of it, such as "vae" in a pipeline's folder.
+        distribution: for training that draws from the posterior: twice the bytes.
         device: "auto" takes a GPU where there is one.
         chunk: frames in one pass; the values do not depend on it.
     """
 
     model: str
     subfolder: str | None = None
+    distribution: bool = False
     device: str = "auto"
     chunk: int = 8
 
     name: ClassVar[str] = "vae"
-    batch_key: ClassVar[str] = "latents"
     unit: ClassVar[Unit] = "frame"
+
+    @property
+    def batch_key(self) -> str:
+        return "latent_distribution" if self.distribution else "latents"
 
     def identity(self) -> Mapping[str, Any]:
         codec = _codec(self.model, self.subfolder, self.device)
@@ -53,7 +59,8 @@ class VAELatents:
         for start in range(0, sample.num_frames, self.chunk):
             count = min(self.chunk, sample.num_frames - start)
             frames = pictures.rgb(start, count, device=str(codec.vae.device))
-            latents.append(codec.encode(frames).to(torch.float16).cpu().numpy())
+            found = codec.posterior(frames).packed() if self.distribution else codec.encode(frames)
+            latents.append(found.to(torch.float16).cpu().numpy())
         return np.concatenate(latents)
 
 

@@ -1,0 +1,83 @@
+"""Are precomputed features those of the model that trains? Looked at once, before a run learns nonsense."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from portraitgen.data.catalog import Catalog
+from portraitgen.data.features.reader import FeatureReader
+from portraitgen.data.reader import ClipReader
+from portraitgen.data.sample import DataError
+from portraitgen.media.yuv import yuv420_to_rgb
+
+if TYPE_CHECKING:
+    from portraitgen.diffusion.latents import LatentCodec
+
+Encode = Callable[[Tensor], Tensor]
+"""Frames [n, 3, H, W] → what is stored of them."""
+
+_LARGEST_ERROR = 0.05
+# The same network in half precision is about 0.01 off, another one 0.3 and more.
+
+
+def check_features(shards: str | Sequence[str], features: Sequence[str], model: nn.Module) -> None:
+    """Encode one frame (or one window) of the shards anew and compare it with what is stored of it.
+
+    Args:
+        shards, features: as `ClipDataModule` takes them; features that the model has no encoder for are not
+            looked at.
+        model: its `codec` makes latents, its `image_encoder` image embeddings.
+
+    Raises:
+        ValueError: they are not what this model makes.
+    """
+    catalog, encoders = Catalog(shards), _encoders(model)
+    for reader in (FeatureReader(catalog, name) for name in features):
+        if reader.kind.batch_key in encoders:
+            part, encode = encoders[reader.kind.batch_key]
+            _compare(catalog, reader, part, encode)
+
+
+def _encoders(model: nn.Module) -> Mapping[str, tuple[str, Encode]]:
+    """For keys of a batch, the part of the model that makes them and how."""
+    codec: LatentCodec | None = getattr(model, "codec", None)
+    image_encoder: Encode | None = getattr(model, "image_encoder", None)
+    found: dict[str, tuple[str, Encode]] = {}
+    if codec is not None:
+        found["latents"] = ("codec", codec.encode)
+        found["latent_distribution"] = ("codec", lambda frames: codec.posterior(frames).packed())
+    if image_encoder is not None:
+        found["image_embeds"] = ("image encoder", lambda frames: image_encoder(frames)[:, 0])
+    return found
+
+
+def _compare(catalog: Catalog, feature: FeatureReader, part: str, encode: Encode) -> None:
+    number = int(np.flatnonzero(feature.has_values())[0])
+    starts = np.cumsum([0, *(len(index) for index in catalog.indexes)])
+    shard = int(np.searchsorted(starts, number, side="right")) - 1
+    row = number - int(starts[shard])
+    height, width = catalog.indexes[shard].size[row].tolist()
+    frames = feature.window(shard, row, 0) if feature.kind.unit == "window" else np.array([0])
+    planes = np.empty((len(frames), height * 3 // 2, width), np.uint8)
+    ClipReader(catalog).frames(shard, row, frames, out=planes)
+    # The map of the file cannot be written to.
+    stored = torch.from_numpy(feature.values(shard, row, 0).astype(np.float32))
+    try:
+        expected = encode(yuv420_to_rgb(torch.from_numpy(planes)))
+    except ValueError as wrong:
+        raise DataError(
+            f"data.examples.features: {feature.name} are not of this model's {part}: {wrong}"
+        ) from wrong
+    expected = (expected if feature.kind.unit == "window" else expected[0]).float().cpu()
+    same = stored.shape == expected.shape
+    error = float((stored - expected).norm() / expected.norm()) if same else float("inf")
+    if not error <= _LARGEST_ERROR:
+        found = f"differ by {error:.0%}" if same else f"are {list(stored.shape)} and {list(expected.shape)}"
+        raise DataError(
+            f"data.examples.features: {feature.name} are not what this model's {part} makes (of"
+            f" {catalog.indexes[shard].key(row)} they {found}): compute them with the same weights,"
+            " python prepare.py features …"
+        )
