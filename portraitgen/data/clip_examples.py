@@ -1,6 +1,6 @@
 """Windows of clips as examples: frames, a reference frame and motion frames, and what is known of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +15,7 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.selection import Candidates, Selection, check_region
 from portraitgen.data.sizes import as_size
+from portraitgen.data.window_selection import need_starts, need_windows
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.faces.measure import mouth_closed_frame
 from portraitgen.media.audio import frame_audio_window
@@ -145,42 +146,6 @@ class ClipExamples:
         return OpenClips(self, windows, selection, features, pictures)
 
 
-def need_windows(candidates: Candidates, windows: ClipWindows) -> None:
-    """Leave out the clips without a window. DataError if none is left."""
-    longest = np.concatenate([windows.longest_runs(index) for index in candidates.catalog.indexes])
-    low, high = windows.span
-    lead = f" after {windows.lead} more" if windows.lead else ""
-    candidates.need(
-        "a window",
-        longest >= windows.reach,
-        f"no sample has {windows.reach} valid frames in a row{lead} (clip_frames {windows.clip_frames},"
-        f" stride {windows.stride}) within {low:.0%} to {high:.0%} of the clip: of"
-        f" {{count}} sample(s) the longest run has {longest[candidates.left].max()}; lower"
-        f" data.examples.clip_frames or stride, widen the span, or prepare longer clips",
-    )
-
-
-def need_starts(
-    candidates: Candidates, windows: ClipWindows, restrictions: Sequence[Callable[[int, int], np.ndarray]]
-) -> None:
-    """Leave out the clips none of whose windows begins where features allow it. DataError if none is left.
-
-    Args:
-        restrictions: (shard, row) -> bool [T], frames at which windows may begin.
-    """
-    if not restrictions:
-        return
-    catalog = candidates.catalog
-    found = candidates.left.copy()
-    for number, (shard, row) in enumerate(zip(*(each.tolist() for each in catalog.places()), strict=True)):
-        if found[number]:
-            index = catalog.indexes[shard]
-            starts = np.logical_and.reduce([allowed(shard, row) for allowed in restrictions])
-            found[number] = windows.has_window(int(index.num_frames[row]), index.clip_runs(row), starts)
-    message = f"none of {{count}} samples has a window within {windows.span} that its features are of"
-    candidates.need("a window that features are of", found, message)
-
-
 class OpenClips:
     """Windows of the clips of a catalog; see `OpenExamples`."""
 
@@ -236,7 +201,7 @@ class OpenClips:
             targets["key_points"][:] = self._moved(framing, reader.key_points(shard, row, track, frames))
         if settings.boxes:
             boxes = reader.boxes(shard, row, track, frames)
-            targets["boxes"][:] = self._moved(framing, boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+            targets["boxes"][:] = boxes if framing is None else framing.boxes_to_frame(boxes)
         if settings.audio:
             begin, _ = frame_audio_window(
                 int(frames[0]), self._audio_frames, fps=Fraction(*index.fps[row].tolist())

@@ -125,7 +125,9 @@ class ClipWindows:
         if self.reference != "random":  # who reads the landmarks looks for the neutral one
             return Window(track, window, int(own[:, 1].min()))
         valid = np.concatenate([np.arange(max(start, low), min(end, high)) for _, start, end in own.tolist()])
-        others = np.setdiff1d(valid, window, assume_unique=True)
+        outside = np.ones(num_frames, bool)
+        outside[window] = False
+        others = valid[outside[valid]]
         others = others if len(others) else valid
         return Window(track, window, int(rng.choice(self._snapped(others, keyframes[others]))))
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from portraitgen.data.catalog import Catalog, Range
@@ -109,6 +110,13 @@ class ShardDataModule(LightningDataModule):
             )
         order: SampleOrder | BucketOrder
         if len(self._train.layouts) > 1:
+            _, counts = np.unique(selection.buckets, return_counts=True)
+            if counts.min() < global_batch:
+                log.warning(
+                    f"{int((counts < global_batch).sum())} of {len(counts)} buckets hold fewer samples than a"
+                    f" batch of {global_batch} over all devices, which then has some of them more than once:"
+                    " use fewer buckets (data.examples.buckets)"
+                )
             order = BucketOrder(selection.shards, selection.buckets, seed=self._seed, batch_size=global_batch)
         else:
             order = SampleOrder(selection.shards, seed=self._seed)

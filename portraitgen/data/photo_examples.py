@@ -269,7 +269,7 @@ class _View(NamedTuple):
         return mirror_points(moved, width=self.framing.size[1]) if self.mirrored else moved
 
     def boxes(self, boxes: np.ndarray) -> np.ndarray:
-        moved = self.framing.to_frame(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        moved = self.framing.boxes_to_frame(boxes)
         return mirror_boxes(moved, width=self.framing.size[1]) if self.mirrored else moved
 
     def mirror(self, crop: np.ndarray) -> np.ndarray:

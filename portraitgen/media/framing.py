@@ -72,6 +72,16 @@ class Framing:
         columns, rows = (max(side // step * step, step) for side in (self.width, self.height))
         return Framing(x, y, columns, rows, self.size)
 
+    @property
+    def affine(self) -> np.ndarray:
+        """float32 [2, 3]: pixels of what is shown -> pixels of the source."""
+        across, down = self.width / self.size[1], self.height / self.size[0]
+        return np.array([[across, 0, self.x], [0, down, self.y]], np.float32)
+
+    def boxes_to_frame(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes [..., 4] from pixels of the source to pixels of what is shown, float32."""
+        return self.to_frame(boxes.reshape(*boxes.shape[:-1], 2, 2)).reshape(boxes.shape)
+
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 2] from pixels of the source to pixels of what is shown, float32."""
         stretch = np.array([self.size[1] / self.width, self.size[0] / self.height])

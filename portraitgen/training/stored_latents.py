@@ -34,7 +34,6 @@ def latents_of(
     if pictures not in batch:
         raise ValueError(
             f"the batches hold no {pictures} and no latents of them: read the pictures"
-            " (data.examples.pictures) or the feature vae (data.examples.features=[vae], made by prepare.py"
-            " features)"
+            " (data.examples.pictures), or the feature vae (data.examples.features=[vae])"
         )
     return codec.encode(batch[pictures], sample=sample)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from portraitgen.data.catalog import Catalog, find_shards
-from portraitgen.data.clip_examples import ClipExamples, need_windows
+from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.clips import ClipWindows
 from portraitgen.data.examples import ExamplesByPosition
 from portraitgen.data.index import ShardIndex, index_path
@@ -20,6 +20,7 @@ from portraitgen.data.sample import DataError
 from portraitgen.data.selection import Candidates, Selection
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
+from portraitgen.data.window_selection import need_windows
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import GopDecoder
 

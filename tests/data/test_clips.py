@@ -119,3 +119,35 @@ def test_several_strides_are_drawn_equally_often_and_squeezed_into_short_runs():
         draw(windows, [[0, 0, 15]])
     with pytest.raises(DataError, match="must be at least 1"):
         ClipWindows(16, (1, 0))
+
+
+def test_windows_begin_only_where_features_have_them():
+    windows = ClipWindows(4, span=(0, 0.75), snap_keyframes=False)
+    starts = np.zeros(NUM_FRAMES, bool)
+    starts[[10, 33, 60, 88, 100]] = True
+    rngs = (np.random.default_rng(seed) for seed in range(100))
+    chosen = [windows.choose(NUM_FRAMES, WHOLE, KEYFRAMES, rng, starts) for rng in rngs]
+    assert {int(window.frames[0]) for window in chosen} == {10, 33, 60}, "88 to 91 leave the span"
+    assert windows.has_window(NUM_FRAMES, WHOLE, starts)
+    starts[:60] = starts[61:88] = False
+    runs = np.array([[0, 0, 62], [0, 63, 120]])
+    assert not windows.has_window(NUM_FRAMES, runs, starts), "60 to 63 are not one run"
+    with pytest.raises(DataError, match=r"no window within .* among those that its features are of"):
+        windows.choose(NUM_FRAMES, runs, KEYFRAMES, np.random.default_rng(0), starts)
+
+
+def test_windows_have_what_must_lie_before_them_in_their_run():
+    """Also where that lies before the span."""
+    windows = ClipWindows(4, span=(0.5, 1), snap_keyframes=False, lead=30)
+    seen = draw(windows, [[0, 0, 40], [0, 50, 120]])
+    assert {int(window.frames[0]) for window in seen} == set(range(80, 117))
+    whole = {int(window.frames[0]) for window in draw(windows)}
+    assert min(whole) == 60, "with the thirty frames before the span"
+
+
+def test_without_a_reference_none_is_drawn():
+    windows = ClipWindows(4, reference=None)
+    alone = draw(windows, count=20)
+    beside = draw(ClipWindows(4), count=20)
+    assert all(window.reference is None for window in alone)
+    assert [w.frames.tolist() for w in alone] == [w.frames.tolist() for w in beside]

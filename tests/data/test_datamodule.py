@@ -11,7 +11,8 @@ from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip, synthetic_frames
-from tests.data.modules import clip_module
+from tests.data.modules import clip_module, photo_module
+from tests.data.photos import Person, photo
 
 NUM_CLIPS = 5
 
@@ -33,8 +34,11 @@ def root(tmp_path_factory) -> Path:
 
 def datamodule(root: Path, **settings) -> ShardDataModule:
     """Epochs of 4 batches."""
-    defaults = {"clip_frames": 3, "batch_size": 2, "seed": 1, "samples_per_epoch": 8, "snap_keyframes": False}
-    return clip_module([str(root / "shards" / "train-{000000..000001}.tar")], **{**defaults, **settings})
+    settings = {"batch_size": 2, "seed": 1, "samples_per_epoch": 8, **settings}
+    shards = [str(root / "shards" / "train-{000000..000001}.tar")]
+    if "people" in settings:
+        return photo_module(shards, **settings)
+    return clip_module(shards, **{"clip_frames": 3, "snap_keyframes": False, **settings})
 
 
 class Recorder(LightningModule):
@@ -47,6 +51,11 @@ class Recorder(LightningModule):
         self.graded: list[tuple] = []
 
     def training_step(self, batch, index):
+        if "image" in batch:
+            self.seen.append(
+                (batch["key"], batch["image"].mean(dim=(1, 2, 3)).tolist(), batch["boxes"].tolist())
+            )
+            return (batch["image"].mean() - self.weight) ** 2
         self.seen.append((batch["key"], batch["frame_index"].tolist(), batch["reference_index"].tolist()))
         return (batch["frames"].mean() - self.weight) ** 2
 
@@ -83,6 +92,20 @@ def test_resumed_training_sees_what_the_uninterrupted_sees(root, tmp_path, num_w
     rest = train(root, tmp_path / "part", max_steps=10, ckpt_path=checkpoint, num_workers=num_workers)
     assert len(whole.seen) == 10
     assert first.seen + rest.seen == whole.seen
+    assert torch.equal(rest.weight, whole.weight)
+
+
+@pytest.mark.parametrize("settings", [{"size": 32}, {"buckets": [[48, 32], [32, 48]]}])
+def test_resumed_training_on_photos_sees_what_the_uninterrupted_sees(tmp_path, settings):
+    with ShardWriter(tmp_path / "photos", max_samples=3) as writer:
+        for number in range(NUM_CLIPS):
+            size = (64, 96) if number % 2 else (96, 64)
+            writer.write(photo(f"photo{number}", size, [Person(0, 0, 64, seed=number)], seed=number))
+    settings = {**settings, "people": 2, "flip": 0.5, "num_workers": 2}
+    whole = train(tmp_path / "photos", tmp_path, max_steps=10, **settings)
+    rest = train(tmp_path / "photos", tmp_path, max_steps=10, ckpt_path=tmp_path / "step=3.ckpt", **settings)
+    assert len(whole.seen) == 10
+    assert rest.seen == whole.seen[3:]
     assert torch.equal(rest.weight, whole.weight)
 
 

@@ -188,7 +188,7 @@ def test_systems_see_floats(root):
     assert batch["image"].std() > 0.1
 
 
-def test_a_batch_is_of_one_bucket(root):
+def test_a_batch_is_of_one_bucket(root, caplog):
     module = photo_module(shards(root), batch_size=2, samples_per_epoch=40, buckets=[[96, 64], [64, 96]])
     shapes = []
     for batch in module.train_dataloader():
@@ -196,6 +196,7 @@ def test_a_batch_is_of_one_bucket(root):
         upright = {key.startswith("ann") for key in batch["key"]}
         assert upright == {shapes[-1] == (96, 64)}
     assert 3 < shapes.count((96, 64)) < 11, "as often as its photos are among all"
+    assert "1 of 2 buckets hold fewer samples than a batch of 2" in caplog.text
 
 
 def test_grading_sees_all_buckets_and_mirrors_nothing(root):

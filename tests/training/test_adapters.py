@@ -165,8 +165,11 @@ def test_a_later_stage_carries_along_what_earlier_ones_trained(tmp_path: Path, p
     """Stage 1 trains part of the base, without adapters; stage 2 adapters on it."""
     one = ["denoiser.conv_in.*", "denoiser.down_blocks.1.attentions.0.to_q.weight", "reference.*"]
     short = {"max_steps": 2}
+    (file,) = pretrained.glob("*.safetensors")
+    before = file.read_bytes()
     toy.train(tmp_path / "1", generator=generator(pretrained, {}), trainer=short, train=one, name="one")
     first, _ = load_weights(last(tmp_path / "1"))
+    assert file.read_bytes() == before, "training a base in place must not write to its file"
     assert first.keys() == {
         "denoiser.conv_in.weight",
         "denoiser.conv_in.bias",
@@ -294,13 +297,13 @@ def test_of_a_base_only_its_files_are_hashed(pretrained: Path, monkeypatch: pyte
             return self.inner.hexdigest()
 
     monkeypatch.setattr(learner, "hashlib", SimpleNamespace(sha256=Counting))
-    made.setup("fit")
+    learner.Learner.setup(made, "fit")
     large = [size for size in sizes if size > 200]
     assert large == [12 * 12 * 9 * 4]  # the new part's weight; its base would be some hundred times that
     first = made._frozen_digest
     with torch.no_grad():
         made.network.denoiser.conv_out.bias.add_(1)
-    made.setup("fit")
+    learner.Learner.setup(made, "fit")
     assert made._frozen_digest != first
     assert "denoiser.conv_out.bias" not in base_tensors(made.network)
 

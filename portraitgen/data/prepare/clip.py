@@ -1,4 +1,4 @@
-"""From tracks to clips: which frames of which person become one sample, and the square it is cut out with."""
+"""From tracks to clips: which frames of which person become one sample, and what of the picture it shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from portraitgen.data.prepare.crop import Crop, choose_crop
+from portraitgen.data.prepare.crop import choose_crop
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.faces.types import Face, Track, Trail
+from portraitgen.media.framing import Framing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,21 +23,22 @@ class PlannedClip:
     start: int
     stop: int
     trail: Trail
-    crop: Crop
+    crop: Framing
 
     def cropped(self, track: Track) -> Track:
         """The clip's track, counting frames from the clip's start and in pixels of the crop."""
         return replace(
             track,
             frames=track.frames - self.start,
-            boxes=self.crop.boxes_to_crop(track.boxes),
-            landmarks=self.crop.to_crop(track.landmarks),
-            keypoints=self.crop.to_crop(track.keypoints),
+            boxes=self.crop.boxes_to_frame(track.boxes),
+            landmarks=self.crop.to_frame(track.landmarks),
+            keypoints=self.crop.to_frame(track.keypoints),
         )
 
     def valid(self, cropped: Track) -> np.ndarray:
         """bool [stop - start]: the face was found and its five key points lie in the crop."""
-        inside = ((cropped.keypoints >= 0) & (cropped.keypoints < self.crop.size)).all(axis=(1, 2))
+        height, width = self.crop.size
+        inside = ((cropped.keypoints >= 0) & (cropped.keypoints < (width, height))).all(axis=(1, 2))
         valid = np.zeros(self.stop - self.start, dtype=bool)
         valid[cropped.frames[inside]] = True
         return valid
@@ -90,6 +92,6 @@ def _plan_clip(
     """The clip of a piece of somebody's trail; None where it has too few valid frames."""
     track = trail.track(faces)
     start, stop = int(track.frames[0]), int(track.frames[-1]) + 1
-    crop = choose_crop(track.boxes, image_size=image_size, size=settings.size, margin=settings.margin)
+    crop = choose_crop(track.boxes, image_size=image_size, size=settings.frame_size, margin=settings.margin)
     clip = PlannedClip(person, start, stop, trail, crop)
     return clip if clip.valid(clip.cropped(track)).sum() >= settings.min_frames else None

@@ -34,16 +34,16 @@ class ClipCut:
         self._fps = fps
         self._path = folder / f"{clip.start}-{clip.person}.mp4"
         self._open = ExitStack()
-        size = clip.crop.size
+        height, width = clip.crop.size
         self._writer = self._open.enter_context(
-            VideoWriter(self._path, fps=fps, width=size, height=size, crf=crf)
+            VideoWriter(self._path, fps=fps, width=width, height=height, crf=crf)
         )
         self._boxes = dict(zip(track.frames.tolist(), self._cropped.boxes, strict=True))
         self._measured: dict[str, list[float]] = defaultdict(list)
 
     def add(self, frame: Frame) -> None:
         """Take the next frame of the video, of those from `clip.start` to `clip.stop`."""
-        image = self.clip.crop.cut(frame.image)
+        image = np.ascontiguousarray(self.clip.crop.part(frame.image))
         self._writer.write(image)
         if frame.index in self._boxes:
             for name, value in picture_scores(image, self._boxes[frame.index]).items():
@@ -65,7 +65,9 @@ class ClipCut:
         self._path.unlink()
         begin_s, end_s = clip.start / fps, clip.stop / fps
         person = f"-p{clip.person}" if clip.person > 1 else ""
-        scores = track_scores(self._track, num_frames=num_frames, fps=fps, side=clip.crop.side)
+        scores = track_scores(
+            self._track, num_frames=num_frames, fps=fps, side=min(clip.crop.height, clip.crop.width)
+        )
         scores |= {name: float(np.median(values)) for name, values in self._measured.items()}
         window = None if sound is None else self._window(sound)
         if window is not None:
@@ -75,8 +77,8 @@ class ClipCut:
             key=make_key(source_key + person, round(1000 * begin_s)),
             num_frames=num_frames,
             fps=fps,
-            width=clip.crop.size,
-            height=clip.crop.size,
+            width=clip.crop.size[1],
+            height=clip.crop.size[0],
             tracks=(ClipTrack.from_track(self._cropped, num_frames, valid=valid),),
             landmark_scheme=landmark_scheme,
             affine=clip.crop.affine,

@@ -28,7 +28,7 @@ def track_scores(track: Track, *, num_frames: int, fps: Fraction, side: int) -> 
 
     Args:
         track: in pixels of the source.
-        side: of the crop, in pixels of the source.
+        side: the shorter one of the crop, in pixels of the source.
     """
     faces = (track.boxes[:, 2:] - track.boxes[:, :2]).max(axis=1)
     # Key points jump less than boxes, which detectors place on a grid.

@@ -1,7 +1,9 @@
 """What a preparation can be told, and what it refuses."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 
 @dataclass(kw_only=True)
@@ -12,9 +14,9 @@ class PrepareSettings:
         ValueError: naming the key, on a value that cannot be used.
     """
 
-    size: int
+    size: Any  # a side, or [height, width]
     fps: float | None
-    margin: float
+    margin: float | None
     min_frames: int
     max_frames: int
     crf: int
@@ -26,16 +28,18 @@ class PrepareSettings:
     licence: str | None
 
     def __post_init__(self) -> None:
-        for key in ("size", "photo_size"):
-            value = getattr(self, key)
-            if value < 16 or value % 8:
-                raise ValueError(f"{key}={value}: give a multiple of 8, at least 16")
+        self.size = _plain(self.size)
+        if self.photo_size < 16 or self.photo_size % 8:
+            raise ValueError(f"photo_size={self.photo_size}: give a multiple of 8, at least 16")
         if self.fps is not None and not 1 <= self.fps <= 240:
             raise ValueError(
                 f"fps={self.fps}: give 1 to 240 frames a second, or null for the source's own rate"
             )
-        if self.margin < 0:
-            raise ValueError(f"margin={self.margin}: give the space around the face in face sizes, 0 or more")
+        if self.margin is not None and self.margin < 0:
+            raise ValueError(
+                f"margin={self.margin}: give the space around the face in face sizes, 0 or more, or null for"
+                " as much of the picture as there is"
+            )
         if self.face_size <= 0 or self.face_size % 112:
             raise ValueError(
                 f"face_size={self.face_size}: give a multiple of 112, the side of ArcFace's crop"
@@ -51,6 +55,29 @@ class PrepareSettings:
             raise ValueError(f"max_frames={self.max_frames} is below min_frames={self.min_frames}")
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the clips."""
+        height, width = [self.size] * 2 if isinstance(self.size, int) else self.size
+        return height, width
+
+    @property
     def exact_fps(self) -> Fraction | None:
         """`fps` as the fraction that was written, None for the source's own rate."""
         return None if self.fps is None else Fraction(str(self.fps))
+
+
+def _plain(size: Any) -> int | list[int]:
+    """`size` as JSON has it: a side, or a list of height and width.
+
+    Raises:
+        ValueError: it is neither, or not of multiples of 8.
+    """
+    is_side = isinstance(size, int)
+    sides = [size, size] if is_side else list(size) if isinstance(size, Iterable) else []
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if isinstance(size, str) or len(sides) != 2 or not whole:
+        raise ValueError(f"size={size}: give the side of a square, or [height,width]")
+    if any(side < 16 or side % 8 for side in sides):
+        multiples = "a multiple" if is_side else "multiples"
+        raise ValueError(f"size={size}: give {multiples} of 8, at least 16")
+    return sides[0] if is_side else sides

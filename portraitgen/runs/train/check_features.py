@@ -27,7 +27,7 @@ def check_features(shards: str | Sequence[str], features: Sequence[str], model: 
     """Encode one frame (or one window) of the shards anew and compare it with what is stored of it.
 
     Args:
-        shards, features: as `ClipDataModule` takes them; features that the model has no encoder for are not
+        shards, features: as the data module takes them; features that the model has no encoder for are not
             looked at.
         model: its `codec` makes latents, its `image_encoder` image embeddings.
 

@@ -19,12 +19,13 @@ class FaceFeatures(nn.Module):
     """Upright crops of faces → intrinsic features and structural ones; frozen.
 
     Intrinsic are the places of the recognition network's last map, as they stand before its embedding;
-    structural are its earlier maps, resized to CLIP's patches, beside CLIP's tokens of the last layer but
-    one. None of them is normalised (UniPortrait's issues 5 and 6).
+    structural are its earlier maps, resized to CLIP's patches, beside CLIP's tokens of the last layer
+    but one. None of them is normalised (UniPortrait's issues 5 and 6).
 
     Args:
         face: recognition network; UniPortrait's is curricularface.
-        clip: image encoder with 16x16 patches; UniPortrait's is the ViT-H/14 of IP-Adapter.
+        clip: image encoder with 16x16 patches; UniPortrait's is the ViT-H/14 of IP-Adapter. None leaves its
+            tokens out.
 
     Attributes:
         intrinsic_dim, structure_dim: widths of the features.
@@ -33,14 +34,14 @@ class FaceFeatures(nn.Module):
         ValueError: the network gives no maps, or CLIP has another number of patches.
     """
 
-    def __init__(self, face: FaceRecognizer, clip: ClipImageEncoder) -> None:
+    def __init__(self, face: FaceRecognizer, clip: ClipImageEncoder | None) -> None:
         super().__init__()
         network = face.network
         if not isinstance(network, IResNet | MobileFace):
             raise ValueError(
                 f"{face.name} gives no maps of its stages: condition on curricularface, arcface or mobileface"
             )
-        if clip.num_patches != _GRID**2:
+        if clip is not None and clip.num_patches != _GRID**2:
             raise ValueError(
                 f"this CLIP has {clip.num_patches} patches, but faces' maps are resized to {_GRID}x{_GRID}: "
                 "use one of 224 pixels with patches of 14, such as ViT-H/14"
@@ -48,17 +49,31 @@ class FaceFeatures(nn.Module):
         self.face = face
         self.clip = clip
         self.intrinsic_dim = network.stage_widths[-1]
-        self.structure_dim = sum(network.stage_widths[:-1]) + clip.token_dim
+        self.structure_dim = sum(network.stage_widths[:-1]) + (0 if clip is None else clip.token_dim)
 
     @classmethod
-    def from_pretrained(cls, *, recognition: str, recognition_path: str | None, clip: str) -> Self:
-        """With the networks in these files.
+    def from_pretrained(cls, path: str, *, recognition: str, clip: str | None, source: str = "") -> Self:
+        """With published networks.
 
         Args:
-            recognition, recognition_path: see `load_recognition`.
+            path: file of the recognition network.
+            recognition: its name, see `load_recognition`.
             clip: folder of the image encoder.
+            source: where both are published, for messages.
+
+        Raises:
+            ValueError: a file is missing or does not fit.
         """
-        return cls(load_recognition(recognition, recognition_path), ClipImageEncoder.from_pretrained(clip))
+        encoder = None if clip is None else ClipImageEncoder.from_pretrained(clip)
+        return cls(load_recognition(recognition, path), encoder)
+
+    @classmethod
+    def untrained(cls, *, seed: int = 0) -> Self:
+        """A small recognition network with random weights that follow from `seed`, and no CLIP: for tests."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MobileFace()
+        return cls(FaceRecognizer(network, name=f"untrained_{seed}", identity_threshold=1.0), None)
 
     @torch.no_grad()
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,8 +90,10 @@ class FaceFeatures(nn.Module):
         with torch.autocast(crops.device.type, enabled=False):
             maps = network.stages(F.interpolate(crops.clamp(-1, 1), (side, side), mode="bilinear"))
         resized = [F.interpolate(each, (_GRID, _GRID), mode="bilinear") for each in maps[:-1]]
-        looks = torch.cat(resized, dim=1).flatten(2).mT
-        return maps[-1].flatten(2).mT, torch.cat([looks, self.clip.tokens(crops).float()], dim=-1)
+        structure = torch.cat(resized, dim=1).flatten(2).mT
+        if self.clip is not None:
+            structure = torch.cat([structure, self.clip.tokens(crops).float()], dim=-1)
+        return maps[-1].flatten(2).mT, structure
 
     @torch.no_grad()
     def nobody(self, intrinsic: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +101,7 @@ class FaceFeatures(nn.Module):
 
         Zeros, and CLIP's tokens of a picture that is zero in its own range.
         """
-        tokens = self.clip.gray_tokens().to(intrinsic)
-        looks = tokens.new_zeros(*tokens.shape[:2], self.structure_dim - tokens.shape[-1])
-        return torch.zeros_like(intrinsic[:1]), torch.cat([looks, tokens], dim=-1)
+        structure = intrinsic.new_zeros(1, _GRID**2, self.structure_dim)
+        if self.clip is not None:
+            structure[..., -self.clip.token_dim :] = self.clip.gray_tokens().to(structure)
+        return intrinsic.new_zeros(1, *intrinsic.shape[1:]), structure

@@ -1,6 +1,7 @@
 """UniPortrait's network: a resampler of faces and Stable Diffusion's U-Net with branches for people."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,6 +93,15 @@ class UniPortraitNetwork(nn.Module):
         known = lora_settings(self)
         wanted = {0: None, 1: SINGLE}.get(people, MULTI)
         set_lora(self, {name: 1.0 for name in known if name == wanted})
+
+    @contextmanager
+    def adapted_to(self, people: int) -> Iterator[None]:
+        """`adapt_to` inside the block; outside, the adapter works that trains."""
+        self.adapt_to(people)
+        try:
+            yield
+        finally:
+            self.adapt_to(2 if self.has_router else 1)
 
     def embed_image(self, embeds: Tensor) -> Tensor:
         """Tokens [B, L, D] of CLIP's embeddings [B, 1, E] of image prompts."""

@@ -38,6 +38,7 @@ class IdResampler(nn.Module):
     ) -> None:
         super().__init__()
         self.num_tokens = num_tokens
+        self.intrinsic_dim, self.structure_dim = intrinsic_dim, structure_dim
         self.latents = nn.Parameter(torch.randn(1, num_tokens, dim) / dim**0.5)
         self.proj_id = _projection(intrinsic_dim, dim)
         self.proj_clip = _projection(structure_dim, dim)

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from portraitgen.nn.lora import plain_name
 from portraitgen.systems.uniportrait.network import MULTI, SINGLE, UniPortraitNetwork
-from portraitgen.training.weights import require_fit
+from portraitgen.training.weights import load_into, plain_state, require_fit
 
 Published = dict[str, dict[str, dict[str, Tensor]]]
 """File → section → name → tensor."""
@@ -30,8 +29,7 @@ def published_names(network: UniPortraitNetwork) -> dict[str, tuple[str, str, st
         for index, name in enumerate(network.unet.attn_processors)
     }
     found = {}
-    for own in network.state_dict():
-        name = plain_name(own)
+    for name in plain_state(network):
         place = _place(name, order)
         if place is not None:
             found[name] = place
@@ -49,7 +47,7 @@ def from_published(network: UniPortraitNetwork, files: Published) -> dict[str, T
         ValueError: names or shapes differ from the network's, listing them.
     """
     ours = {place: name for name, place in published_names(network).items()}
-    shapes = {plain_name(name): value for name, value in network.state_dict().items()}
+    shapes = plain_state(network)
     tensors: dict[str, Tensor] = {}
     for file, sections in files.items():
         given = {
@@ -68,14 +66,13 @@ def from_published(network: UniPortraitNetwork, files: Published) -> dict[str, T
 def load_published(network: UniPortraitNetwork, files: Published) -> None:
     """Load the tensors of published files; what they do not hold stays. Errors as `from_published`."""
     tensors = from_published(network, files)
-    own = {plain_name(name): name for name in network.state_dict()}
-    network.load_state_dict({own[name]: value for name, value in tensors.items()}, strict=False)
+    load_into(network, tensors, source="the published weights", expect_missing=["*"])
 
 
 def to_published(network: UniPortraitNetwork, tensors: Mapping[str, Tensor] | None = None) -> Published:
     """The network's tensors (or these, in its names) as the published files have them."""
     if tensors is None:
-        tensors = {plain_name(name): value for name, value in network.state_dict().items()}
+        tensors = plain_state(network)
     files: Published = {}
     for name, (file, section, published) in published_names(network).items():
         if name in tensors:

@@ -21,6 +21,7 @@ from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.features.store import FeatureFacts, FeatureIndex, is_finished
 from portraitgen.data.features.verify import feature_problems
 from portraitgen.data.manifest import update_dataset
+from portraitgen.data.motion import MotionFrames
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from portraitgen.data.synthetic import synthetic_clip
@@ -129,6 +130,35 @@ def test_a_batch_holds_the_values_of_its_frames_and_its_person(root, num_workers
     on_device = module.on_after_batch_transfer(batch, 0)
     assert on_device["numbers"].dtype == on_device["identity"].dtype == torch.float32
     module.teardown("fit")
+
+
+@pytest.mark.parametrize("pick", ["uniform", "mean"])
+def test_motion_frames_have_values_too(root, pick):
+    compute(root, Numbered())
+    motion = MotionFrames(per_segment=2, ratio=3, segments=2, pick=pick)
+    settings = {
+        "features": ["numbered"],
+        "motion": motion,
+        "pictures": ["reference"],
+        "samples_per_epoch": 30,
+    }
+    seen = set()
+    for batch in datamodule(root, **settings).train_dataloader():
+        for i, key in enumerate(batch["key"]):
+            first, found = int(batch["frame_index"][i, 0]), batch["motion_found"][i].numpy()
+            # One frame each of the two just before the window, then of the six before them by threes.
+            offsets = [[5, 6, 7], [2, 3, 4], [1], [0]] if pick == "mean" else [[6], [3], [1], [0]]
+            for slot, taken in enumerate(offsets):
+                frames = [first - 1 - offset for offset in taken if first - 1 - offset >= 0]
+                assert found[slot] == (first - 1 - taken[len(taken) // 2] >= 0)
+                expected = 100 * LENGTHS[int(key[4])] + np.mean(frames or 0) + np.arange(6).reshape(2, 3) / 8
+                got = batch["motion_numbers"][i, slot].numpy()
+                if found[slot]:
+                    np.testing.assert_allclose(got, expected, rtol=1e-3)
+                else:
+                    assert not got.any()
+            seen.add(int(found.sum()))
+    assert len(seen) >= 3
 
 
 def test_tars_of_features_are_plain_and_in_the_order_of_the_shards(root):

@@ -94,7 +94,7 @@ def test_people_are_numbered_by_time_then_from_left_to_right():
 
 def test_landmarks_are_in_pixels_of_the_crop():
     (clip,), faces, _ = planned(track(range(6)))
-    assert clip.crop.side == 80
+    assert clip.crop.width == 80
     cropped = clip.cropped(clip.trail.track(faces))
     assert cropped.landmarks == pytest.approx(32)
     assert cropped.boxes[0] == pytest.approx([16, 16, 48, 48])
@@ -105,8 +105,8 @@ def test_frames_whose_face_leaves_the_crop_are_not_valid():
     (clip,), faces, _ = planned(track(range(10), left=0, step=40))
     track_there = clip.trail.track(faces)
     points = track_there.keypoints[:, 0, 0]
-    inside = (points >= clip.crop.x) & (points < clip.crop.x + clip.crop.side)
-    assert clip.crop.side == 200
+    inside = (points >= clip.crop.x) & (points < clip.crop.x + clip.crop.width)
+    assert clip.crop.width == 200
     assert 0 < inside.sum() < 10
     assert np.array_equal(clip.valid(clip.cropped(track_there)), inside)
     assert planned(track(range(10), left=0, step=40), min_frames=8)[::2] == ([], 1)

@@ -130,7 +130,7 @@ def test_masks_agree_with_those_that_sam2_made_of_a_real_clip(shared, clip):
             continue
         corners = boxes[str(frame.index)]["face"][0]["box"]
         whole = np.array([[corners[name] for name in ("x1", "y1", "x2", "y2")]])
-        crop = choose_crop(whole, image_size=frame.image.shape[:2], size=512, margin=0.4)
+        crop = choose_crop(whole, image_size=frame.image.shape[:2], size=(512, 512), margin=0.4)
         mask = cv2.imread(str(pictures / f"annotated_frame_{frame.index:05d}.png"), cv2.IMREAD_UNCHANGED)
         true = crop.cut(np.repeat((mask > 0).astype(np.uint8)[..., None], 3, axis=2) * 255)[..., 0] > 127
         face = max(backend.detect(crop.cut(frame.image)), key=lambda face: face.score)
@@ -150,7 +150,7 @@ def test_masks_agree_with_those_that_sam2_made_of_a_real_clip(shared, clip):
             "video": None,
         }
         photo = replace(clip, **still)
-        shown = replace(photo, tracks=(replace(track, boxes=crop.boxes_to_crop(whole)),))
+        shown = replace(photo, tracks=(replace(track, boxes=crop.boxes_to_frame(whole)),))
         made = {
             "hull": HullMasks()(photo),
             "bare hull": HullMasks(forehead=0, margin=0)(photo),

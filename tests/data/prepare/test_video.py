@@ -85,20 +85,29 @@ def path(tmp_path):
     return tmp_path / "clip.mp4"
 
 
-def test_landmarks_and_boxes_lie_on_the_face_in_the_stored_clip(path):
+@pytest.mark.parametrize("margin", [0.5, None])
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 64)])
+def test_landmarks_and_boxes_lie_on_the_face_in_the_stored_clip(path, size, margin):
     write_video(path, [scene((30 + index, 40)) for index in range(20)], fps=25)
-    (sample,), notes, _ = prepare(path)
+    (sample,), notes, _ = prepare(path, size=size, margin=margin)
     assert notes == []
     assert (sample.key, sample.num_frames, sample.fps) == ("clip-000000000", 20, 25)
     (track,) = sample.tracks
     assert track.valid.all()
     pictures = read_video(sample.video)
-    assert pictures.shape == (20, 64, 64, 3)
+    assert pictures.shape == (20, *size, 3)
+    assert (sample.height, sample.width) == size
+    shown = sample.affine[:, :2] @ np.array(size[::-1], np.float32)
+    if margin is None:
+        assert np.isclose(shown, (160, 96), atol=1).any(), "as much of the picture as there is"
+    assert shown[0] / shown[1] == pytest.approx(size[1] / size[0], rel=0.02), "nothing is squashed"
     for picture, landmarks, box in zip(pictures, track.landmarks, track.boxes, strict=True):
         rows, columns = np.nonzero((picture[..., 0] > 150) & (picture[..., 1] < 100))
         assert landmarks.mean(axis=0) == pytest.approx([columns.mean() + 0.5, rows.mean() + 0.5], abs=1)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert box == pytest.approx(found, abs=2)
+        corner = sample.affine[:, :2] @ box[:2] + sample.affine[:, 2]
+        assert corner[1] == pytest.approx(40, abs=1.5)
 
 
 def test_affine_leads_back_to_the_source(path):

@@ -68,9 +68,9 @@ def test_misspelt_keys_at_any_depth_are_listed_at_once(run):
 
 
 def test_mistakes_beside_misspelt_keys_are_listed_too(run):
-    code, errors, _ = run(check_config, TINY[0], "data.strid=2", "trainer.devices=true")
+    code, errors, _ = run(check_config, TINY[0], "data.examples.strid=2", "trainer.devices=true")
     assert code == 1
-    assert "data.strid: no such key; did you mean 'stride'?" in errors
+    assert "data.examples.strid: no such key; did you mean 'stride'?" in errors
     assert "data.shards: no value given (???)" in errors
     assert "trainer.devices: expected" in errors
 

@@ -17,7 +17,7 @@ from PIL import Image
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.identities import Identities
 from portraitgen.data.reader import ClipReader
-from portraitgen.media.decode import iter_frames
+from portraitgen.media.decode import iter_frames, read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.config.schema import register_configs
 from portraitgen.runs.prepare.prepare import prepare
@@ -61,6 +61,21 @@ def digests(out):
 
 def all_files(out):
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def test_clips_that_are_not_square(run, tmp_path, videos):
+    """Two forms of one setting; the same command goes on, another size is another preparation."""
+    out = tmp_path / "data"
+    run(source=videos / "a.mp4", out=out, size="[96,128]")
+    sample = ClipReader(Catalog(str(out / "shards" / "train-*.tar"))).sample(0, 0)
+    assert (sample.height, sample.width) == (96, 128)
+    assert read_video(sample.video).shape[1:3] == (96, 128)
+    assert json.loads((out / "dataset.json").read_text())["sizes"] == ["128x96"]
+    before = digests(out)
+    run(source=videos / "a.mp4", out=out, size="[96,128]")
+    assert digests(out) == before
+    with pytest.raises(ValueError, match=r"another way \(size was \[96, 128\] and is \[128, 96\]\)"):
+        run(source=videos / "a.mp4", out=out, size="[128,96]")
 
 
 def test_quick_start_clip(run, tmp_path):
@@ -202,6 +217,7 @@ def test_missing_face_models_end_the_run_and_not_every_source(run, videos, tmp_p
         ({"out": "EMPTY/../file/out"}, r"out=.* cannot be written to .*choose another folder"),
         ({"split": "a-b"}, "split=a-b: use letters"),
         ({"size": 100}, "size=100: give a multiple of 8"),
+        ({"size": "[96,128,3]"}, r"size=\[96, 128, 3\]: give the side of a square, or \[height,width\]"),
         ({"source": "???"}, r"source: no value given"),
     ],
 )
