@@ -40,17 +40,11 @@ class Base:
     _tensors: Mapping[int, tuple[Tensor, int, int]]
 
     def holds(self, tensor: Tensor) -> bool:
-<<<<<<< HEAD
-        """Whether `tensor` came from the files and was not written to since, on whatever way."""
-        known = self._tensors.get(id(tensor))
-        return known is not None and (tensor._version, tensor.data_ptr()) == known[1:]
-=======
         """Whether `tensor` came from the files and was not written to, moved or cast since."""
         known = self._tensors.get(id(tensor))
         if known is None or known[0] is not tensor:
             return False
         return (tensor._version, tensor.data_ptr()) == known[1:]
->>>>>>> main
 
 
 def build_model(

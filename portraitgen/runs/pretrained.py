@@ -6,11 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-<<<<<<< HEAD
-_PATH_KEYS = ("pretrained_model_name_or_path", "path")
-=======
 _PATH_KEYS = ("pretrained_model_name_or_path", "path", "folder")
->>>>>>> main
 
 
 def pretrained_nodes(node: Any, place: str) -> Iterator[tuple[str, Any, list[str]]]:
@@ -63,15 +59,11 @@ def library_bases(model: Any) -> dict[str, Any]:
     for place, node, _ in pretrained_nodes(model, "model"):
         source = next((node[key] for key in _PATH_KEYS if key in node), None)
         if "_target_" in node and source is not None:
-<<<<<<< HEAD
-            folder = model_folder(source, node.get("subfolder"), section=place)
-=======
             # Text encoders call the subfolder of the model their own.
             subfolder = (
                 node.get("text_encoder", "text_encoder") if "folder" in node else node.get("subfolder")
             )
             folder = model_folder(source, subfolder, section=place)
->>>>>>> main
             facts[place] = file_facts(source, weight_files(folder, node.get("variant")))
     return facts
 

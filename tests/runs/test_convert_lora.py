@@ -45,11 +45,7 @@ def run(*words: str) -> None:
 
 @pytest.fixture
 def experiment(monkeypatch):
-<<<<<<< HEAD
-    """Settings of an experiment with this network; hydra's instantiate builds it."""
-=======
     """Makes settings of an experiment with this network and these adapters what `into` finds."""
->>>>>>> main
 
     def experiment(lora):
         node = {"_target_": f"{__name__}.Network", "lora": lora}

@@ -106,64 +106,6 @@ def test_a_pretrained_model_that_is_not_here(weights):
         load_system(weights(codec=codec), changes={}, models="models", device=CPU)
 
 
-@pytest.fixture
-def on_vae(weights, network, settings, tmp_path):
-    """A weights file of a network on a VAE in models/vae, as another machine had it; gives both places."""
-
-    def on_vae(folder="models/vae"):
-        torch.manual_seed(1)
-        vae = AutoencoderKL(block_out_channels=(8,), latent_channels=12, norm_num_groups=4)
-        vae.save_pretrained(tmp_path / "here/vae")
-        node = {
-            "_target_": "diffusers.AutoencoderKL.from_pretrained",
-            "pretrained_model_name_or_path": str(tmp_path / "here/vae"),
-        }
-        codec = {"_target_": "portraitgen.diffusion.latents.VAECodec", "vae": node}
-        config = json.loads(json.dumps(settings)) | {"codec": codec}
-        facts = library_bases(OmegaConf.create(config))
-        assert [*facts] == ["model.codec.vae"]
-        facts["model.codec.vae"]["source"] = node["pretrained_model_name_or_path"] = folder
-        path = tmp_path / "on_vae.safetensors"
-        state, given = network.state_dict(), {"bases": facts}
-        save_weights(path, state, config=config, step=3, system="aniportrait", provenance=given)
-        return path, tmp_path / "here"
-
-    return on_vae
-
-
-@pytest.mark.parametrize("folder", ["models/vae", "/data/big/models/vae"])
-def test_a_pretrained_model_is_found_where_this_machine_has_it(on_vae, folder):
-    path, models = on_vae(folder)
-    system, _ = load_system(path, changes={}, models=str(models), device=CPU)
-    assert system.codec.vae.config._name_or_path == str(models / "vae")
-    with pytest.raises(ValueError, match="there is no model in"):
-        load_system(path, changes={}, models="/nowhere", device=CPU)
-
-
-def test_a_pretrained_model_that_is_another_is_refused(on_vae):
-    path, models = on_vae()
-    torch.manual_seed(2)
-    vae = AutoencoderKL(block_out_channels=(8,), latent_channels=12, norm_num_groups=4)
-    vae.save_pretrained(models / "vae")
-    with pytest.raises(ValueError, match=r"its model\.codec\.vae stands on another diffusion_pytorch_model"):
-        load_system(path, changes={}, models=str(models), device=CPU)
-
-
-def test_models_that_are_not_here_are_listed_also_bases_of_networks(tmp_path):
-    (tmp_path / "there").mkdir()
-    node = OmegaConf.create(
-        {
-            "network": {"base": {"path": "models/big", "dtype": "bfloat16"}, "lora": {"path": "models/x"}},
-            "image": {"_target_": "a.B.from_pretrained", "path": f"{tmp_path}/there", "other": "./c"},
-            "hub": {"base": {"path": "somebody/model"}},
-        }
-    )
-    assert [line.split(":")[0] for line in missing_models(node, "model", models="models")] == [
-        "model.network.base.path",
-        "model.image.other",
-    ]
-
-
 def test_where_a_pretrained_model_comes_from(weights):
     prompts = {
         "_target_": "portraitgen.nn.text.clip.CLIPText.from_pretrained",
