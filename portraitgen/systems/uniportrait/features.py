@@ -1,7 +1,5 @@
 """What a photo shows of a face, for the resampler: who it is, and how it looks (arXiv:2408.05939, 3.2)."""
 
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,30 +49,6 @@ class FaceFeatures(nn.Module):
         self.intrinsic_dim = network.stage_widths[-1]
         self.structure_dim = sum(network.stage_widths[:-1]) + (0 if clip is None else clip.token_dim)
 
-    @classmethod
-    def from_pretrained(cls, path: str, *, recognition: str, clip: str | None, source: str = "") -> Self:
-        """With published networks.
-
-        Args:
-            path: file of the recognition network.
-            recognition: its name, see `load_recognition`.
-            clip: folder of the image encoder.
-            source: where both are published, for messages.
-
-        Raises:
-            ValueError: a file is missing or does not fit.
-        """
-        encoder = None if clip is None else ClipImageEncoder.from_pretrained(clip)
-        return cls(load_recognition(recognition, path), encoder)
-
-    @classmethod
-    def untrained(cls, *, seed: int = 0) -> Self:
-        """A small recognition network with random weights that follow from `seed`, and no CLIP: for tests."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = MobileFace()
-        return cls(FaceRecognizer(network, name=f"untrained_{seed}", identity_threshold=1.0), None)
-
     @torch.no_grad()
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Intrinsic [B, n, intrinsic_dim] and structural features [B, 256, structure_dim], float32.
@@ -105,3 +79,24 @@ class FaceFeatures(nn.Module):
         if self.clip is not None:
             structure[..., -self.clip.token_dim :] = self.clip.gray_tokens().to(structure)
         return intrinsic.new_zeros(1, *intrinsic.shape[1:]), structure
+
+
+def published_features(*, recognition: str, path: str, clip: ClipImageEncoder | None) -> FaceFeatures:
+    """With a published recognition network.
+
+    Args:
+        recognition, path: its name and file, see `load_recognition`.
+        clip: see `FaceFeatures`.
+
+    Raises:
+        ValueError: no such file, or it does not fit.
+    """
+    return FaceFeatures(load_recognition(recognition, path), clip)
+
+
+def untrained_features(*, seed: int = 0) -> FaceFeatures:
+    """With a small recognition network whose random weights follow from `seed`, without CLIP: for tests."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = MobileFace()
+    return FaceFeatures(FaceRecognizer(network, name=f"untrained_{seed}", identity_threshold=1.0), None)

@@ -25,7 +25,7 @@ class StructureDropout:
     ) -> None:
         if branch < 0 or tokens < 0 or branch + tokens > 1:
             raise ValueError(
-                f"structure_dropout: branch={branch}, tokens={tokens}: give two probabilities that sum to 1 at most"
+                f"structure_dropout: branch={branch}, tokens={tokens}: give probabilities, at most 1 in all"
             )
         if keep != "uniform" and not (isinstance(keep, int | float) and 0 < keep <= 1):
             raise ValueError(f"structure_dropout.keep={keep!r}: a share above 0, up to 1, or uniform")
