@@ -1,15 +1,9 @@
-"""Weights of others as ours, and back: python convert.py kind=… source=… out=… (conf/convert.yaml)."""
+"""Weights of others as ours, and back: python convert.py kind=… source=… out=… (conf/convert.yaml).
 
-from omegaconf import DictConfig
+`python convert.py --help` lists the kinds of each system.
+"""
 
-from portraitgen.runs.config.command import command
-
-
-def main(config: DictConfig) -> None:
-    from portraitgen.runs.convert import convert  # loads torch, once the configuration has composed
-
-    convert(config)
-
+from portraitgen.runs.config.subcommands import CONVERT, run_subcommand
 
 if __name__ == "__main__":
-    command(main, config_name="convert")
+    run_subcommand("convert.py", CONVERT)

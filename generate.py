@@ -1,17 +1,10 @@
-"""Generate clips with trained weights: python generate.py weights=… shards=… out=… (conf/generate.yaml)."""
+"""Generate with trained weights: python generate.py weights=… reference=… out=… (conf/generate.yaml).
 
-from omegaconf import DictConfig
+`python generate.py --help` says what each system takes, with `weights=…` that of the weights; and what else
+it does: `landmarks`.
+"""
 
-from portraitgen.runs.config.command import command
-
-
-def main(config: DictConfig) -> None:
-    from portraitgen.runs.generate.generate import (
-        generate,  # loads torch, once the configuration has composed
-    )
-
-    generate(config)
-
+from portraitgen.runs.config.subcommands import GENERATE, run_subcommand
 
 if __name__ == "__main__":
-    command(main, config_name="generate")
+    run_subcommand("generate.py", GENERATE)

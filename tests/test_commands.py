@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.config.subcommands import EVALUATE, PREPARE
+from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE
 
 ROOT = CONF.parent
 DOCUMENTS = [
@@ -33,6 +33,7 @@ REQUIRED = {
     "train": {"data.shards": "shards.tar"},
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
+    "generate_landmarks": {"driving": "d", "out": "o"},
     "prepare": {"source": "s", "out": "o"},
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},
@@ -45,7 +46,7 @@ REQUIRED = {
     "evaluate_compare": {"results": "r", "out": "o"},
     "evaluate_sweep": {"weights": "w", "shards": "s", "out": "o"},
 }
-SUBCOMMANDS = {"prepare": PREPARE, "evaluate": EVALUATE}
+SUBCOMMANDS = {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "convert": CONVERT}
 
 
 def commands() -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.rules import setting_problems
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.config.subcommands import EVALUATE, PREPARE
+from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE
 
 EXPERIMENTS = [
     f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"
@@ -50,7 +50,7 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: list[str]):
     register_configs()
-    for subcommand in [*PREPARE.values(), *EVALUATE.values()]:
+    for subcommand in [each for table in (PREPARE, GENERATE, EVALUATE, CONVERT) for each in table.values()]:
         subcommand.load()  # registers its schema
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides)
@@ -136,6 +136,7 @@ def test_all_groups_are_covered():
 def test_every_other_command(name):
     needed = {
         "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
+        "generate_landmarks": ["driving=talk.mp4", "out=out"],
         "evaluate": ["generated=out"],
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],

@@ -91,3 +91,33 @@ def test_formulas_are_pure():
         if path.relative_to(PACKAGE).parts[0] in ("diffusion", "nn", "losses"):
             roots = {name.split(".")[0] for name in imports(path)}
             assert not roots & {"lightning", "av", "cv2", "PIL", "wandb"}, path
+
+
+SYSTEMS = sorted(path.name for path in (PACKAGE / "systems").iterdir() if (path / "__init__.py").is_file())
+
+
+@pytest.mark.parametrize("layer", ["runs", "data", "training", "metrics"])
+def test_no_layer_below_or_beside_knows_a_system(layer):
+    """A system is found by what its weights file names: no import of one, and none by name.
+
+    Only what is done is looked at, not what a docstring explains; ConsisID is also the name of a data format
+    and of published metrics, and papers have tables.
+    """
+    for path in MODULES:
+        parts = path.relative_to(PACKAGE).parts
+        if parts[0] != layer:
+            continue
+        tree = ast.parse(path.read_text())
+        assert not [name for name in imports(path) if name.startswith("portraitgen.systems.")], path
+        explained = {
+            id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+        }  # docstrings, of attributes too
+        said = {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained
+        }
+        named = {name for name in SYSTEMS for text in said if text.split("/")[0].split(".")[0] == name}
+        if "consisid" in str(path):
+            named -= {"consisid"}
+        assert not named, f"{path} names {named}"

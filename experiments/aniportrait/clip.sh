@@ -24,7 +24,7 @@ draw_and_grade() { # <name> <what more generate.py is told>
 
 mesh=runs/aniportrait/clip_audio2mesh/weights/last.safetensors
 draw_and_grade landmarks span=[0.875,1.0]
-draw_and_grade sound span=[0.875,1.0] speech.audio2mesh=$mesh
-draw_and_grade sound_control span=[0.875,1.0] speech.audio2mesh=$mesh speech.shift_s=2.0
-draw_and_grade heard_sound span=[0.5,0.75] speech.audio2mesh=$mesh
-draw_and_grade heard_sound_control span=[0.5,0.75] speech.audio2mesh=$mesh speech.shift_s=2.0
+draw_and_grade sound span=[0.875,1.0] inputs.audio2mesh=$mesh
+draw_and_grade sound_control span=[0.875,1.0] inputs.audio2mesh=$mesh inputs.shift_s=2.0
+draw_and_grade heard_sound span=[0.5,0.75] inputs.audio2mesh=$mesh
+draw_and_grade heard_sound_control span=[0.5,0.75] inputs.audio2mesh=$mesh inputs.shift_s=2.0

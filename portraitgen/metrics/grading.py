@@ -1,5 +1,6 @@
 """One generated clip, graded beside the controls that it has to beat."""
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from portraitgen.metrics.frames import Clip
 from portraitgen.metrics.grader import ClipGrader, GradedClip, Grader, SetGrader
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, METHODS, TRUTH, Row
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +29,8 @@ class Material:
             the frames, its copy is a control.
         driving: [T, K, 2] landmarks of the true frames, found by the same backend; NaN without a face. None:
             they are looked for in the truth.
+        driving_scheme: order and meaning of `driving`, which counts only where the backend finds the same;
+            None: it does.
         frame_index: int64 [T], place of the frames in the video (None: 0..T-1), shown on plots.
         train_frames: [N, 3, H, W] of the same person; without them there is no `copy_nearest`.
         train_landmarks: [N, K, 2] of the training frames.
@@ -43,6 +48,7 @@ class Material:
     truth: Clip | None = None
     reference: Clip | None = None
     driving: np.ndarray | None = None
+    driving_scheme: str | None = None
     frame_index: np.ndarray | None = None
     train_frames: Clip | None = None
     train_landmarks: np.ndarray | None = None
@@ -84,7 +90,7 @@ def grade(
     count = len(generated.frames)
     frames = np.arange(count) if material.frame_index is None else np.asarray(material.frame_index, np.int64)
     true = truth if isinstance(truth, Pictures) else None
-    driving = material.driving
+    driving = _driving(material, backend)
     if driving is None and true is not None:
         driving = true.landmarks
     reference = None
@@ -121,6 +127,21 @@ def grade(
                 grader.add(clip)
         rows.append(Row(video, method, frames, scores, reasons))
     return rows
+
+
+def _driving(material: Material, backend: FaceBackend) -> np.ndarray | None:
+    """The landmarks that the face was to follow, where the backend finds landmarks of their kind."""
+    points, scheme = material.driving, material.driving_scheme
+    if points is None or scheme is None:
+        return points
+    if scheme == backend.landmark_scheme and points.shape[1] == backend.num_landmarks:
+        return points
+    log.warning(
+        "%s was driven by %d landmarks of %s, faces=%s finds %d of %s: they are not compared",
+        *(material.video, points.shape[1], scheme, backend.name),
+        *(backend.num_landmarks, backend.landmark_scheme),
+    )
+    return None
 
 
 def _methods(material: Material, backend: FaceBackend) -> dict[str, Pictures | str]:

@@ -1,9 +1,11 @@
-"""Weights that others published as weights files of ours, and ours in the published names."""
+"""Weights that others published as weights files of ours, and ours in the published layout.
+
+This knows no system: what can be read, and how weights are published, stands in each system's `weights.py`.
+"""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +14,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
+from portraitgen.runs.config.systems import all_systems, system_file, system_of
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.runs.convert_lora import export_adapters, import_adapter
+from portraitgen.runs.system import build_on_meta, checked_settings
 from portraitgen.runs.train.rundir import describe_commit
-from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
-from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
-from portraitgen.systems.aniportrait.audio_weights import from_published_audio, published_audio_state
-from portraitgen.systems.aniportrait.weights import (
-    from_animatediff,
-    from_published,
-    from_stable_diffusion,
-    position_tables,
-    read_published,
-    to_published,
-)
-from portraitgen.training.weights import load_into, load_weights, matches, require_fit, save_weights
+from portraitgen.training.published import Kind
+from portraitgen.training.weights import load_weights, matches, require_fit, save_weights
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of published weights.
-
-    read: the tensors of a source, in our network's names.
-    experiment: whose network they fill.
-    settings: overrides of the experiment under which the weights were published.
-    gives: patterns of the network's tensors that the source must hold, all of them.
-    landmark_scheme: of the drawings that a network for pictures was trained on.
-    """
-
-    read: Callable[[str], dict[str, Tensor]]
-    experiment: str
-    settings: tuple[str, ...] = ()
-    gives: tuple[str, ...] = ("*",)
-    landmark_scheme: str | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether a whole network comes of it, for generate.py, and not only a part to start from."""
-        return self.gives == ("*",)
+PUBLISHED, LORA = "published", "lora"
 
 
 def convert(config: DictConfig) -> None:
@@ -67,23 +40,20 @@ def convert(config: DictConfig) -> None:
     """
     check_config(config)
     if config.kind == PUBLISHED:
-        _publish(Path(config.source), writable_folder(Path(config.out)))
+        _publish(Path(config.source), writable_folder(Path(config.out)), system=config.system)
         return
     if config.kind == LORA:
         _convert_lora(config)
         return
-    if config.kind not in KINDS:
-        names = [*KINDS, PUBLISHED, LORA]
-        hint = did_you_mean(config.kind, names)
-        raise ValueError(f"kind={config.kind}: there are {', '.join(names)}{hint}")
+    system, kind = _kind(config.kind, config.system)
     if Path(config.out).suffix != ".safetensors":
         raise ValueError(f"out={config.out}: weights files end in .safetensors")
-    kind = KINDS[config.kind]
     settings = _experiment(kind.experiment, [*kind.settings, *config.settings], models=config.paths.models)
     network = build_on_meta(settings["model"]["network"])
     tensors = kind.read(config.source)
     own = {name: value for name, value in network.state_dict().items() if matches(name, kind.gives)}
-    tensors |= position_tables(own)
+    if kind.computed is not None:
+        tensors |= kind.computed(own)
     require_fit(
         own,
         tensors,
@@ -98,7 +68,7 @@ def convert(config: DictConfig) -> None:
         tensors,
         config=settings["model"] if kind.is_whole else {},
         step=0,
-        system="aniportrait",
+        system=system,
         provenance=facts,
     )
     log.info("%s: %d tensors of %s", config.out, len(tensors), config.source)
@@ -119,11 +89,47 @@ def _convert_lora(config: DictConfig) -> None:
     import_adapter(source, out, model=model, build=build_on_meta, provenance=facts)
 
 
-def build_on_meta(node: Mapping[str, Any]) -> nn.Module:
-    """The network that settings describe, without memory for its weights."""
-    with torch.device("meta"):
-        network: nn.Module = instantiate(node, _convert_="all")
-    return network
+def all_kinds(system: str | None = None) -> dict[str, dict[str, Kind]]:
+    """Name of each system, or of one → what convert.py reads for it, by name.
+
+    Raises:
+        ValueError: no such system.
+    """
+    names = [*all_systems()] if system is None else [system]
+    modules = {name: system_file(name, "weights") for name in names}
+    return {name: module.KINDS for name, module in modules.items() if module is not None}
+
+
+def describe_kinds(words: Sequence[str] = ()) -> str:
+    """What convert.py reads and writes, for --help."""
+    lines = []
+    for system, kinds in all_kinds().items():
+        lines.append(f"system={system}")
+        lines += [f"  kind={name:17} {kind.meaning}" for name, kind in kinds.items()]
+    lines += [
+        "any system",
+        f"  kind={PUBLISHED:17} a weights file of ours, in the published layout",
+        f"  kind={LORA:17} adapters of a weights file as a folder of diffusers, or (out=….safetensors) back",
+    ]
+    return "\n".join(lines)
+
+
+def _kind(name: str, system: str | None) -> tuple[str, Kind]:
+    """The system that has a kind of this name, and the kind.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    known = all_kinds(system)
+    found = [(owner, kinds[name]) for owner, kinds in known.items() if name in kinds]
+    if len(found) > 1:
+        owners = " or ".join(f"system={owner}" for owner, _ in found)
+        raise ValueError(f"kind={name}: several systems have it; say {owners}")
+    if not found:
+        names = [*dict.fromkeys(each for kinds in known.values() for each in kinds), PUBLISHED, LORA]
+        whose = "" if system is None else f" of system={system}"
+        raise ValueError(f"kind={name}: there are{whose} {', '.join(names)}{did_you_mean(name, names)}")
+    return found[0]
 
 
 def _experiment(name: str, overrides: list[str], *, models: str) -> dict[str, Any]:
@@ -140,113 +146,26 @@ def _experiment(name: str, overrides: list[str], *, models: str) -> dict[str, An
     return settings
 
 
-def _publish(source: Path, out: Path) -> None:
-    """Write a weights file of ours as files in the published names, in PyTorch's format."""
+def _publish(source: Path, out: Path, *, system: str | None) -> None:
+    """Write a weights file of ours as files in the published layout."""
     tensors, facts = load_weights(source)
-    if not facts.get("config"):
-        raise ValueError(f"{source} does not say what it belongs to: give a weights file of a run")
-    network = build_on_meta(facts["config"]["network"])
-    name = type(network).__name__
-    if isinstance(network, Audio2Mesh | Audio2Pose):
-        model = type(network)(**{k: v for k, v in facts["config"]["network"].items() if k != "_target_"})
-        load_into(model, tensors, source=source)
-        files = {f"{name.lower()}.pt": published_audio_state(model)}
-    else:
-        require_fit(network.state_dict(), tensors, source=source, target=name)
-        files = {f"{file}.pth": state for file, state in to_published(tensors).items()}
-    for file, state in files.items():
+    config = checked_settings(source, facts)
+    owner = system_of(str(config.get("_target_")))
+    module = None if owner is None else system_file(owner, "weights")
+    if system not in (None, owner):
+        raise ValueError(f"system={system}: {source} holds weights of {owner}; leave it out")
+    if module is None:
+        raise ValueError(f"{source}: {owner or config.get('_target_')} has no published layout (weights.py)")
+    network = build_on_meta(config.network)
+    require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
+    network.load_state_dict(tensors, assign=True)
+    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
+        network = instantiate(config.network, _convert_="all")
+        network.load_state_dict(tensors)
+    for file, state in module.publish(network).items():
         with replacing(out / file) as temporary:
-            torch.save(state, temporary)
+            if file.endswith(".safetensors"):
+                save_file({name: value.contiguous() for name, value in state.items()}, temporary)
+            else:
+                torch.save(state, temporary)
         log.info("%s: %d tensors", out / file, len(state))
-
-
-def _read_stable_diffusion(source: str) -> dict[str, Tensor]:
-    """A single file, or a folder as diffusers writes it: of the pipeline or of the U-Net."""
-    path = Path(source)
-    if path.is_dir():
-        names = [f"diffusion_pytorch_model.{kind}" for kind in ("safetensors", "fp16.safetensors", "bin")]
-        places = [path / part / name for part in ("unet", ".") for name in names]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise ValueError(f"source={source}: no unet/diffusion_pytorch_model.safetensors in this folder")
-        path = found[0]
-    hint = "Stable Diffusion 1.5 is stable-diffusion-v1-5/stable-diffusion-v1-5 on the hub (OpenRAIL-M)"
-    return from_stable_diffusion(read_published(path, hint=hint))
-
-
-def _read_aniportrait(source: str) -> dict[str, Tensor]:
-    """A folder with the published files; motion modules in their own or with the denoising U-Net."""
-    folder = Path(source)
-    files = {name: folder / f"{name}.pth" for name in ("denoising_unet", "reference_unet", "pose_guider")}
-    motion = folder / "motion_module.pth"
-    if motion.is_file():
-        files["motion_module"] = motion
-    return from_published(**{name: read_published(path) for name, path in files.items()})
-
-
-def _read_animatediff(source: str) -> dict[str, Tensor]:
-    hint = "mm_sd_v15_v2.ckpt is guoyww/animatediff on the hub (Apache-2.0)"
-    return from_animatediff(read_published(source, hint=hint))
-
-
-def _read_audio(source: str) -> dict[str, Tensor]:
-    return from_published_audio(read_published(source))
-
-
-def _read_wav2vec2(source: str) -> dict[str, Tensor]:
-    """A folder as transformers writes it, or a hub id."""
-    from transformers import Wav2Vec2Model
-
-    try:
-        loaded: Any = Wav2Vec2Model.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-    except OSError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"source={source}: no wav2vec 2.0 there ({first}). Give a folder with config.json and weights, "
-            "or a hub id such as facebook/wav2vec2-base-960h (Apache-2.0)"
-        ) from error
-    model, loading = loaded
-    # The stand-in for masked features is not part of all checkpoints, and is never used here.
-    lost = [name for name in loading["missing_keys"] if not name.endswith("masked_spec_embed")]
-    if lost:
-        raise ValueError(f"source={source} lacks {len(lost)} tensors of wav2vec 2.0: {', '.join(lost[:8])}")
-    return {f"audio_encoder.{name}": value for name, value in model.state_dict().items()}
-
-
-PUBLISHED = "published"
-LORA = "lora"
-MOTION = "denoising_unet.*motion_modules.*"
-KINDS = {
-    "stable_diffusion": Kind(
-        _read_stable_diffusion, "aniportrait/stage1", gives=("denoising_unet.*", "reference_unet.*")
-    ),
-    "animatediff": Kind(_read_animatediff, "aniportrait/stage2", gives=(MOTION,)),
-    "wav2vec2": Kind(_read_wav2vec2, "aniportrait/audio2mesh", gives=("audio_encoder.*",)),
-    "aniportrait": Kind(
-        _read_aniportrait,
-        "aniportrait/stage2",
-        settings=("sampling=aniportrait_released", "++model.network.reference_dtype=float16"),
-        landmark_scheme="mediapipe478",
-    ),
-    "audio2mesh": Kind(
-        _read_audio,
-        "aniportrait/audio2mesh",
-        settings=(
-            "model.network.num_points=468",
-            "model.network.coordinates=3",
-            "model.landmark_scheme=mediapipe478",
-            "model.frame_rate=30",
-        ),
-    ),
-    "audio2pose": Kind(
-        _read_audio,
-        "aniportrait/audio2pose",
-        settings=(
-            "model.in_3d=true",
-            "model.landmark_scheme=mediapipe478",
-            "model.frame_rate=30",
-            "sampling.turn_scale=0.5",
-        ),
-    ),
-}
-"""What convert.py reads, by name."""

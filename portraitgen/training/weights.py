@@ -6,7 +6,8 @@ network without adapters (`portraitgen.nn.lora.plain_name`), so that adapters ca
 
 import difflib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,26 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: no such file, or not a whole safetensors file.
     """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return tensors, json.loads(metadata.get(_METADATA_KEY, "{}"))
+
+
+def load_facts(path: Path | str) -> dict[str, Any]:
+    """The facts of `load_weights` alone: no tensor is read.
+
+    Raises:
+        ValueError: as `load_weights`.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    facts: dict[str, Any] = json.loads(metadata.get(_METADATA_KEY, "{}"))
+    return facts
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights file {path}")
@@ -72,13 +93,11 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is no .safetensors file: make one of it with python convert.py (--help)")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            yield file
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}): copy or export it again"
         ) from error
-    return tensors, json.loads(metadata.get(_METADATA_KEY, "{}"))
 
 
 def load_into(

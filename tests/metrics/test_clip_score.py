@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessorPil
 
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.clip_score import load_clip, preprocess
@@ -13,27 +13,14 @@ from portraitgen.metrics.grader import GradedClip, MissingWeights
 from portraitgen.metrics.graders.clip import ClipGrader
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
+from tests.metrics.tiny_clip import save_tiny_clip
 
 PROMPT = "a man talks"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(number) for number in range(97, 123)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: place for place, word in enumerate(words)}, merges=[])
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {"eos_token_id": len(words) - 1, "bos_token_id": len(words) - 2, "pad_token_id": len(words) - 1}
-    config = CLIPConfig(
-        text_config={**size, **special, "vocab_size": len(words), "max_position_embeddings": 20},
-        vision_config={**size, "image_size": 32, "patch_size": 8},
-        projection_dim=16,
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.convert import convert
+from portraitgen.runs.convert import convert, describe_kinds
 from portraitgen.runs.system import load_learner, load_system
 from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
 from portraitgen.systems.aniportrait.audio_weights import published_audio_state
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
-from portraitgen.systems.aniportrait.weights import published_state
+from portraitgen.systems.aniportrait.published import published_state
+from portraitgen.training.weights import save_weights
 
 CPU = torch.device("cpu")
 UNET = {
@@ -48,10 +49,11 @@ TINY_AUDIO = {
 }
 
 
-def run(kind: str, source: Path | str, out: Path, *settings: str) -> None:
+def run(kind: str, source: Path | str, out: Path, *settings: str, system: str | None = None) -> None:
     register_configs()
     quoted = ",".join(f'"{setting}"' for setting in settings)
     words = [f"kind={kind}", f"source={source}", f"out={out}", f"settings=[{quoted}]"]
+    words += [] if system is None else [f"system={system}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         convert(compose("convert", words))
 
@@ -179,6 +181,30 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path):
     assert "mid_block.motion_modules.0.norm.bias" in str(caught.value)
     assert "up_blocks.7.motion_modules.0.norm.bias" in str(caught.value)
     assert not (tmp_path / "mm.safetensors").exists()
+
+
+def test_a_weights_file_cannot_make_a_conversion_run_anything(tmp_path):
+    """Its network is checked before it is built, as generate.py does."""
+    written = tmp_path / "written"
+    for target in ("os.system", "torch.hub.load", "portraitgen.media.files.replace_file"):
+        node = {"_target_": target, "path": str(written), "content": "x", "command": f"touch {written}"}
+        config = {"_target_": "portraitgen.systems.aniportrait.module.AniPortrait", "network": node}
+        file = tmp_path / "evil.safetensors"
+        save_weights(file, {"a": torch.zeros(1)}, config=config, step=0, system="aniportrait")
+        with pytest.raises(ValueError, match=r"network\._target_: '.*' is not"):
+            run("published", file, tmp_path / "back")
+    assert not written.exists()
+
+
+def test_a_kind_belongs_to_a_system(tmp_path):
+    with pytest.raises(ValueError, match="system=loopyy: there is none; known: aniportrait"):
+        run("animatediff", "x.ckpt", tmp_path / "y.safetensors", system="loopyy")
+    torch.save({"conv_in.weight": torch.ones(1)}, tmp_path / "mm.ckpt")
+    with pytest.raises(ValueError, match="does not fit AniPortraitNetwork"):
+        run("animatediff", tmp_path / "mm.ckpt", tmp_path / "y.safetensors", *TINY, system="aniportrait")
+    described = describe_kinds()
+    assert "system=aniportrait\n  kind=stable_diffusion" in described
+    assert "kind=published" in described
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.system import load_learner
+from portraitgen.training.learner import Learner
 from portraitgen.training.weights import save_weights
 
 
@@ -48,3 +50,8 @@ def save_tiny(
         },
     )
     return path
+
+
+def load_trained(path: Path) -> Learner:
+    """What a run trained, on the CPU, as generate.py lends it to systems."""
+    return load_learner(path, changes={}, models="models", device=torch.device("cpu"))[0]

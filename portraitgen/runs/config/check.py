@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.targets import COMMAND_MODULES, argument_names, did_you_mean, resolve_target
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
@@ -94,7 +95,7 @@ def _wrong_arguments(
 
 def _is_network(target: Callable[..., Any]) -> bool:
     """Whether the target is the network of a system: plain settings in, parameters out."""
-    return target.__module__.startswith("portraitgen.systems.") and target.__module__.endswith(".network")
+    return target.__module__.rpartition(".")[2] == "network" and system_of(target.__module__) is not None
 
 
 def _build_on_meta(target: Callable[..., Any], arguments: Mapping[str, Any]) -> Iterator[str]:

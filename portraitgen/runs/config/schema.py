@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from portraitgen.runs.config.systems import installed_configurations
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 """Folder of the Hydra groups, at the root of the checkout."""
@@ -69,36 +74,40 @@ class TrainConfig:
 
 @dataclass
 class GenerateConfig:
-    """What `generate.py` reads."""
+    """What `generate.py` reads. Which of the inputs a system takes, its `inputs.py` says (`--help`)."""
 
-    mode: str = MISSING
-    """video: generate clips; landmarks: only find the face of `driving` and write its landmarks."""
     weights: str | None = None
-    """A `weights/*.safetensors` of a run; it says which system to build. mode=landmarks needs none."""
+    """A `weights/*.safetensors` of a run; it says which system generates."""
+    reference: Any = None
+    """Photo of a person; a list: one of each of several people; a list of lists: several of each."""
+    prompt: str | None = None
+    """What is to be seen, in words."""
+    negative_prompt: str | None = None
+    """What is not to be seen, in words."""
+    driving: str | None = None
+    """What a face does: a video, a picture, or a landmark file (.npz)."""
+    audio: str | None = None
+    """What a face says: a sound, or a video with one."""
+    layout: Any = None
+    """Where each person is: for each a picture of a mask, or [x0,y0,x1,y1] in shares of width and height."""
     shards: Any = None
-    """Path or patterns of shards whose landmarks drive, with each clip's first frame as reference."""
+    """Path or patterns of prepared shards, whose clips are generated again."""
     span: list[float] = MISSING
-    """Share of each clip that is generated."""
+    """Share of each clip of the shards that is generated."""
     limit: int | None = None
     """At most this many clips of the shards."""
-    reference: str | None = None
-    """Photo of a face, instead of shards."""
-    driving: str | None = None
-    """What the photo's face does: a video, a picture, or a landmark file (.npz)."""
-    audio: str | None = None
-    """A sound, or a video with one, that the photo's face speaks."""
-    speech: Any = MISSING
-    """What turns `audio` into motion: weights, or a head motion to follow."""
-    frame: str = MISSING
-    """What is shown of the photo: face | crop | letterbox | aniportrait."""
+    requests: str | None = None
+    """CSV or JSON Lines of many requests; a row gives the same keys."""
+    inputs: Any = MISSING
+    """The system's own settings: see its `inputs.py`."""
     size: Any = None
-    """Pixels of what is drawn, one number or [height, width]; null: as the weights were trained."""
-    retarget: str = MISSING
-    """How the photo's face follows the driving one: auto | 3d | 2d | none."""
+    """Pixels of what is drawn, one number or [height, width]; null: as the system does it."""
     fps: float | None = None
-    """Frames a second of what is written; null: those of what drives."""
-    raw_points: bool | None = None
-    """Draw MediaPipe's own points instead of corrected ones; null: as the weights know them."""
+    """Frames a second of what is written; null: as the system does it."""
+    length: int | None = None
+    """Frames of what is written; null: as the system does it, or until the sound ends."""
+    num_samples: int = MISSING
+    """Samples of each request; their seeds are `seed`, `seed` + 1 …."""
     out: str = MISSING
     """Folder for the results."""
     seed: int = MISSING
@@ -115,7 +124,7 @@ class GenerateConfig:
     model: Any = MISSING
     """Other settings in the weights file to change."""
     faces: Any = MISSING
-    """Face backend that finds the landmarks of `reference` and `driving`."""
+    """Face backend that finds the faces of `reference` and `driving`."""
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -160,6 +169,8 @@ class EvaluateConfig:
 class ConvertConfig:
     """What `convert.py` reads."""
 
+    system: str | None = None
+    """Whose `kind` it is; null: the one that has it."""
     kind: str = MISSING
     """What `source` is, "published": give our weights in published names, or "lora": adapters, either way."""
     source: str = MISSING
@@ -193,11 +204,22 @@ def process_rank() -> int:
     return 0
 
 
+class InstalledConfigurations(SearchPathPlugin):
+    """Hydra looks for groups also in the folders `conf` of systems that other packages bring."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for name, folder in installed_configurations().items():
+            search_path.append(provider=name, path=f"file://{folder}")
+
+
 def register_configs() -> None:
     """Make the schemas and the resolvers known to Hydra; may be called again."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="generate_schema", node=GenerateConfig)
+    # A system's own settings: which there are, the weights file says, so any may be typed here.
+    store.store(name="open_inputs", node=DictConfig({"inputs": DictConfig({}, flags={"struct": False})}))
+    Plugins.instance().register(InstalledConfigurations)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="convert_schema", node=ConvertConfig)
     OmegaConf.register_new_resolver("slug", slug, replace=True)

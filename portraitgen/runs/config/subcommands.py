@@ -7,7 +7,7 @@ chooses what is done and which configuration the overrides change.
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,28 @@ class SubCommand:
     config_name  of conf/<config_name>.yaml
     example      the overrides that a user gives at least
     summary      for --help
+    details      dotted name of a function that takes the words of the command line and gives what --help says
+                 beside the settings; "" for nothing
     """
 
     task: str
     config_name: str
     example: str
     summary: str
+    details: str = ""
 
     def load(self) -> Callable[[DictConfig], Any]:
-        module, _, name = self.task.rpartition(".")
-        task: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), name)
+        task: Callable[[DictConfig], Any] = _imported(self.task)
         return task
+
+    def explain(self, words: Sequence[str]) -> str:
+        """What --help says beside the settings."""
+        return str(_imported(self.details)(words)) if self.details else ""
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 PREPARE: dict[str, SubCommand] = {
@@ -81,6 +92,36 @@ PREPARE: dict[str, SubCommand] = {
 """What prepare.py does, by its first word; without one it prepares."""
 
 
+GENERATE: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.generate.generate.generate",
+        "generate",
+        "weights=last.safetensors reference=face.jpg driving=talk.mp4 out=out/",
+        "generate clips and pictures with trained weights",
+        details="portraitgen.runs.generate.describe.describe_inputs",
+    ),
+    "landmarks": SubCommand(
+        "portraitgen.runs.generate.landmarks.find_landmarks",
+        "generate_landmarks",
+        "driving=talk.mp4 out=out/",
+        "find the face of a video or picture, write its landmarks, and draw them",
+    ),
+}
+"""What generate.py does, by its first word; without one it generates."""
+
+
+CONVERT: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.convert.convert",
+        "convert",
+        "kind=… source=… out=…",
+        "turn weights that others published into weights files of ours, and back",
+        details="portraitgen.runs.convert.describe_kinds",
+    ),
+}
+"""What convert.py does."""
+
+
 EVALUATE: dict[str, SubCommand] = {
     "": SubCommand(
         "portraitgen.runs.evaluate.evaluate.evaluate",
@@ -119,14 +160,18 @@ EVALUATE: dict[str, SubCommand] = {
 def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
     """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`."""
     words = sys.argv[1:]
-    if words and words[0].startswith("eval="):  # `eval=selftest` says the same as `selftest`
-        words[0] = words[0].removeprefix("eval=")
+    if words:  # `eval=selftest` says the same as `selftest`, `mode=landmarks` as `landmarks`
+        words[0] = words[0].removeprefix("eval=").removeprefix("mode=")
     word = words[0] if words and re.fullmatch(r"[^-+~=][^=]*", words[0]) else ""
     if word not in subcommands:
         print(f"error: {_unknown(script, word, subcommands)}", file=sys.stderr)
         sys.exit(1)
-    if {"--help", "-h"} & set(words) and not word:
-        print(_overview(script, subcommands))
+    if {"--help", "-h"} & set(words):
+        if not word and len(subcommands) > 1:
+            print(_overview(script, subcommands))
+        details = subcommands[word].explain(words)
+        if details:
+            print(f"{details}\n")
     if word:
         del sys.argv[1]
     command(subcommands[word].load(), config_name=subcommands[word].config_name)
@@ -137,7 +182,8 @@ def _unknown(script: str, word: str, subcommands: Mapping[str, SubCommand]) -> s
     if Path(word).exists():
         return f"{word!r} is a path: write what it is, as in source={word}"
     guess = did_you_mean(word, known)
-    return f"{script} has no {word!r}{guess}; it takes {', '.join(known)}, or settings alone: key=value …"
+    words = f"{', '.join(known)}, or settings alone" if known else "settings alone"
+    return f"{script} has no {word!r}{guess}; it takes {words}: key=value …"
 
 
 def _overview(script: str, subcommands: Mapping[str, SubCommand]) -> str:

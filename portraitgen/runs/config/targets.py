@@ -2,10 +2,16 @@
 
 Configurations come from other people too (inside weights files), so a target must be *defined* in an allowed
 module: `os.system` is refused before anything is imported, `torch.nn.os.system` too: it only looks allowed.
+
+Packages that are installed beside portraitgen can bring systems: the entry points of the group
+`portraitgen.systems` in their metadata (`mine = "my_package.mine"`) are allowed too. Only what somebody
+installed on this machine counts, never what a file says.
 """
 
 import difflib
+import functools
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,6 +44,9 @@ COMMAND_MODULES = (
 )
 """What the configuration of a command may name."""
 
+SYSTEMS_GROUP = "portraitgen.systems"
+"""Entry points of this group name packages of systems: their name -> the package."""
+
 FACTORIES = ("from_pretrained", "from_config")
 """Class methods that may be named beside classes."""
 
@@ -49,12 +58,21 @@ FORWARDED = {
 """Class that hands its **kwargs on → to what: a typo in those would only come out minutes later."""
 
 
+@functools.cache
+def installed_systems() -> dict[str, str]:
+    """Name of each system that another installed package brings -> its package; nothing is imported."""
+    found = importlib.metadata.entry_points(group=SYSTEMS_GROUP)
+    return {each.name: each.module for each in sorted(found, key=lambda each: each.name)}
+
+
 def resolve_target(name: str, allowed: tuple[str, ...] = COMMAND_MODULES) -> Callable[..., Any]:
     """The class or function that `_target_: name` names, imported.
 
     Raises:
-        ValueError: it is not defined in one of the modules `allowed`, or it cannot be imported.
+        ValueError: it is not defined in one of the modules `allowed` or in the package of an installed
+            system, or it cannot be imported.
     """
+    allowed = (*allowed, *installed_systems().values())
     packages = sorted({module.split(".")[0] for module in allowed})
     parts = name.split(".")
     if len(parts) < 2 or parts[0] not in packages or any(part.startswith("_") for part in parts):
@@ -115,4 +133,5 @@ def _is_allowed(target: Any, allowed: tuple[str, ...]) -> bool:
     module = f"{getattr(target, '__module__', None)}."
     if not module.startswith(tuple(f"{prefix}." for prefix in allowed)):
         return False
-    return inspect.isclass(target) or (inspect.isfunction(target) and module.startswith("portraitgen."))
+    ours = tuple(f"{package}." for package in ("portraitgen", *installed_systems().values()))
+    return inspect.isclass(target) or (inspect.isfunction(target) and module.startswith(ours))

@@ -103,9 +103,9 @@ def run_trial(config: DictConfig, folder: Path) -> None:
     settings = _settings(config)
     clips = folder / "generated"
     generate(_for_command(GenerateConfig, settings, out=str(clips)))
-    grade_and_report(
-        _for_command(EvaluateConfig, settings, out=str(folder), generated=str(clips), fps=None, wandb=None)
-    )
+    # `fps` and `length` are of another kind for each of the two commands.
+    graded = {"out": str(folder), "generated": str(clips), "fps": None, "length": "exact", "wandb": None}
+    grade_and_report(_for_command(EvaluateConfig, settings, **graded))
     facts = {"fingerprint": wanted, "settings": settings}
     replace_file(folder / TRIAL, (json.dumps(facts, indent=2) + "\n").encode())
 
@@ -119,7 +119,7 @@ def trial_fingerprint(config: DictConfig) -> str:
     decides["weights"] = file_digest(Path(config.weights))
     shards = find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
     decides["shards"] = [shard_digest(shard) or file_digest(shard) for shard in shards]
-    decides["files"] = dict(_files_named_in([decides["metrics"], decides["faces"]]))
+    decides["files"] = dict(_files_named_in([decides[name] for name in ("metrics", "faces", "inputs")]))
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,10 +1,13 @@
-"""Generate clips with trained weights, and write them where evaluate.py finds them."""
+"""Generate with trained weights, and write the results where evaluate.py finds them.
+
+This knows no system: what one takes, and what it makes of it, stands in the system's `inputs.py`.
+"""
 
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,106 +15,137 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.data.manifest import shard_digest
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.media.interpolation import key_positions
 from portraitgen.runs.config.check import check_config
+from portraitgen.runs.config.systems import system_file
 from portraitgen.runs.evaluate.sources.samples import SAMPLES
-from portraitgen.runs.generate.clip_files import write_clip
 from portraitgen.runs.generate.draw import draw_frames
-from portraitgen.runs.generate.driving.choose import chosen_clips
-from portraitgen.runs.generate.driving.clip import DrivenClip
-from portraitgen.runs.generate.driving.inputs import check_inputs
-from portraitgen.runs.generate.landmarks import find_landmarks
+from portraitgen.runs.generate.given import (
+    Wanted,
+    check_settings,
+    is_of_shards,
+    sample_names,
+    what_is_wanted,
+)
+from portraitgen.runs.generate.result_files import write_result
+from portraitgen.runs.generate.rows import describe_sample
+from portraitgen.runs.generate.stored_clips import ShardClips
 from portraitgen.runs.progress import progress
-from portraitgen.runs.system import choose_device, load_system
+from portraitgen.runs.system import build, choose_device, describe_system, load_learner
+from portraitgen.training.generator import Generator
+from portraitgen.training.inputs import Given, Resources, SystemInputs
+from portraitgen.training.request import Request
 
 log = logging.getLogger(__name__)
 
 
 def generate(config: DictConfig) -> None:
-    """Write into `config.out` for each clip the clip itself, a comparison video and a contact sheet.
+    """Write into `config.out` each clip or picture, for clips a comparison video, and a contact sheet.
 
-    `samples.jsonl` has a row for each, with all that it takes to grade it. With `mode=landmarks` nothing is
-    generated: see `find_landmarks`.
+    `samples.jsonl` has a row for each, with all that it takes to grade it.
 
     Raises:
-        ValueError: a setting, the weights, or what drives cannot be used.
+        ValueError: a setting, the weights, or what was given cannot be used. What the system does not take is
+            refused before the weights are read.
     """
     check_config(config)
-    check_inputs(config)
+    check_settings(config)
+    described = describe_system(Path(config.weights), changes=_changes(config), models=config.paths.models)
+    described.require_generator()
+    inputs = inputs_of(described.system)
+    wanted = what_is_wanted(config, inputs, described.facts, name=described.system)
     between = instantiate(config.interpolation.between, _convert_="all")
     if config.interpolation.every > 1 and between is None:
         raise ValueError("interpolation.every is above 1: say what makes the others (interpolation=flow)")
-    if config.mode == "landmarks":
-        find_landmarks(config)
-        return
     out = writable_folder(Path(config.out))
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True)
-    system, facts = load_system(
-        Path(config.weights),
-        changes=_changes(config),
-        models=config.paths.models,
-        device=choose_device(config.device),
-    )
+    device = choose_device(config.device)
+    system = build(described, device=device)
+    assert isinstance(system, Generator)
     system.cast(getattr(torch, config.precision))
-    rows = []
-    for clip in chosen_clips(config, facts, factor=system.codec.factor, device=system.device):
+    maker = inputs(
+        Resources(
+            system=system,
+            facts=described.facts,
+            faces=lambda: instantiate(config.faces, _convert_="all"),
+            load=lambda path: load_learner(path, changes={}, models=config.paths.models, device=device)[0],
+            progress=progress,
+        )
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for name, request, given in _requests(wanted, maker, config):
+        if name in rows:
+            raise ValueError(f"{name} would be written twice: give its requests a `key` each (requests=…)")
         begin = time.perf_counter()
-        with progress(f"{clip.key}: denoising") as on_step:
-            positions = key_positions(len(clip.landmarks), config.interpolation.every)
-            drawn = draw_frames(system, clip, positions, between, seed=config.seed, on_step=on_step)
-            files = write_clip(out, clip, drawn)
-        rows.append({"key": clip.key, **files, **_row(config, clip, facts)})
+        with progress(f"{name}: denoising") as on_step:
+            positions = key_positions(request.count, config.interpolation.every)
+            drawn = draw_frames(system, request, positions, between, seed=given.seed, on_step=on_step)
+            files = write_result(out, name, request, drawn)
+        rows[name] = {"key": name, **files, **describe_sample(config, request, given, described.facts)}
         with replacing(out / SAMPLES) as temporary:
-            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows.values()))
         seconds = time.perf_counter() - begin
-        log.info("%s: %d frame(s) in %.1f s: %s", clip.key, len(clip.frames), seconds, out / files["video"])
+        place = out / str(files.get("video") or files["image"])
+        log.info("%s: %d frame(s) in %.1f s: %s", name, request.count, seconds, place)
     if not rows:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
-    log.info("%d clip(s) listed in %s", len(rows), out / SAMPLES)
+    log.info("%d sample(s) listed in %s", len(rows), out / SAMPLES)
+
+
+def inputs_of(system: str) -> type[SystemInputs]:
+    """What a system takes, as its `inputs.py` states it.
+
+    Raises:
+        ValueError: it has none.
+    """
+    module = system_file(system, "inputs")
+    if module is None:
+        raise ValueError(f"{system} cannot be generated with: it has no inputs.py")
+    declared: type[SystemInputs] = module.Inputs
+    return declared
+
+
+def _requests(
+    wanted: list[Wanted], maker: SystemInputs, config: DictConfig
+) -> Iterator[tuple[str, Request, Given]]:
+    """Each request with the name of its results and what was given for it."""
+    for each in wanted:
+        if is_of_shards(each.samples[0]):
+            yield from _of_shards(each, maker, config)
+            continue
+        made: dict[str, list[tuple[Request, Given]]] = {}
+        # A request of each sample, since what moves a face may be drawn from the seed, too.
+        for given in each.samples:
+            for request in maker.requests(given):
+                made.setdefault(request.key, []).append((request, given))
+        for key, samples in made.items():
+            names = sample_names(each.called(key, alone=len(made) == 1), len(samples))
+            for name, (request, given) in zip(names, samples, strict=True):
+                yield name, request, given
+
+
+def _of_shards(
+    wanted: Wanted, maker: SystemInputs, config: DictConfig
+) -> Iterator[tuple[str, Request, Given]]:
+    """The requests of prepared clips, one clip in memory at a time."""
+    clips = ShardClips(wanted.samples[0]["shards"])
+    for number, clip in enumerate(clips.clips(config.span)):
+        if number == config.limit:
+            return
+        names = sample_names(wanted.called(clip.key, alone=False), len(wanted.samples))
+        for name, given in zip(names, wanted.samples, strict=True):
+            request = maker.of_clip(clip, given)
+            if request is not None:
+                yield name, request, given
 
 
 def _changes(config: DictConfig) -> dict[str, Any]:
     """Settings that replace those in the weights file: `model`, and those of `sampling` that are not null."""
     sampling = {name: value for name, value in config.sampling.items() if value is not None}
-    changes = OmegaConf.to_container(OmegaConf.merge({"sampling": sampling}, config.model), resolve=True)
+    others = {"sampling": sampling} if sampling else {}
+    changes = OmegaConf.to_container(OmegaConf.merge(others, config.model), resolve=True)
     assert isinstance(changes, dict)
     return {str(name): value for name, value in changes.items()}
-
-
-def _row(config: DictConfig, clip: DrivenClip, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What samples.jsonl says of a clip beside its files."""
-    span = _train_span(clip, facts)
-    low, high = (round(share * clip.source.get("num_frames", 0)) for share in span or (0, 0))
-    return {
-        "fps": str(clip.fps),
-        "frames": clip.frames.tolist(),
-        **clip.source,
-        "train_span": span,
-        "frames_trained_on": int(((clip.frames >= low) & (clip.frames < high)).sum()),
-        "system": facts["system"],
-        "weights": str(config.weights),
-        "step": facts["step"],
-        "commit": facts["commit"],
-        "seed": config.seed,
-        "precision": config.precision,
-        "sampling": {name: value for name, value in config.sampling.items() if value is not None},
-        "interpolation": OmegaConf.to_container(config.interpolation, resolve=True),
-    }
-
-
-def _train_span(clip: DrivenClip, facts: Mapping[str, Any]) -> list[float] | None:
-    """The share of this clip that the weights were trained on, [0, 0] if none; None if that is not known.
-
-    Shards are told apart by the digest in their manifests, so that moved or copied data are recognised.
-    """
-    if "shard" not in clip.source:
-        return [0.0, 0.0]
-    digest = shard_digest(Path(clip.source["shard"]))
-    trained_on = facts.get("shards", [None])
-    if digest is None or None in trained_on:
-        return None
-    return list(facts["data"]["train_span"]) if digest in trained_on else [0.0, 0.0]

@@ -14,6 +14,7 @@ from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.rules import check_training
 from portraitgen.runs.config.schema import process_rank
+from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 
@@ -50,6 +51,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     from lightning.pytorch import seed_everything
 
     _quiet_lightning()
+    system = _system(config.model)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
@@ -68,7 +70,7 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
         bases = library_bases(config.model)
         callbacks["weights"] = callbacks["weights"](
             config=settings["model"],
-            system=_system(config.model),
+            system=system,
             provenance={
                 "run": config.name,
                 "data": settings["data"],
@@ -106,5 +108,8 @@ def _quiet_lightning() -> None:
 
 
 def _system(model: DictConfig) -> str:
-    """Name of the folder under portraitgen/systems that the model comes from."""
-    return str(model["_target_"]).removeprefix("portraitgen.systems.").split(".")[0]
+    """Name of the system that the model belongs to."""
+    name = system_of(str(model["_target_"]))
+    if name is None:
+        raise ValueError(f"model: {model['_target_']} is the class of no system")
+    return name

@@ -4,27 +4,30 @@ import pytest
 
 from portraitgen.runs.config import subcommands
 from portraitgen.runs.config.schema import CONF
-from portraitgen.runs.config.subcommands import PREPARE, run_subcommand
+from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE, run_subcommand
 
 
 @pytest.fixture
 def called(monkeypatch):
     """Runs prepare.py with these words; gives the config that was chosen and the words that are left."""
 
-    def call(*words):
+    def call(*words, script="prepare.py", table=PREPARE):
         chosen = []
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *words])
+        monkeypatch.setattr(sys, "argv", [script, *words])
         monkeypatch.setattr(subcommands, "command", lambda task, config_name: chosen.append(config_name))
-        run_subcommand("prepare.py", PREPARE)
+        run_subcommand(script, table)
         return (*chosen, sys.argv[1:])
 
     return call
 
 
-@pytest.mark.parametrize("word", PREPARE)
-def test_every_word_has_a_task_and_a_configuration(word):
-    assert callable(PREPARE[word].load())
-    assert (CONF / f"{PREPARE[word].config_name}.yaml").is_file()
+@pytest.mark.parametrize(
+    "subcommand", [each for table in (PREPARE, GENERATE, EVALUATE, CONVERT) for each in table.values()]
+)
+def test_every_word_has_a_task_and_a_configuration(subcommand):
+    assert callable(subcommand.load())
+    assert (CONF / f"{subcommand.config_name}.yaml").is_file()
+    assert bool(subcommand.explain([])) == bool(subcommand.details)
 
 
 def test_the_first_word_chooses(called):
@@ -32,6 +35,20 @@ def test_the_first_word_chooses(called):
     assert called("verify", "out=b") == ("prepare_verify", ["out=b"])
     assert called("+x=1") == ("prepare", ["+x=1"])
     assert called() == ("prepare", [])
+
+
+def test_older_words_for_the_same_still_work(called):
+    chosen = called("mode=landmarks", "driving=a.mp4", script="generate.py", table=GENERATE)
+    assert chosen == ("generate_landmarks", ["driving=a.mp4"])
+    assert called("eval=selftest", script="evaluate.py", table=EVALUATE) == ("evaluate_selftest", [])
+
+
+def test_help_of_conversion_lists_the_kinds(called, capsys):
+    called("--help", script="convert.py", table=CONVERT)
+    assert "system=aniportrait\n  kind=stable_diffusion" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        called("aniportrait", script="convert.py", table=CONVERT)
+    assert "has no 'aniportrait'; it takes settings alone: key=value" in capsys.readouterr().err
 
 
 def test_an_unknown_word_is_a_clear_error(called, capsys, tmp_path):

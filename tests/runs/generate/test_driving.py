@@ -18,14 +18,16 @@ from hydra import compose, initialize_config_dir
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.landmark_file import load_landmarks, save_landmarks
 from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.faces.motion import Motion, read_motion
+from portraitgen.faces.reference import read_reference
 from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.generate.driving.motion import Motion, read_motion
-from portraitgen.runs.generate.driving.photo import driven_by_face
-from portraitgen.runs.generate.driving.reference import read_reference
+from portraitgen.runs.evaluate.evaluate import evaluate
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.generate.landmarks import find_landmarks
+from portraitgen.systems.aniportrait.face_driving import driven_by_face
 from portraitgen.training.weights import load_weights, save_weights
 from tests.runs.tiny import save_tiny
 
@@ -113,11 +115,10 @@ def test_any_rate(run, media, fps, length):
 
 def test_landmarks_to_video(run, media, tmp_path):
     """A landmark file gives the video's frames bit for bit, given the same name for the noise."""
-    generate_landmarks = ["mode=landmarks", "weights=null", "reference=null"]
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        words = [*generate_landmarks, f"driving={media / 'talk.mp4'}", f"out={tmp_path / 'found'}"]
-        generate(compose("generate", words))
+        words = [f"driving={media / 'talk.mp4'}", f"out={tmp_path / 'found'}"]
+        find_landmarks(compose("generate_landmarks", words))
     out, row = run(f"driving={media / 'talk.mp4'}")
     from_video = read_video(out / row["video"])
     out, row = run(f"driving={tmp_path / 'found/landmarks/talk.npz'}")
@@ -128,14 +129,16 @@ def test_landmarks_to_video(run, media, tmp_path):
 def test_image_to_image(run, media, tmp_path):
     cv2.imwrite(str(tmp_path / "other.jpg"), read_video(media / "talk.mp4")[-1][..., ::-1])
     out, row = run(f"driving={tmp_path / 'other.jpg'}")
-    assert (row["video"], row["mode"]) == ("generated/face-other.png", "picture")
-    assert cv2.imread(str(out / row["video"])).shape == (64, 64, 3)
+    assert (row["image"], row["mode"], row["fps"]) == ("generated/face-other.png", "picture", None)
+    assert cv2.imread(str(out / row["image"])).shape == (64, 64, 3)
     assert "panel" not in row
 
 
 @pytest.mark.parametrize(("size", "frame"), [((64, 96), "face"), ((96, 64), "letterbox"), ((68, 64), "crop")])
 def test_any_proportion(run, media, size, frame):
-    out, row = run(f"driving={media / 'talk.mp4'}", f"size=[{size[0]},{size[1]}]", f"frame={frame}", "fps=8")
+    out, row = run(
+        f"driving={media / 'talk.mp4'}", f"size=[{size[0]},{size[1]}]", f"inputs.frame={frame}", "fps=8"
+    )
     assert read_video(out / row["video"]).shape[1:] == (*size, 3)
 
 
@@ -147,6 +150,51 @@ def test_a_seed_means_one_clip_whatever_the_machine_does(run, media):
     torch.use_deterministic_algorithms(False)
     assert np.array_equal(clips[0], clips[1])
     assert not np.array_equal(clips[0], clips[2])
+
+
+def test_a_clip_without_a_truth_is_graded_by_what_it_was_given(run, media, caplog, capsys):
+    """By landmarks, sound and photo; what needs the truth says so, and no check fails."""
+    out, row = run(f"driving={media / 'talk.mp4'}")
+    assert row["shown"] == ["reference", "landmarks", "generated"]
+    told = load_landmarks(out / row["landmarks"])
+    assert told.points.shape == (FRAMES, 68, 2)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        extra = "+metrics.graders.identity={_target_:portraitgen.metrics.graders.identity.IdentityGrader}"
+        evaluate(compose("evaluate", [f"generated={out}", extra]))
+    results = json.loads((out / "report/results.json").read_text())
+    assert results["detection_rate"] >= 0, "the landmarks say where a face should be"
+    assert "psnr" not in results or results["psnr"] is None
+    assert "no true frames are given" in (out / "report/results.md").read_text()
+    assert "no figure for" in capsys.readouterr().out, "of checks against copies of the photo"
+    assert results["protocol"]["crop"] == "none"
+
+    # The photo's face in the place of the generated one is about where it was told to be, and it is known.
+    write_video(out / row["video"], _framed(media, told.points), fps=25)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        evaluate(compose("evaluate", [f"generated={out}", extra]))
+    results = json.loads((out / "report/results.json").read_text())
+    assert results["landmark_error"] < 0.2
+    assert results["identity_dlib"] > 0.8
+
+
+def _framed(media, points):
+    """The photo's face, framed as generated clips show it, for each of the driving frames."""
+    backend = DlibBackend()
+    reference = read_reference(media / "face.png", backend, size=(64, 64), frame="face")
+    frame = ((reference.picture + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+    return np.repeat(frame[None], len(points), axis=0)
+
+
+def test_samples_are_called_by_their_number(run, media):
+    out, row = run(f"driving={media / 'face.png'}", "seed=8")
+    alone = cv2.imread(str(out / row["image"]))
+    register_configs()
+    words = [f"weights={row['weights']}", f"reference={media / 'face.png'}", f"driving={media / 'face.png'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        generate(compose("generate", [*words, "seed=7", "num_samples=2", f"out={out}"]))
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [(row["key"], row["seed"]) for row in rows] == [("face-face-1", 7), ("face-face-2", 8)]
+    assert np.array_equal(cv2.imread(str(out / rows[1]["image"])), alone)
 
 
 def test_a_face_that_is_away_is_filled_in_and_counted(run, media, tmp_path):
@@ -259,15 +307,24 @@ def test_neither_drawings_nor_pictures_of_a_whole_clip_are_held(media, tmp_path)
         (["driving={media}/talk.mp4", "reference={media}/grey.png"], r"grey\.png: no face found"),
         (["driving={media}/face.png", "size=66"], "multiples of 4"),
         (["driving={media}/face.png", "size=[64,64,64]"], r"give one number or \[height,width\]"),
-        (["driving={media}/face.png", "frame=square"], "frame=square: choose one of face, crop"),
-        (["driving={media}/face.png", "retarget=3d"], "faces=mediapipe"),
-        (["driving={media}/grey.mp4", "retarget=3d"], "retarget=3d needs MediaPipe's mesh"),
-        (["driving={media}/grey.mp4", "raw_points=true"], "raw_points=true needs MediaPipe's mesh"),
-        (["driving={media}/talk.mp4", "speech.identity=3"], r"speech\.identity: nothing speaks here"),
-        (["driving={media}/face.png", "retarget=4d"], "retarget=4d: choose one of auto"),
+        (["driving={media}/face.png", "inputs.frame=square"], "frame=square: choose one of face, crop"),
+        (["driving={media}/face.png", "inputs.retarget=3d"], "faces=mediapipe"),
+        (["driving={media}/grey.mp4", "inputs.retarget=3d"], "retarget=3d needs MediaPipe's mesh"),
+        (["driving={media}/grey.mp4", "inputs.raw_points=true"], "raw_points=true needs MediaPipe's mesh"),
+        (
+            ["driving={media}/talk.mp4", "inputs.identity=3"],
+            "identity: not with reference=… driving=…",
+        ),
+        (["driving={media}/face.png", "inputs.retarget=4d"], "retarget=4d: choose one of auto"),
         (["driving={media}/none.npz"], "no such file"),
         (["driving={media}/other.npz"], "find both with one face backend"),
         (["driving={media}/talk.mp4", "weights=null"], "give weights="),
+        (
+            ["driving={media}/talk.mp4", "prompt=smile"],
+            "prompt: aniportrait does not take it; it takes",
+        ),
+        (["driving={media}/talk.mp4", "inputs.fram=face"], r"did you mean 'inputs\.frame'"),
+        (["driving={media}/talk.mp4", "reference=[{media}/face.png,{media}/face.png]"], "at most 1 people"),
     ],
 )
 def test_what_cannot_be_done_is_said(run, media, overrides, message):

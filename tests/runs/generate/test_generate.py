@@ -20,8 +20,8 @@ from portraitgen.media.encode import write_video
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.evaluate import evaluate
 from portraitgen.runs.evaluate.sources.samples import read_samples
-from portraitgen.runs.generate.driving.shards import ShardClips
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.generate.stored_clips import ShardClips
 from portraitgen.training.weights import load_weights, save_weights
 from tests.runs.tiny import save_tiny
 
@@ -132,8 +132,8 @@ def test_a_perfect_clip_passes_as_such(config, shards, tmp_path):
     """The truth in the place of the generated clip: only the video codec is left to lower its PSNR."""
     generate(config("generate", f"shards={shards}", "span=[0.75,1.0]"))
     (sample,) = read_samples(tmp_path / "out")
-    clip = ShardClips(shards).read(sample["key"], np.array(sample["frames"]))
-    truth = ((clip.truth + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
+    true = ShardClips(shards).pictures(sample["key"], np.array(sample["frames"]))
+    truth = ((true + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
     write_video(tmp_path / "out" / sample["video"], truth, fps=25, crf=10)
     evaluate(config("evaluate", "metrics.checks=[]"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
@@ -167,27 +167,30 @@ def test_prepared_clips_keep_their_sound(config, tmp_path):
     assert clips.sound(sample["key"], np.array([1, 2, 4])) is None
 
 
-def test_the_reference_is_the_first_frame_that_shows_the_person(shards):
+def test_a_prepared_clip_is_a_request_with_its_first_frame_as_reference(shards):
     clips = ShardClips(shards)
-    key = clips.keys[0]
-    whole = clips.read(key, np.arange(FRAMES))
-    part = clips.read(key, np.array([12, 13]))
-    assert torch.equal(part.reference, whole.truth[0])
-    assert torch.equal(part.truth, whole.truth[12:14])
-    assert np.array_equal(part.landmarks, whole.landmarks[12:14])
+    (whole, _), (part, _) = (list(clips.clips(span)) for span in ((0.0, 1.0), (0.5, 0.75)))
+    assert part.frames.tolist() == [8, 9, 10, 11]
+    whole, part = whole.request(), part.request()
+    assert torch.equal(part.batch["reference"], whole.truth[:1])
+    assert torch.equal(part.truth, whole.truth[8:12])
+    assert np.array_equal(part.landmarks, whole.landmarks[8:12])
+    assert (part.length, part.fps, part.count) == (4, 25, 4)
+    assert part.batch["landmarks"].shape == (1, 4, 68, 2)
+    assert part.batch["reference_landmarks"].shape == (1, 68, 2)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "say what drives"),
-        (["shards=a.tar", "reference=a.jpg", "driving=a.mp4"], "say what drives"),
-        (["reference=a.jpg"], "say what drives"),
+        ([], r"give one of:\n  shards=…  \(prepared clips that move as they moved\)"),
+        (["shards=a.tar", "reference=a.jpg", "driving=a.mp4"], "shards: not with reference=… driving=…"),
+        (["reference=a.jpg"], "driving: not given. Give one of:"),
         (["shards=nowhere/*.tar"], "no shard matches"),
         (["shards=a.tar", "span=[0.5,0.2]"], "give a share of each clip"),
         (["shards=a.tar", "limit=0"], "limit=0: give a number of clips"),
-        (["shards=a.tar", "fps=25"], "fps=25.*: prepared clips are drawn as they are"),
-        (["shards=a.tar", "size=512"], "size=512: prepared clips are drawn as they are"),
+        (["shards=a.tar", "fps=25"], "fps: not with shards=…"),
+        (["shards=a.tar", "size=512"], "size: not with shards=…"),
         (["reference=nowhere.jpg", "driving=nowhere.mp4"], "no such file"),
     ],
 )

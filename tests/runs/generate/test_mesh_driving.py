@@ -6,23 +6,23 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.faces.mesh_drawing import draw_face_mesh
+from portraitgen.faces.motion import read_motion
+from portraitgen.faces.reference import read_reference
 from portraitgen.faces.transfer import transfer_motion
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.generate.driving.motion import read_motion
-from portraitgen.runs.generate.driving.reference import read_reference
-from portraitgen.runs.generate.driving.speech import driven_by_sound
-from portraitgen.runs.generate.driving.speech_models import load_speech
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.generate.landmarks import find_landmarks
+from portraitgen.runs.progress import progress
+from portraitgen.systems.aniportrait.sound_driving import driven_by_sound
+from portraitgen.systems.aniportrait.speech_models import load_speech
 from portraitgen.training.weights import load_weights, save_weights
-from tests.runs.tiny import save_tiny
+from tests.runs.tiny import load_trained, save_tiny
 
 pytest.importorskip("mediapipe")
 
@@ -84,7 +84,9 @@ def command(*overrides):
 
 def test_landmark_files_hold_what_upstream_draws(media, model_file, backend, tmp_path):
     words = [f"faces.model_file={model_file}", f"driving={media / 'face.png'}", f"out={tmp_path}"]
-    command("mode=landmarks", "raw_points=true", *words)
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        find_landmarks(compose("generate_landmarks", ["faces=mediapipe", "raw_points=true", *words]))
     landmarks = load_landmarks(tmp_path / "landmarks/face.npz")
     drawn = cv2.imread(str(tmp_path / "drawings/face.png"))[..., ::-1]
     height, width = drawn.shape[:2]
@@ -118,19 +120,19 @@ def test_speech_in_3d(media, backend, speech, shared, tmp_path):
     reference = read_reference(media / "face.png", backend, size=(512, 512), frame="face")
 
     def spoken(**changes):
-        settings = {"audio2mesh": str(speech / "audio2mesh.safetensors"), "audio2pose": None, "shift_s": 0.0}
-        config = OmegaConf.create({**settings, "head": None, "identity": None, **changes})
-        models = load_speech(config, backend, models="models", device=torch.device("cpu"), raw=False)
+        settings = {"audio2mesh": speech / "audio2mesh.safetensors", "audio2pose": None, "shift_s": 0.0}
+        settings |= {"head": None, "identity": None, **changes}
+        models = load_speech(**settings, backend=backend, load=load_trained, raw=False, progress=progress)
         return driven_by_sound(reference, tmp_path / "hum.wav", models, fps=None, raw=False, seed=0).landmarks
 
     still = spoken()
     assert still.shape == (60, 468, 2)
     np.testing.assert_allclose(still, np.repeat(reference.landmarks.points[:, :468], 60, axis=0), atol=0.1)
-    led = (spoken(head=str(tmp_path / "head.npy")) - still).mean(axis=1)[:, 0]
+    led = (spoken(head=tmp_path / "head.npy") - still).mean(axis=1)[:, 0]
     np.testing.assert_allclose(led[:7] / led[1], [0, 1, 2, 3, 2, 1, 0], atol=0.1)
-    posed = spoken(audio2pose=str(speech / "audio2pose.safetensors"))
+    posed = spoken(audio2pose=speech / "audio2pose.safetensors")
     assert np.isfinite(posed).all()
-    video = str(shared / "testdata/clips/RD_Radio10_0_clip_0.mp4")
+    video = shared / "testdata/clips/RD_Radio10_0_clip_0.mp4"
     assert np.ptp(spoken(head=video).mean(axis=1), axis=0).max() > 1
 
 
@@ -142,7 +144,7 @@ def test_video_to_video_in_3d_through_the_command(shared, media, model_file, tmp
     save_weights(weights, tensors, **given, provenance=facts)
     video = shared / "testdata/clips/RD_Radio10_0_clip_0.mp4"
     words = [f"weights={weights}", f"faces.model_file={model_file}", f"out={tmp_path / 'out'}"]
-    command(*words, f"reference={media / 'face.png'}", f"driving={video}", "fps=5", "retarget=3d")
+    command(*words, f"reference={media / 'face.png'}", f"driving={video}", "fps=5", "inputs.retarget=3d")
     row = json.loads((tmp_path / "out/samples.jsonl").read_text())
     info = probe_video(tmp_path / "out" / row["video"])
     assert info.num_frames == len(row["frames"]) == 10

@@ -14,11 +14,11 @@ from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
 from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
-from portraitgen.runs.generate.driving.own_speech import CannotSpeak, driven_by_own_sound
-from portraitgen.runs.generate.driving.shards import ShardClips
-from portraitgen.runs.generate.driving.speech import Speech
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.generate.stored_clips import ShardClip, ShardClips
+from portraitgen.systems.aniportrait.own_sound import CannotSpeak, driven_by_own_sound
 from portraitgen.systems.aniportrait.sound_chunks import count_frames
+from portraitgen.systems.aniportrait.sound_driving import Speech
 from tests.runs.tiny import save_tiny
 
 LENGTH, SIZE = 50, 64
@@ -54,7 +54,7 @@ class LoudnessMesh:
 def speak(shards, frames, shift_s=0.0):
     speech = Speech(mesh=LoudnessMesh(), pose=None, head=None, identity=None, shift_s=shift_s)
     clips = ShardClips(shards)
-    return driven_by_own_sound(clips, clips.keys[0], frames, speech)
+    return driven_by_own_sound(ShardClip(clips, clips.keys[0], frames), speech)
 
 
 def test_mouth_follows_its_sound_and_head_its_truth(shards):
@@ -78,7 +78,7 @@ def test_clips_of_rates_that_do_not_divide_the_samples_keep_their_length(shards,
     monkeypatch.setattr(mesh, "offsets", lambda samples: heard.append(samples) or np.zeros((LENGTH, 68, 2)))
     speech = Speech(mesh=mesh, pose=None, head=None, identity=None)
     clips = ShardClips(shards)
-    driven_by_own_sound(clips, clips.keys[0], np.arange(LENGTH), speech)
+    driven_by_own_sound(ShardClip(clips, clips.keys[0], np.arange(LENGTH)), speech)
     assert count_frames(len(heard[0]), 29.97) == LENGTH
 
 
@@ -99,7 +99,7 @@ def run(shards, tmp_path):
         given = [
             f"weights={weights}",
             f"shards={shards}",
-            f"speech.audio2mesh={mesh}",
+            f"inputs.audio2mesh={mesh}",
             f"out={tmp_path / 'out'}",
         ]
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -110,22 +110,22 @@ def run(shards, tmp_path):
 
 
 def test_what_is_generated_can_be_graded_with_its_sound_and_reference(run, shards):
-    out = run("span=[0.8,1.0]", "speech.shift_s=1.5")
+    out = run("span=[0.8,1.0]", "inputs.shift_s=1.5")
     (row,) = (json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines())
     assert row["speech_shift_s"] == 1.5
     samples = GeneratedSamples(out)
     material = samples.read(samples.keys[0]).material
     assert material.audio.shape == (10 * 640,)
-    truth = ShardClips(shards).read(row["key"], np.array([row["reference_frame"]])).truth
+    truth = ShardClips(shards).pictures(row["key"], np.array([row["reference_frame"]]))
     assert torch.equal(material.reference, rgb_to_uint8(truth)[0])
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("speech.identity=1", "move as they did"),
-        ("speech.audio2mesh=nowhere.safetensors", "no such file: train it"),
-        ("speech.audio2mesh=null speech.shift_s=1.0", "own sound"),
+        ("inputs.identity=1", "inputs.identity: not with shards=…"),
+        ("inputs.audio2mesh=nowhere.safetensors", "no such file: train it"),
+        ("inputs.audio2mesh=null inputs.shift_s=1.0", "goes with shards=… inputs.audio2mesh=…"),
     ],
 )
 def test_what_cannot_be_done_is_said(run, override, message):

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.reference import read_reference
 from portraitgen.media.audio import SAMPLE_RATE, encode_wav, read_audio
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.media.encode import write_video
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.generate.driving.reference import read_reference
-from portraitgen.runs.generate.driving.speech import driven_by_sound
-from portraitgen.runs.generate.driving.speech_models import load_speech
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.progress import progress
+from portraitgen.systems.aniportrait.sound_driving import driven_by_sound
+from portraitgen.systems.aniportrait.speech_models import load_speech
 from portraitgen.training.weights import load_weights, save_weights
-from tests.runs.tiny import save_tiny
+from tests.runs.tiny import load_trained, save_tiny
 
 RATE = 25
 
@@ -67,7 +67,7 @@ def run(weights, media, tmp_path):
             f"weights={weights / 'stage1.safetensors'}",
             f"reference={media / 'face.png'}",
             f"audio={media / 'speech.wav'}",
-            f"speech.audio2mesh={weights / 'audio2mesh.safetensors'}",
+            f"inputs.audio2mesh={weights / 'audio2mesh.safetensors'}",
             f"out={tmp_path / 'out'}",
         ]
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -79,7 +79,7 @@ def run(weights, media, tmp_path):
 
 
 def test_a_sound_becomes_a_video_that_sounds_in_time(run, media, weights):
-    out, row = run(f"speech.audio2pose={weights / 'audio2pose.safetensors'}", "seed=5")
+    out, row = run(f"inputs.audio2pose={weights / 'audio2pose.safetensors'}", "seed=5")
     assert (row["key"], row["mode"]) == ("face-speech", "sound")
     assert row["audio"] == str(media / "speech.wav")
     assert 0 <= row["identity"] < 100
@@ -98,21 +98,22 @@ def test_another_rate(run):
 
 @pytest.fixture
 def spoken(weights, media):
-    """The clip that a sound drives, without drawing it; `head` and the rest as in conf/generate.yaml."""
+    """The clip that a sound drives, without drawing it; `head` and the rest as `load_speech` takes them."""
     backend = DlibBackend()
     reference = read_reference(media / "face.png", backend, size=(64, 64), frame="face")
 
     def spoken(audio, *, pose=False, head=None, identity=None, seed=0):
-        config = OmegaConf.create(
-            {
-                "audio2mesh": str(weights / "audio2mesh.safetensors"),
-                "audio2pose": str(weights / "audio2pose.safetensors") if pose else None,
-                "head": head,
-                "identity": identity,
-                "shift_s": 0.0,
-            }
+        models = load_speech(
+            audio2mesh=weights / "audio2mesh.safetensors",
+            audio2pose=weights / "audio2pose.safetensors" if pose else None,
+            head=head,
+            identity=identity,
+            shift_s=0.0,
+            backend=backend,
+            load=load_trained,
+            raw=False,
+            progress=progress,
         )
-        models = load_speech(config, backend, models="models", device=torch.device("cpu"), raw=False)
         return reference, driven_by_sound(reference, audio, models, fps=None, raw=False, seed=seed)
 
     return spoken
@@ -144,7 +145,7 @@ def test_the_head_stands_still_or_follows_a_video_forth_and_back(spoken, media, 
     path.write_bytes(encode_wav(speech(0.8)))
     still_points = [36, 39, 42, 45]  # eye corners, which the offsets of this test move little
     _, still = spoken(path)
-    _, led = spoken(path, head=str(media / "head.mp4"))
+    _, led = spoken(path, head=media / "head.mp4")
     moved = (led.landmarks - still.landmarks)[:, still_points].mean(axis=1)
     np.testing.assert_allclose(moved[0], 0, atol=1)  # smoothed: the first frames' mean
     assert np.ptp(moved, axis=0).max() > 1
@@ -165,27 +166,27 @@ def test_the_seed_chooses_the_manner_of_moving(spoken, media):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["speech.audio2mesh=null"], r"convert the published audio2mesh\.pt \(ZJYang/AniPortrait on the hub"),
+        (["inputs.audio2mesh=null"], r"convert the published audio2mesh\.pt \(ZJYang/AniPortrait on the hub"),
         (
-            ["speech.audio2mesh=none.safetensors"],
-            r"speech\.audio2mesh=none\.safetensors: no such file: train",
+            ["inputs.audio2mesh=none.safetensors"],
+            r"inputs\.audio2mesh=none\.safetensors: no such file: train",
         ),
-        (["speech.audio2pose=none.safetensors"], r"audio2pose\.pt \(ZJYang"),
-        (["speech.audio2mesh={weights}/audio2pose.safetensors"], "not weights of an Audio2Mesh"),
-        (["speech.audio2pose={weights}/audio2mesh.safetensors"], "not weights of an Audio2Pose"),
+        (["inputs.audio2pose=none.safetensors"], r"audio2pose\.pt \(ZJYang"),
+        (["inputs.audio2mesh={weights}/audio2pose.safetensors"], "not weights of an Audio2Mesh"),
+        (["inputs.audio2pose={weights}/audio2mesh.safetensors"], "not weights of an Audio2Pose"),
         (["weights={weights}/audio2mesh.safetensors"], "draws no pictures"),
         (["audio={media}/head.mp4"], "there is no sound in this file"),
         (["audio={media}/empty.wav"], "there is no sound in this file"),
-        (["driving={media}/head.mp4"], "one of driving="),
-        (["speech.head={media}/template.npy"], "for an Audio2Mesh in 3D"),
+        (["driving={media}/head.mp4"], "driving: not with reference=… audio=… inputs.audio2mesh=…"),
+        (["inputs.head={media}/template.npy"], "for an Audio2Mesh in 3D"),
         (
-            ["speech.head={media}/head.mp4", "speech.audio2pose={weights}/audio2pose.safetensors"],
-            "both move the head",
+            ["inputs.head={media}/head.mp4", "inputs.audio2pose={weights}/audio2pose.safetensors"],
+            r"inputs\.head: not with reference=… audio=… inputs.audio2mesh=… inputs.audio2pose=…",
         ),
-        (["speech.identity=3"], r"speech\.identity is a manner of moving of speech\.audio2pose"),
+        (["inputs.identity=3"], r"inputs\.identity goes with .* inputs\.audio2pose=…"),
         (
-            ["speech.identity=100", "speech.audio2pose={weights}/audio2pose.safetensors"],
-            r"speech\.identity=100",
+            ["inputs.identity=100", "inputs.audio2pose={weights}/audio2pose.safetensors"],
+            r"inputs\.identity=100",
         ),
     ],
 )

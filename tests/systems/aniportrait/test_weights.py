@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
-from portraitgen.systems.aniportrait.weights import (
+from portraitgen.systems.aniportrait.published import (
     from_animatediff,
     from_published,
     from_published_name,

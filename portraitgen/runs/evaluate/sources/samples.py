@@ -1,121 +1,172 @@
-"""Clips that generate.py wrote: samples.jsonl says what they were made from."""
+"""What generate.py wrote: samples.jsonl says what each clip and picture was made from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from portraitgen.media.audio import SAMPLE_RATE
+from portraitgen.faces.landmark_file import load_landmarks
+from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError
 from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
-from portraitgen.metrics.protocol import VideoFacts, digest_given
+from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
 from portraitgen.metrics.report.page_parts import Media
-from portraitgen.runs.evaluate.sources.source import Reading, read_clip
-from portraitgen.runs.generate.driving.shards import ShardClips
+from portraitgen.runs.evaluate.sources.files import read_media
+from portraitgen.runs.evaluate.sources.source import Reading
+from portraitgen.runs.generate.stored_clips import ShardClips
 
 SAMPLES = "samples.jsonl"
 """What generate.py writes beside its clips: a line for each."""
 
-PANEL = "reference, driving landmarks, generated, truth"
-
 
 class GeneratedSamples:
-    """The clips of a folder that generate.py wrote, graded against the frames of the shards that drove them.
+    """What generate.py wrote into a folder: graded against the frames of the shards that it was made from.
+
+    A sample that was made from anything else has no truth. It is graded by what it was given: the photo of
+    the person, the prompt, the landmarks that it was told to follow, its sound.
 
     Raises:
-        ValueError: the folder holds no samples, or none that have a truth.
+        ValueError: the folder holds no samples, or a row leads out of it.
     """
-
-    preparation: Mapping[str, str] = {
-        "frame_sampler": "the generated frames of each clip, all of them",
-        "resize": "none",
-        "crop": "as the shards hold them",
-    }
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.samples = {sample["key"]: sample for sample in read_samples(folder)}
-        for key, sample in self.samples.items():
-            if "shard" not in sample:
-                raise ValueError(
-                    f"{key} was driven by another face, so there is no truth to grade it against"
-                )
         self.keys = sorted(self.samples)
         self.place = {"generated": str(folder.resolve())}
+        all_true = all("shard" in sample for sample in self.samples.values())
+        self.preparation: Mapping[str, str] = {
+            "frame_sampler": "the generated frames of each clip, all of them",
+            "resize": "none",
+            "crop": "as the shards hold them" if all_true else "none",
+        }
 
     @cached_property
     def settings(self) -> Mapping[str, Fact]:
-        """System, weights, step, seed and sampling of the first clip: generate.py makes all of them alike."""
-        first = self.samples[self.keys[0]]
+        """System, weights, step, seed and sampling; of what differs between the samples all values."""
+        samples = [self.samples[key] for key in self.keys]
+        names = {"system": "system", "weights": "weights", "step": "step", "commit": "trained at commit"}
         return {
-            "system": first["system"],
-            "weights": first["weights"],
-            "step": first["step"],
-            "trained at commit": first["commit"],
-            "seed": first["seed"],
+            **{label: _said(sample.get(name) for sample in samples) for name, label in names.items()},
+            "seed": _said(sample["seed"] for sample in samples),
             "graded frames seen in training": self._seen_in_training(),
-            **first["sampling"],
+            **samples[0]["sampling"],
         }
 
     def check(self) -> None:
-        """See `ClipSource.check`: shards that are gone, or that no longer hold the clips."""
-        for shard in {sample["shard"] for sample in self.samples.values()}:
+        """See `ClipSource.check`: shards or photos that are gone, or shards that no longer hold the clips."""
+        for shard in {sample["shard"] for sample in self.samples.values() if "shard" in sample}:
             held = set(ShardClips(shard).keys)
             for key, sample in self.samples.items():
-                if sample["shard"] == shard and key not in held:
-                    raise ValueError(f"{shard} no longer holds {key}, by which a clip was driven")
+                if sample.get("shard") == shard and _clip(sample) not in held:
+                    raise ValueError(f"{shard} no longer holds {_clip(sample)}, from which {key} was made")
+        for key, sample in self.samples.items():
+            photo = _reference(sample)
+            if photo is not None and not photo.is_file():
+                raise ValueError(f"{photo} is gone, from which {key} was made: put it back")
 
     def read(self, key: str) -> Reading:
+        """What was generated, and all that it can be graded against."""
+        sample = self.samples[key]
+        return self._read_with_truth(key) if "shard" in sample else self._read_alone(key)
+
+    def _read_with_truth(self, key: str) -> Reading:
         """The generated frames, the true ones, their landmarks, and those frames that were trained on."""
         sample = self.samples[key]
         frames = np.array(sample["frames"], dtype=np.int64)
-        clips = ShardClips(sample["shard"])
-        clip = clips.read(key, frames, reference=sample["reference_frame"])
-        assert clip.truth is not None
-        truth = as_uint8(clip.truth, name=f"{key}: true frames")
+        clips, clip = ShardClips(sample["shard"]), _clip(sample)
+        landmarks = clips.landmarks(clip, frames)
+        truth = as_uint8(clips.pictures(clip, frames), name=f"{key}: true frames")
         height, width = truth.shape[-2:]
-        fps = float(Fraction(sample["fps"]))
-        reference = as_uint8(clip.reference, name=f"{key}: reference")
-        audio = clips.sound(key, frames, sample_rate=SAMPLE_RATE)
-        digest = digest_given(frames, truth=truth, reference=reference, driving=clip.landmarks, audio=audio)
+        first = clips.pictures(clip, np.array([sample["reference_frame"]]))[0]
+        reference = as_uint8(first, name=f"{key}: reference")
+        audio = clips.sound(clip, frames, sample_rate=SAMPLE_RATE)
+        prompt = sample.get("prompt")
+        digest = digest_given(
+            frames, truth=truth, reference=reference, driving=landmarks, audio=audio, prompt=prompt
+        )
+        fps = _rate(sample)
         facts = VideoFacts(key, len(frames), fps, width, height, digest)
         try:
-            generated = read_clip(self.folder / sample["video"])
+            generated = self._generated(sample)
         except VideoError as error:
             return Reading(facts, frames, None, failure=str(error))
         if generated.shape != truth.shape:
             raise ValueError(
-                f"{self.folder / sample['video']} has {list(generated.shape)}, the frames that it was driven "
+                f"{self._file(sample)} has {list(generated.shape)}, the frames that it was driven "
                 f"by have {list(truth.shape)}: generate it again"
             )
-        trained = None
+        others = np.zeros(0, np.int64)
         if sample["train_span"] is not None and sample["train_span"][1] > 0:
-            others = np.setdiff1d(clips.valid_frames(key, sample["train_span"]), frames)
-            trained = clips.read(key, others) if len(others) else None
+            others = np.setdiff1d(clips.valid_frames(clip, sample["train_span"]), frames)
         material = Material(
             video=key,
             generated=generated,
             fps=fps,
             truth=truth,
             reference=reference,
-            driving=clip.landmarks,
+            driving=landmarks,
             audio=audio,
             frame_index=frames,
-            train_frames=None if trained is None else trained.truth,
-            train_landmarks=None if trained is None else trained.landmarks,
+            train_frames=clips.pictures(clip, others) if len(others) else None,
+            train_landmarks=clips.landmarks(clip, others) if len(others) else None,
+            prompt=prompt,
         )
         return Reading(facts, frames, material)
+
+    def _read_alone(self, key: str) -> Reading:
+        """The generated frames, and the photo, prompt, landmarks and sound that they were made from."""
+        sample = self.samples[key]
+        frames, fps, prompt = np.array(sample["frames"], dtype=np.int64), _rate(sample), sample.get("prompt")
+        photo = _reference(sample)
+        reference = None if photo is None else read_media(photo, fps=None).frames[0]
+        driving = None
+        if "landmarks" in sample:
+            driving = load_landmarks(inside(self.folder, sample["landmarks"]))
+        points = None if driving is None else driving.points
+        digest = digest_given(frames, reference=reference, driving=points, prompt=prompt)
+        try:
+            generated = self._generated(sample)
+            audio = read_audio(self._file(sample)) if fps else None
+        except VideoError as error:
+            return Reading(VideoFacts(key, len(frames), fps, 0, 0, digest), frames, None, failure=str(error))
+        height, width = generated.shape[-2:]
+        material = Material(
+            video=key,
+            generated=generated,
+            fps=fps,
+            reference=reference,
+            driving=points,
+            driving_scheme=None if driving is None else driving.scheme,
+            audio=audio,
+            frame_index=frames,
+            prompt=prompt,
+        )
+        return Reading(VideoFacts(key, len(frames), fps, width, height, digest), frames, material)
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """What generate.py drew."""
         sample = self.samples[key]
-        return [Media(self.folder / sample[kind], f"{key}: {PANEL}") for kind in ("panel", "sheet")]
+        shown = ", ".join(sample.get("shown", ("reference", "driving landmarks", "generated", "truth")))
+        return [
+            Media(inside(self.folder, sample[kind]), f"{key}: {shown}")
+            for kind in ("panel", "sheet")
+            if kind in sample
+        ]
+
+    def _file(self, sample: Mapping[str, Any]) -> Path:
+        return inside(self.folder, sample["video"] if "video" in sample else sample["image"])
+
+    def _generated(self, sample: Mapping[str, Any]) -> Tensor:
+        """The generated frames, uint8 [T, 3, H, W]; of a picture one."""
+        return read_media(self._file(sample), fps=None).frames
 
     def _seen_in_training(self) -> str:
         """How many of the graded frames the weights were trained on, in words."""
@@ -125,6 +176,40 @@ class GeneratedSamples:
         total = sum(len(sample["frames"]) for sample in samples)
         seen = sum(sample["frames_trained_on"] for sample in samples)
         return f"{seen} of {total}" if seen else "none"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of a folder.
+
+    Raises:
+        ValueError: it lies elsewhere.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder / SAMPLES}: {name} lies outside of this folder")
+    return path
+
+
+def _clip(sample: Mapping[str, Any]) -> str:
+    """Key of the prepared clip that a sample was made from."""
+    return str(sample.get("clip", sample["key"]))
+
+
+def _rate(sample: Mapping[str, Any]) -> float:
+    """Frames a second; 0 of a picture."""
+    return 0.0 if sample["fps"] is None else float(Fraction(sample["fps"]))
+
+
+def _reference(sample: Mapping[str, Any]) -> Path | None:
+    """The photo of the person; None without one, and for several people, of whom none is the one."""
+    people = sample.get("references", [])
+    return Path(people[0][0]) if len(people) == 1 else None
+
+
+def _said(values: Iterable[Any]) -> Fact:
+    """The one value that all have, or all different ones in words."""
+    found = one_or_all([*values])
+    return ", ".join(map(str, found)) if isinstance(found, list) else found
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:

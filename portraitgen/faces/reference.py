@@ -1,4 +1,4 @@
-"""The photo that is brought to life, framed as the model draws it."""
+"""The photo of a person, framed as a model draws it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.faces.motion import landmarks_of_photo
 from portraitgen.media.framing import Framing, face_frame, frame_around, largest_frame, upstream_box
-from portraitgen.runs.generate.driving.motion import landmarks_of_photo, read_photo
+from portraitgen.media.pictures import read_picture
 
 Frame = Literal["face", "crop", "letterbox", "aniportrait"]
 
@@ -50,7 +51,7 @@ def read_reference(path: Path, backend: FaceBackend, *, size: tuple[int, int], f
     Raises:
         ValueError: the photo cannot be read or shows no face.
     """
-    photo = read_photo(path)
+    photo = read_picture(path)
     landmarks, face = landmarks_of_photo(path, photo, backend)
     height, width = photo.shape[:2]
     if frame == "face":

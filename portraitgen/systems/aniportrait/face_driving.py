@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 
 from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.faces.motion import PICTURE, Motion, file_kind
+from portraitgen.faces.reference import Reference
 from portraitgen.faces.transfer import Transfer, transfer_motion
-from portraitgen.runs.generate.driving.clip import DrivenClip
-from portraitgen.runs.generate.driving.motion import PICTURE, Motion, file_kind
-from portraitgen.runs.generate.driving.reference import Reference
+from portraitgen.systems.aniportrait.driven_clip import DrivenClip
 
 Retarget = Transfer | Literal["none"]
 
@@ -41,7 +41,6 @@ def driven_by_face(
         truth=None,
         source={
             "mode": file_kind(driving),
-            "reference": str(reference.path),
             "driving": str(driving),
             "frames_filled_in": int((~motion.landmarks.found).sum()),
         },

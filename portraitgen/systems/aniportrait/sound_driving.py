@@ -11,12 +11,12 @@ from portraitgen.faces.face_geometry import face_geometry
 from portraitgen.faces.head_pose import pose_matrices, project, smooth
 from portraitgen.faces.landmark_sequence import LandmarkSequence, resample
 from portraitgen.faces.planar_motion import POSE_SIZE, move_planar, planar_motion
+from portraitgen.faces.reference import Reference
 from portraitgen.faces.retarget import cycle_template, pose_template
 from portraitgen.media.audio import read_audio
-from portraitgen.runs.generate.driving.clip import DrivenClip
-from portraitgen.runs.generate.driving.motion import sound_of
-from portraitgen.runs.generate.driving.reference import Reference
+from portraitgen.media.sound import sound_of
 from portraitgen.systems.aniportrait.audio_training import Audio2MeshTraining, Audio2PoseTraining
+from portraitgen.systems.aniportrait.driven_clip import DrivenClip
 from portraitgen.training.step_seed import stream_seed
 
 
@@ -98,7 +98,6 @@ def driven_by_sound(
         truth=None,
         source={
             "mode": "sound",
-            "reference": str(reference.path),
             "audio": str(audio),
             "identity": identity,
         },

@@ -1,1 +1,0 @@
-"""What drives a generated clip: prepared clips, landmarks, a video, a picture or a sound."""

@@ -1,0 +1,66 @@
+"""What samples.jsonl says of a sample beside its files: all that made it, and what it is graded by."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from portraitgen.data.manifest import shard_digest
+from portraitgen.training.inputs import Given
+from portraitgen.training.request import Request
+
+
+def describe_sample(
+    config: DictConfig, request: Request, given: Given, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of one sample, plain JSON.
+
+    Args:
+        config: of generate.py.
+        given: what the request was made of.
+        facts: of the weights file.
+    """
+    span = _train_span(request, facts)
+    low, high = (round(share * request.source.get("num_frames", 0)) for share in span or (0, 0))
+    numbers = request.numbers
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    return {
+        "fps": None if request.fps is None else str(request.fps),
+        "frames": numbers.tolist(),
+        **request.source,
+        "references": [[str(photo.resolve()) for photo in person] for person in request.references],
+        **texts,
+        "inputs": {key: _plain(value) for key, value in given.values.items() if key.startswith("inputs.")},
+        "train_span": span,
+        "frames_trained_on": int(((numbers >= low) & (numbers < high)).sum()),
+        "system": facts["system"],
+        "weights": str(config.weights),
+        "step": facts["step"],
+        "commit": facts.get("commit"),
+        "seed": given.seed,
+        "precision": config.precision,
+        "sampling": {name: value for name, value in config.sampling.items() if value is not None},
+        "interpolation": OmegaConf.to_container(config.interpolation, resolve=True),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value of `Given` as JSON has it."""
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _train_span(request: Request, facts: Mapping[str, Any]) -> list[float] | None:
+    """The share of this clip that the weights were trained on, [0, 0] if none; None if that is not known.
+
+    Shards are told apart by the digest in their manifests, so that moved or copied data are recognised.
+    """
+    if "shard" not in request.source:
+        return [0.0, 0.0]
+    digest = shard_digest(Path(request.source["shard"]))
+    trained_on = facts.get("shards", [None])
+    if digest is None or None in trained_on:
+        return None
+    return list(facts["data"].get("train_span", (0.0, 1.0))) if digest in trained_on else [0.0, 0.0]

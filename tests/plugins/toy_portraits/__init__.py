@@ -1,0 +1,1 @@
+"""A system that another package brings: pictures of one or two people and a text."""
