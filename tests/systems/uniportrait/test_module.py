@@ -150,6 +150,6 @@ def test_samples_do_not_depend_on_empty_places_or_on_the_batch(module):
 
 def test_features_of_other_widths_are_refused_by_name():
     with pytest.raises(
-        InstantiationException, match=r"resampler\.structure_dim is 64, but untrained_0 and CLIP give 128"
+        InstantiationException, match="structure_dim is 64, but untrained_0 and CLIP give 128"
     ):
         tiny.build("stage1", "model.network.resampler.structure_dim=64")
