@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
+from portraitgen.nn.lora import lora_settings, plain_name
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.systems import all_systems, system_file, system_of
@@ -25,7 +26,7 @@ from portraitgen.runs.convert_lora import export_adapters, import_adapter
 from portraitgen.runs.system import build_on_meta, checked_settings
 from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.training.published import Kind
-from portraitgen.training.weights import load_weights, matches, require_fit, save_weights
+from portraitgen.training.weights import load_weights, matches, plain_state, require_fit, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ def convert(config: DictConfig) -> None:
         target=f"{type(network).__name__} of experiment={kind.experiment}",
     )
     facts = {"data": settings["data"], "shards": [], "converted_from": config.source, **describe_commit()}
+    if adapters := lora_settings(network):
+        facts["lora"] = adapters
     if kind.landmark_scheme is not None:
         facts["landmark_scheme"] = kind.landmark_scheme
     save_weights(
@@ -157,9 +160,18 @@ def _publish(source: Path, out: Path, *, system: str | None) -> None:
     if module is None:
         raise ValueError(f"{source}: {owner or config.get('_target_')} has no published layout (weights.py)")
     network = build_on_meta(config.network)
-    require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
-    network.load_state_dict(tensors, assign=True)
-    if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
+    # A base is in no weights file, and is not published again.
+    on_base = ["*"] if config.network.get("base") is not None else []
+    names = {plain_name(name): name for name in network.state_dict()}
+    require_fit(
+        plain_state(network), tensors, source=source, target=type(network).__name__, expect_missing=on_base
+    )
+    network.load_state_dict(
+        {names[name]: value for name, value in tensors.items()}, assign=True, strict=not on_base
+    )
+    if not on_base and any(
+        buffer.is_meta for buffer in network.buffers()
+    ):  # tables that are computed, and in no file
         network = instantiate(config.network, _convert_="all")
         network.load_state_dict(tensors)
     for file, state in module.publish(network).items():

@@ -1,103 +1,96 @@
-"""Weights in the names of the published UniPortrait files, both ways.
+"""Weights that convert.py makes into UniPortrait's, and UniPortrait's as the files that were published."""
 
-Published are ``uniportrait-faceid_sd15.bin`` (the resampler; one person's keys, values and adapter),
-``uniportrait-router_sd15.bin`` (router and several people's adapter) and IP-Adapter's ``ip-adapter_sd15.bin``
-(image prompts). They number the U-Net's attentions in the order of diffusers' ``attn_processors``: down, up,
-middle.
-"""
+import pickle
+from pathlib import Path
+from typing import Any
 
-import re
-from collections.abc import Mapping
-
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from portraitgen.systems.uniportrait.network import MULTI, SINGLE, UniPortraitNetwork
-from portraitgen.training.weights import load_into, plain_state, require_fit
+from portraitgen.systems.uniportrait.published import FACEID, IMAGE, ROUTER, from_published, to_published
+from portraitgen.training.published import Kind
 
-Published = dict[str, dict[str, dict[str, Tensor]]]
-"""File → section → name → tensor."""
-
-FACEID, ROUTER, IMAGE = "faceid", "router", "ip_adapter"
-_RESAMPLER = "id_resampler."
-_IMAGE_PROJ = {"proj.": "image_proj.image_embeds.", "norm.": "image_proj.norm."}
-
-
-def published_names(network: UniPortraitNetwork) -> dict[str, tuple[str, str, str]]:
-    """Name of each of the network's tensors that is published → file, section and name there."""
-    order = {
-        f"unet.{name.removesuffix('.processor')}": index
-        for index, name in enumerate(network.unet.attn_processors)
-    }
-    found = {}
-    for name in plain_state(network):
-        place = _place(name, order)
-        if place is not None:
-            found[name] = place
-    return found
+_FILES = {
+    FACEID: "uniportrait-faceid_sd15.bin",
+    ROUTER: "uniportrait-router_sd15.bin",
+    IMAGE: "ip-adapter_sd15.bin",
+}
+_SOURCES = {
+    FACEID: "Junjie96/UniPortrait on the hub (Apache-2.0)",
+    ROUTER: "Junjie96/UniPortrait on the hub (Apache-2.0)",
+    IMAGE: "models/ of h94/IP-Adapter on the hub (Apache-2.0)",
+}
+_SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280)}
+_LORA = {"rank": 128, "alpha": 128, "targets": ["unet.*.attn[12].to_[qkv]", "unet.*.attn[12].to_out.0"]}
 
 
-def from_published(network: UniPortraitNetwork, files: Published) -> dict[str, Tensor]:
-    """Tensors of the files in our network's names.
-
-    Args:
-        network: built for what the files hold; may be on the meta device.
-        files: any of the three, as they are read.
+def publish(network: nn.Module) -> dict[str, dict[str, Any]]:
+    """The weights of UniPortrait's network as the published files, by name; each is a dictionary of sections.
 
     Raises:
-        ValueError: names or shapes differ from the network's, listing them.
+        ValueError: it is another network.
     """
-    ours = {place: name for name, place in published_names(network).items()}
-    shapes = plain_state(network)
-    tensors: dict[str, Tensor] = {}
-    for file, sections in files.items():
-        given = {
-            f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()
-        }
-        expected = {
-            f"{section}.{name}": shapes[own] for (of, section, name), own in ours.items() if of == file
-        }
-        require_fit(expected, given, source=f"the published {file} weights", target="UniPortraitNetwork")
-        for (of, section, name), own in ours.items():
-            if of == file:
-                tensors[own] = sections[section][name]
-    return tensors
+    if not isinstance(network, UniPortraitNetwork):
+        raise ValueError(f"{type(network).__name__} was never published")
+    return {_FILES[file]: dict(sections) for file, sections in to_published(network).items()}
 
 
-def load_published(network: UniPortraitNetwork, files: Published) -> None:
-    """Load the tensors of published files; what they do not hold stays. Errors as `from_published`."""
-    tensors = from_published(network, files)
-    load_into(network, tensors, source="the published weights", expect_missing=["*"])
+def read_sections(path: Path, *, source: str) -> dict[str, dict[str, Tensor]]:
+    """Section → name → tensor of one of the published files; no code in it is run.
+
+    Raises:
+        ValueError: no such file, or it holds something else; with what to fetch.
+    """
+    if not path.is_file():
+        raise ValueError(f"no weights file {path}: fetch {path.name} of {source}")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors: {error}") from error
+    sections = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(part, dict) and all(map(torch.is_tensor, part.values())) for part in sections):
+        raise ValueError(f"{path} holds no sections of tensors: fetch {path.name} of {source}")
+    return dict(content)
 
 
-def to_published(network: UniPortraitNetwork, tensors: Mapping[str, Tensor] | None = None) -> Published:
-    """The network's tensors (or these, in its names) as the published files have them."""
-    if tensors is None:
-        tensors = plain_state(network)
-    files: Published = {}
-    for name, (file, section, published) in published_names(network).items():
-        if name in tensors:
-            files.setdefault(file, {}).setdefault(section, {})[published] = tensors[name]
-    return files
+def _read(source: str, *, files: tuple[str, ...]) -> dict[str, Tensor]:
+    read = {file: read_sections(Path(source) / _FILES[file], source=_SOURCES[file]) for file in files}
+    with torch.device("meta"):
+        network = UniPortraitNetwork(
+            unet=_SD15,
+            resampler={},
+            router={},
+            image_prompt={} if IMAGE in files else None,
+            lora={SINGLE: _LORA, MULTI: _LORA},
+        )
+    return from_published(network, read)
 
 
-def _place(name: str, order: Mapping[str, int]) -> tuple[str, str, str] | None:
-    """File, section and name there of one of our tensors; None if it is not published."""
-    if name.startswith(_RESAMPLER):
-        return FACEID, "faceid_proj", name.removeprefix(_RESAMPLER)
-    for published, ours in _IMAGE_PROJ.items():
-        if name.startswith(ours):
-            return IMAGE, "image_proj", published + name.removeprefix(ours)
-    layer, _, inner = name.partition(".processor.")
-    if inner and layer in order:
-        indexed = f"{order[layer]}.{inner}"
-        if inner.startswith(("to_k_faceid", "to_v_faceid")):
-            return FACEID, "faceid_adapter", indexed
-        if inner.startswith(("to_k_ip", "to_v_ip")):
-            return IMAGE, "ip_adapter", indexed
-        return ROUTER, "faceid_adapter", indexed
-    match = re.fullmatch(r"(.+)\.(to_q|to_k|to_v|to_out)(?:\.0)?\.lora_([AB])\.(\w+)\.weight", name)
-    if match is None or match[1] not in order:
-        return None
-    direction = "down" if match[3] == "A" else "up"
-    file = {SINGLE: FACEID, MULTI: ROUTER}[match[4]]
-    return file, "faceid_adapter", f"{order[match[1]]}.{match[2]}_lora.{direction}.weight"
+def _read_uniportrait(source: str) -> dict[str, Tensor]:
+    return _read(source, files=(FACEID, ROUTER))
+
+
+def _read_with_image_prompt(source: str) -> dict[str, Tensor]:
+    return _read(source, files=(FACEID, ROUTER, IMAGE))
+
+
+_GIVES = ("id_resampler.*", "*.processor.*", "*.lora_[AB].*")
+KINDS = {
+    "uniportrait": Kind(
+        f"the published folder of {_FILES[FACEID]} and {_FILES[ROUTER]}",
+        _read_uniportrait,
+        "uniportrait/stage2",
+        gives=_GIVES,
+        on_base=True,
+    ),
+    "uniportrait_ip": Kind(
+        f"the same with IP-Adapter's {_FILES[IMAGE]}, for image prompts",
+        _read_with_image_prompt,
+        "uniportrait/stage2",
+        settings=("model.network.image_prompt={}",),
+        gives=(*_GIVES, "image_proj.*"),
+        on_base=True,
+    ),
+}
+"""What convert.py reads, by name."""

@@ -14,7 +14,7 @@ from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.nn.clip_image import ClipImageEncoder
 from portraitgen.systems.uniportrait.features import FaceFeatures
 from portraitgen.systems.uniportrait.network import UniPortraitNetwork
-from portraitgen.systems.uniportrait.weights import FACEID, IMAGE, ROUTER, Published, load_published
+from portraitgen.systems.uniportrait.published import FACEID, IMAGE, ROUTER, Published, load_published
 
 TARGETS = ["unet.*.attn[12].to_[qkv]", "unet.*.attn[12].to_out.0"]
 

@@ -7,7 +7,7 @@ import torch
 
 from portraitgen.nn.lora import plain_name
 from portraitgen.systems.uniportrait.network import UniPortraitNetwork
-from portraitgen.systems.uniportrait.weights import (
+from portraitgen.systems.uniportrait.published import (
     FACEID,
     IMAGE,
     ROUTER,
@@ -15,6 +15,7 @@ from portraitgen.systems.uniportrait.weights import (
     published_names,
     to_published,
 )
+from portraitgen.systems.uniportrait.weights import publish, read_sections
 from tests.systems.uniportrait import golden
 
 SD15 = {
@@ -85,3 +86,28 @@ def test_what_is_missing_unknown_or_of_another_shape_is_listed(full, shared, fil
     part["1.to_q_rooter.weight"] = part[second]
     with pytest.raises(ValueError, match=r"1 in the file only:\n +\w+\.1\.to_q_rooter"):
         from_published(full, files)
+
+
+def test_files_are_written_and_read_with_their_sections(shared, tmp_path):
+    network = golden.network(shared)
+    for file, sections in publish(network).items():
+        torch.save(sections, tmp_path / file)
+        found = read_sections(tmp_path / file, source="here")
+        assert found.keys() == sections.keys()
+        assert all(torch.equal(found[s][name], sections[s][name]) for s in sections for name in sections[s])
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "ip-adapter_sd15.bin",
+        "uniportrait-faceid_sd15.bin",
+        "uniportrait-router_sd15.bin",
+    ]
+
+
+def test_files_that_are_not_there_or_hold_something_else_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no weights file .*a\.bin: fetch a\.bin of somebody"):
+        read_sections(tmp_path / "a.bin", source="somebody")
+    torch.save({"faceid_proj": torch.zeros(1)}, tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=r"holds no sections of tensors: fetch a\.bin of somebody"):
+        read_sections(tmp_path / "a.bin", source="somebody")
+    torch.save({"a": {"x": object}}, tmp_path / "b.bin")
+    with pytest.raises(ValueError, match="is damaged, or holds more than tensors"):
+        read_sections(tmp_path / "b.bin", source="somebody")
