@@ -5,6 +5,7 @@ system lists them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.uniportrait.features import FaceFeatures
 from portraitgen.systems.uniportrait.network import UniPortraitNetwork
+from portraitgen.systems.uniportrait.photos import FaceCount
 from portraitgen.systems.uniportrait.pipeline import UniPortraitPipeline
 from portraitgen.systems.uniportrait.structure_dropout import StructureDropout
 from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
@@ -155,7 +157,8 @@ class UniPortrait(Generator):
 
         Beside what training reads: `negative_prompt` (list of B), `size` ([height, width], where there is no
         `image`), `faces` of several photos [B, N, J, 3, S, S] with `photos` or `blend` (see `embed_people`),
-        `regions` [B, N, H, W], `image_prompt` [B, 1, E], and the scales of the pipeline.
+        `regions` [B, N, H, W], `image_prompt` [B, 1, E], the scales of the pipeline, and `face_count`, which
+        has a picture drawn anew until it shows as many faces as there are people.
         """
         pipeline = self.pipeline
         faces, people = batch["faces"], batch["people"]
@@ -172,7 +175,8 @@ class UniPortrait(Generator):
             blend=batch.get("blend"),
             structure_scale=batch.get("structure_scale"),
         )
-        return pipeline(
+        draw = partial(
+            pipeline,
             text,
             pipeline.embed_text(negative, batch=len(people), like=like),
             embedded,
@@ -184,6 +188,15 @@ class UniPortrait(Generator):
             image_scale=batch.get("image_scale"),
             generator=generator,
         )
+        pictures = draw()
+        if "face_count" in batch:
+            count_faces: FaceCount = batch["face_count"]
+            assert len(pictures) == 1, "one picture a request"
+            for _ in range(count_faces.tries):
+                if count_faces.is_right(pictures[0]):
+                    break
+                pictures = draw()  # the generator goes on: other noise
+        return pictures
 
     def shown(self, batch: Batch) -> dict[str, Tensor]:
         """Each person's face, and of prepared photos the photo."""
