@@ -30,13 +30,15 @@ class PersonKeys(NamedTuple):
 class Branches:
     """What cross attention reads beside the text.
 
-    Without gradients, what a layer makes of the ID tokens is kept here: one object serves all denoising
-    steps of a picture.
+    Without gradients, what a layer makes of the ID tokens and of the text is kept here: one object serves all
+    denoising steps of a picture.
 
     Attributes:
         people: ID tokens [B, N, T, D], N may be 0.
         present: bool [B, N], False where a place of a padded batch is empty; None: all are there.
         image: tokens [B, L, D] of an image prompt.
+        alike: so many samples at the beginning have the same tokens in all places (nobody, in guidance): in
+            use they need no router.
         people_scale, image_scale: of the branches; at 0 they are left out.
         regions: [B or 1, N, h, w] ≥ 0 on the grid of the latents, where each person shall be, instead of what
             the router finds. Where two overlap they share, where nobody is there is nobody.
@@ -47,11 +49,15 @@ class Branches:
     people: Tensor
     present: Tensor | None = None
     image: Tensor | None = None
+    alike: int = 0
     people_scale: float = 1.0
     image_scale: float = 1.0
     regions: Tensor | None = None
     logits: dict[str, Tensor] | None = None
     _kept: dict[str, tuple[tuple[int, ...], PersonKeys]] = field(default_factory=dict, repr=False)
+    _text: dict[str, tuple[Tensor, tuple[Any, ...], tuple[Tensor, Tensor]]] = field(
+        default_factory=dict, repr=False
+    )
 
 
 class BranchInputs(nn.Module):
@@ -157,8 +163,7 @@ class DecoupledAttention(nn.Module):
         if attn.norm_cross:
             text = attn.norm_encoder_hidden_states(text)
         query = _heads(attn.to_q(hidden_states), attn)
-        key, value = _heads(attn.to_k(text), attn), _heads(attn.to_v(text), attn)
-        attended = _attend(query, key, value, attention_mask)
+        attended = _attend(query, *self._text_keys(attn, text, branches), attention_mask)
         if branches.image is not None and branches.image_scale:
             if self.to_k_ip is None or self.to_v_ip is None:
                 raise ValueError(
@@ -173,6 +178,23 @@ class DecoupledAttention(nn.Module):
         linear, dropout = attn.to_out
         return dropout(linear(attended.transpose(1, 2).flatten(2)))
 
+    def _text_keys(self, attn: Attention, text: Tensor, branches: Branches) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, heads, L, d], made once where nobody wants a gradient and no adapter works
+        beside the weights.
+        """
+        layers = (attn.to_k, attn.to_v)
+        constant = not torch.is_grad_enabled() and not any(
+            getattr(each, "active_adapters", ()) for each in layers
+        )
+        state = (text._version, *((each.weight.data_ptr(), each.weight._version) for each in layers))
+        known = branches._text.get(self.name)
+        if constant and known is not None and known[0] is text and known[1] == state:
+            return known[2]
+        made = _heads(attn.to_k(text), attn), _heads(attn.to_v(text), attn)
+        if constant:
+            branches._text[self.name] = text, state, made
+        return made
+
     def _attend_people(self, attn: Attention, query: Tensor, hidden: Tensor, branches: Branches) -> Tensor:
         keys = self._keys(attn, branches)
         key, value = keys.key.to(query.dtype), keys.value.to(query.dtype)
@@ -182,9 +204,11 @@ class DecoupledAttention(nn.Module):
         elif count == 1:
             shares = None
         else:
-            logits = self._logits(hidden, keys, branches)
             if not self.training:
-                return _attend_chosen(query, key, value, logits.argmax(dim=-1), branches.present)
+                chosen = self._logits(hidden, keys, branches, skip=branches.alike).argmax(dim=-1)
+                chosen = F.pad(chosen, (0, 0, branches.alike, 0))
+                return _attend_chosen(query, key, value, chosen, branches.present)
+            logits = self._logits(hidden, keys, branches)
             shares = straight_through(logits, hard=self.hard, temperature=self.temperature).to(query.dtype).mT
         if branches.present is not None:
             present = branches.present[:, :, None].to(query.dtype)
@@ -217,15 +241,17 @@ class DecoupledAttention(nn.Module):
             router = self.to_k_router(self.aggr_router(people.mT).squeeze(-1))
         return PersonKeys(key, value, router)
 
-    def _logits(self, hidden: Tensor, keys: PersonKeys, branches: Branches) -> Tensor:
-        """Float32 [B, S, N]: products of width up to 1280 without a scale are beyond float16."""
+    def _logits(self, hidden: Tensor, keys: PersonKeys, branches: Branches, *, skip: int = 0) -> Tensor:
+        """[B, S, N] without the first samples, in float32: products of width up to 1280 without a scale
+        are beyond float16.
+        """
         assert keys.router is not None
-        query = self.to_q_router(hidden.to(keys.router.dtype))
+        query = self.to_q_router(hidden[skip:].to(keys.router.dtype))
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = query.float() @ keys.router.float().mT
+            logits = query.float() @ keys.router[skip:].float().mT
         if branches.present is not None:
             lowest = torch.finfo(logits.dtype).min
-            logits = logits.masked_fill(~branches.present[:, None], lowest)
+            logits = logits.masked_fill(~branches.present[skip:, None], lowest)
         if branches.logits is not None:
             branches.logits[self.name] = logits
         return logits

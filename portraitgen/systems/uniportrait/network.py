@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from portraitgen.nn.decoupled_attention import Branches, BranchInputs, add_branches
-from portraitgen.nn.lora import add_lora, lora_settings, set_lora
+from portraitgen.nn.lora import add_lora, lora_settings, merged_lora, set_lora
 from portraitgen.nn.options import reject_unknown
 from portraitgen.nn.pretrained import build_model
 from portraitgen.systems.uniportrait.resampler import IdResampler
@@ -86,22 +86,24 @@ class UniPortraitNetwork(nn.Module):
         Raises:
             ValueError: several people, but no router.
         """
+        set_lora(self, self._scales(people))
+
+    @contextmanager
+    def adapted_to(self, people: int) -> Iterator[None]:
+        """`adapt_to` inside the block, merged into the weights; outside, the adapter works that trains."""
+        try:
+            with merged_lora(self, self._scales(people)):
+                yield
+        finally:
+            self.adapt_to(2 if self.has_router else 1)
+
+    def _scales(self, people: int) -> dict[str, float]:
         if people > 1 and not self.has_router:
             raise ValueError(
                 f"{people} people, but these weights know one: they are of stage 1, without network.router"
             )
-        known = lora_settings(self)
         wanted = {0: None, 1: SINGLE}.get(people, MULTI)
-        set_lora(self, {name: 1.0 for name in known if name == wanted})
-
-    @contextmanager
-    def adapted_to(self, people: int) -> Iterator[None]:
-        """`adapt_to` inside the block; outside, the adapter works that trains."""
-        self.adapt_to(people)
-        try:
-            yield
-        finally:
-            self.adapt_to(2 if self.has_router else 1)
+        return {name: 1.0 for name in lora_settings(self) if name == wanted}
 
     def embed_image(self, embeds: Tensor) -> Tensor:
         """Tokens [B, L, D] of CLIP's embeddings [B, 1, E] of image prompts."""

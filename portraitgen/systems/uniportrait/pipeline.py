@@ -197,6 +197,7 @@ class UniPortraitPipeline:
             torch.cat([nobody, with_people]) if guide else with_people,
             present=_twice(present, guide),
             image=tokens,
+            alike=len(nobody) if guide else 0,
             people_scale=self.people_scale if people_scale is None else people_scale,
             image_scale=self.image_scale if image_scale is None else image_scale,
             regions=_twice(regions, guide),
