@@ -245,3 +245,34 @@ def test_the_grid_of_a_layer():
     assert grid_of(64 * 48, 64, 48) == (64, 48)
     assert grid_of(7 * 4, 13, 7) == (7, 4)
     assert grid_of(4 * 2, 13, 7) == (4, 2)
+
+
+def test_samples_that_are_nobody_need_no_router(unet):
+    """The first half of guidance, in which all places hold the same tokens."""
+    nobody = draw(1, 1, TOKENS, 12).expand(1, 2, -1, -1)
+    people = torch.cat([nobody, draw(1, 2, TOKENS, 12)])
+    with torch.no_grad():
+        expected = run(unet, Branches(people))
+        torch.testing.assert_close(run(unet, Branches(people, alike=1)), expected)
+
+
+def test_keys_of_the_text_are_made_anew_for_another_text_or_other_weights(unet):
+    unet = copy.deepcopy(unet)
+    branches, text = Branches(draw(1, 2, TOKENS, 12)), draw(1, 3, 12)
+
+    def predict(branches):
+        inputs = {"encoder_hidden_states": text, "added_cond_kwargs": {"image_embeds": branches}}
+        return unet(draw(1, 4, 8, 8), torch.tensor(10), **inputs).sample
+
+    layer = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    calls = []
+    layer.to_k.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        first = predict(branches)
+        assert torch.equal(predict(branches), first)
+        assert len(calls) == 1
+        text.mul_(2)
+        assert torch.equal(predict(branches), predict(Branches(branches.people)))
+        layer.to_k.weight.data = layer.to_k.weight.data * 2
+        assert torch.equal(predict(branches), predict(Branches(branches.people)))
+        assert not torch.equal(predict(branches), first)
