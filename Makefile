@@ -32,11 +32,15 @@ quickstart: setup
 	$(BIN)/python generate.py experiment=quickstart/generate paths.runs=$(RUNS) seed=$(SEED)
 	$(BIN)/python evaluate.py experiment=quickstart/evaluate paths.runs=$(RUNS)
 
+# A process a core, each with one thread; a file's tests stay together, since they share what they make.
+TEST := $(BIN)/python -m pytest --numprocesses logical --dist loadfile
+
+test test-slow: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(TEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check .
@@ -50,7 +54,7 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmarks: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """What AniPortrait's denoising loop costs: the official way of doing it against ours, on the same network.
 
-    python benchmarks/aniportrait_denoise.py [--rounds 5] [--channels 32] [--size 128] [--frames 28]
+    python -m benchmarks.aniportrait_denoise [--rounds 5] [--channels 32] [--size 128] [--frames 28]
 
 Both sample the same clip with guidance from the same noise, so their latents must agree.
 

@@ -1,6 +1,6 @@
 """How near frames that are made between others come to the true ones, and what they cost.
 
-    python benchmarks/interpolation.py [--source clip.mp4] [--every 3] [--frames 62]
+    python -m benchmarks.interpolation [--source clip.mp4] [--every 3] [--frames 62]
 
 Of a real clip (that of the quick start) every n-th frame is kept and the others are made again: by copying
 the nearer kept one, by fading (interpolation=blend) and along optical flow (interpolation=flow). Figures are

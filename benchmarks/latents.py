@@ -1,6 +1,6 @@
 """What a training sample costs to read as precomputed features, against the same sample as pixels.
 
-    python benchmarks/latents.py
+    python -m benchmarks.latents
 
 A sample is a window of 12 frames of 512x512 and a reference frame of the same clip, with their landmarks, as
 AniPortrait's stage 2 reads them. All come through the same loader with 2 workers and take turns, several
@@ -30,16 +30,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from loader import NUM_CLIPS, NUM_FRAMES, SIZE, cpu_ms, make_frames
 
+from benchmarks.loader import NUM_CLIPS, NUM_FRAMES, SIZE, cpu_ms, make_frames
 from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.features.store import FeatureFacts, write_features
 from portraitgen.data.sample import make_key
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.encode import encode_clip
+from tests.synthetic import synthetic_clip
 
 ROUNDS, PIXEL_SAMPLES, LATENT_SAMPLES = 5, 160, 3200
 CLIP_FRAMES = 12

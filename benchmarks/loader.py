@@ -1,6 +1,6 @@
 """What a training sample costs to read: the field's way, ours, and the least that decoding can cost.
 
-    python benchmarks/loader.py
+    python -m benchmarks.loader
 
 A sample is a window of 12 frames of 512x512 and a reference frame of the same clip. Readers of the same
 pictures take turns, each several times; figures are CPU milliseconds a sample (user and system, this process
@@ -51,10 +51,10 @@ from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.photo_examples import PhotoExamples
 from portraitgen.data.sample import make_key
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import PacketTable, packet_table
+from tests.synthetic import synthetic_clip
 
 SIZE, CLIP_FRAMES, BATCH_SIZE, NUM_WORKERS = 512, 12, 4, 2
 NUM_CLIPS, NUM_FRAMES = 2, 250

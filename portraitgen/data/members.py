@@ -117,7 +117,7 @@ def _parsed(members: Mapping[str, bytes | memoryview]) -> ClipSample:
                 landmarks=landmarks[:, i],
                 valid=arrays["valid"][:, i, 0],
                 embedding=arrays["embedding"][i] if "embedding" in arrays else None,
-                identity=about.get("identities", {}).get(str(i + 1)),
+                identity_name=about.get("identities", {}).get(str(i + 1)),
                 faces=crops(i + 1),
                 head=region(i + 1, "head"),
                 person=region(i + 1, "person"),
@@ -207,9 +207,9 @@ def _description(sample: ClipSample, codec: Mapping[str, Any]) -> dict[str, Any]
         "regions": _region_names(sample),
         "tracks": {str(person): _region_facts(track) for person, track in enumerate(sample.tracks, start=1)},
         "identities": {
-            str(person): track.identity
+            str(person): track.identity_name
             for person, track in enumerate(sample.tracks, start=1)
-            if track.identity is not None
+            if track.identity_name is not None
         },
         "mask_ids": None if sample.masks is None else sample.masks.ids,
         "mask_source": None if sample.masks is None else sample.masks.source,

@@ -76,7 +76,7 @@ class ClipTrack:
     landmarks  float32 [T, K, 2]   NaN where not found
     valid      bool    [T]         the frame may be trained on (found, not corrupt)
     embedding  float32 [D] or None
-    identity   who it is, the same text in every sample that shows the person; None where nobody knows
+    identity_name  who it is, the same text in every sample that shows the person; None where nobody knows
     faces      JPEG crops of the best frames (square, upright)
     head, person    further regions, None where they were not looked for
     mask_ids        region -> id of its mask in the clip's `ClipMasks`
@@ -89,7 +89,7 @@ class ClipTrack:
     landmarks: np.ndarray
     valid: np.ndarray
     embedding: np.ndarray | None = None
-    identity: str | None = None
+    identity_name: str | None = None
     faces: tuple[bytes, ...] = ()
     head: ClipRegion | None = None
     person: ClipRegion | None = None
@@ -107,8 +107,8 @@ class ClipTrack:
             _check_array(f"boxes of the {region}", boxes.boxes, (length, 4))
             _check_array(f"scores of the {region}", boxes.scores, (length,))
             _check_array(f"valid of the {region}", boxes.valid, (length,), dtype=bool)
-        if self.identity == "":
-            raise DataError("identity is empty: give a name, or None where nobody knows")
+        if self.identity_name == "":
+            raise DataError("identity_name is empty: give a name, or None where nobody knows")
         for name in ("mask_ids", "control_frames"):
             unknown = getattr(self, name).keys() - self.regions().keys()
             if unknown:

@@ -210,8 +210,8 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
     tables = [entry.packets for entry in entries if entry.packets is not None]
     configurations = sorted({table.extradata for table in tables})
     members = [(name, place) for entry in entries for name, place in entry.members.items()]
-    identities = [identity for entry in entries for identity in entry.identities]
-    identity_names = sorted({identity for identity in identities if identity is not None})
+    identities = [identity_name for entry in entries for identity_name in entry.identities]
+    identity_names = sorted({identity_name for identity_name in identities if identity_name is not None})
     rows = {name: row for row, name in enumerate(identity_names)}
     scheme, num_landmarks = entries[0].landmarks if entries else ("", 0)
 
@@ -242,7 +242,7 @@ def _columns(entries: list[_Entry], shard_bytes: int) -> ShardIndex:
             list(chain.from_iterable(entry.mask_columns for entry in entries)), np.int32
         ).reshape(-1, len(REGIONS)),
         identities=np.array(
-            [-1 if identity is None else rows[identity] for identity in identities], np.int32
+            [-1 if identity_name is None else rows[identity_name] for identity_name in identities], np.int32
         ),
         identity_names=np.array(identity_names, np.str_),
         packet_offsets=packet_column("offsets", np.uint32),

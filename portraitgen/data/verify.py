@@ -136,7 +136,7 @@ def _decode(sample: ClipSample, packets: PacketTable | None, decoder: GopDecoder
         if cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) is None:
             raise DataError("a jpg is not readable")
     if sample.audio is not None:
-        samples, rate = decode_wav(sample.audio)
+        waveform, rate = decode_wav(sample.audio)
         expected = float(sample.num_frames / sample.fps)
-        if abs(len(samples) / rate - expected) > 1 / rate:
-            raise DataError(f"wav lasts {len(samples) / rate:.3f} s, the clip {expected:.3f} s")
+        if abs(len(waveform) / rate - expected) > 1 / rate:
+            raise DataError(f"wav lasts {len(waveform) / rate:.3f} s, the clip {expected:.3f} s")

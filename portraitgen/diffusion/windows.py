@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from portraitgen.diffusion.frames import FrameCondition, add_frames, take_frames
+from portraitgen.diffusion.frame_conditions import FrameCondition, add_frames, take_frames
 
 Blend = Literal["mean", "triangular"]
 

@@ -94,20 +94,20 @@ class StoredSound:
         """Samples begin .. end - 1, float32 [end - begin]."""
         first, last = (min(max(each + self._start, 0), self._length) for each in (begin, end))
         silent_before = min(max(-(begin + self._start), 0), end - begin)
-        samples = np.zeros(end - begin, np.float32)
+        waveform = np.zeros(end - begin, np.float32)
         stored = np.fromfile(self._path, "<f4", count=last - first, offset=4 * first)
-        samples[silent_before : silent_before + len(stored)] = stored
-        return samples
+        waveform[silent_before : silent_before + len(stored)] = stored
+        return waveform
 
 
-def encode_wav(samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> bytes:
+def encode_wav(waveform: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> bytes:
     """16-bit mono WAV of samples, float [N] in [-1, 1]; louder ones are clipped."""
     target = io.BytesIO()
     with wave.open(target, "wb") as writer:
         writer.setnchannels(1)
         writer.setsampwidth(2)
         writer.setframerate(sample_rate)
-        writer.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
+        writer.writeframes((np.clip(waveform, -1, 1) * 32767).round().astype("<i2").tobytes())
     return target.getvalue()
 
 

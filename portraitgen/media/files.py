@@ -54,6 +54,18 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The file of this name in `folder` or in a folder of it; for names that come out of a file.
+
+    Raises:
+        ValueError: the name leads out of the folder, by "..", as an absolute path or through a link.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} does not lie in {folder}")
+    return path
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 

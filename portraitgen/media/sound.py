@@ -23,13 +23,13 @@ def sound_of(
     warning.
     """
     try:
-        samples = read_audio(source, sample_rate=sample_rate)
+        waveform = read_audio(source, sample_rate=sample_rate)
     except VideoError as error:
         log.warning("%s; the result is silent", error)
         return None
-    if samples is None:
+    if waveform is None:
         return None
     begin = round(start_s * sample_rate)
     length = round(duration_s * sample_rate)
-    samples = np.pad(samples, (max(-begin, 0), 0))[max(begin, 0) :][:length]
-    return np.pad(samples, (0, length - len(samples)))
+    waveform = np.pad(waveform, (max(-begin, 0), 0))[max(begin, 0) :][:length]
+    return np.pad(waveform, (0, length - len(waveform)))

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.frames import Clip
+from portraitgen.metrics.rgb import Clip
 
 
 def copy_reference(reference: Clip, num_frames: int) -> Tensor:

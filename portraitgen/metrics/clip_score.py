@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from portraitgen.metrics.clip_weights import CLIP_WEIGHTS
 from portraitgen.metrics.consisid import to_bgr
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.metrics.rgb import as_uint8
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

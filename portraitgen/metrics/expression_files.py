@@ -7,7 +7,7 @@ import torch
 from scipy.io import loadmat
 from torch import Tensor
 
-from portraitgen.metrics.features import deep3d_expression
+from portraitgen.metrics.feature_metric import deep3d_expression
 
 NUM_EXPRESSION = 64
 SUFFIXES = (".npy", ".mat")

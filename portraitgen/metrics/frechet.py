@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.features import FeatureMetric, Features
+from portraitgen.metrics.feature_metric import FeatureMetric, FeatureNetwork
 
 
 def frechet_distance(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_y: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class FrechetDistance(FeatureMetric):
     generated_sum: Tensor
     generated_outer: Tensor
 
-    def __init__(self, features: Features, *, num_features: int) -> None:
+    def __init__(self, features: FeatureNetwork, *, num_features: int) -> None:
         super().__init__(features, num_features=num_features)
         for name in ("real", "generated"):
             zeros = torch.zeros(num_features, dtype=torch.float64)

@@ -55,7 +55,8 @@ class GradedClip:
         method: a key of `scores.METHODS`. Of the true frames `pictures` and `truth` are the same object.
         pictures: frames [T, 3, H, W], with the faces found in them.
         truth: the frames that they should have been, of the same number and size; None when nobody knows.
-        reference: [1, 3, H', W'], what the generator was given of the person; None without.
+        reference: [1, 3, H', W'], what the generator was given of the person; None without, and of several.
+        people: of several people a photo [1, 3, H', W'] each; empty of one.
         driving: [T, K, 2] landmarks that the face was to follow, in pixels of `pictures`, NaN without a face;
             None when nothing drives.
         fps: frames a second.
@@ -72,6 +73,7 @@ class GradedClip:
     fps: float
     audio: np.ndarray | None
     prompt: str | None
+    people: tuple[Pictures, ...] = ()
 
 
 class Grader(Protocol):

@@ -1,16 +1,16 @@
 """One generated clip, graded beside the controls that it has to beat."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.baselines import copy_nearest, copy_reference
-from portraitgen.metrics.frames import Clip
 from portraitgen.metrics.grader import ClipGrader, GradedClip, Grader, SetGrader
 from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.rgb import Clip
 from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, METHODS, TRUTH, Row
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class Material:
         truth: [T, 3, H, W], the frames that the generated ones should have been, or None.
         reference: [3, H', W'], the picture that the generator was given, or None. Where it has the size of
             the frames, its copy is a control.
+        people: instead of it, a photo [3, H', W'] of each of several people that the generator was given.
         driving: [T, K, 2] landmarks of the true frames, found by the same backend; NaN without a face. None:
             they are looked for in the truth.
         driving_scheme: order and meaning of `driving`, which counts only where the backend finds the same;
@@ -47,6 +48,7 @@ class Material:
     fps: float
     truth: Clip | None = None
     reference: Clip | None = None
+    people: Sequence[Clip] = ()
     driving: np.ndarray | None = None
     driving_scheme: str | None = None
     frame_index: np.ndarray | None = None
@@ -96,6 +98,10 @@ def grade(
     reference = None
     if material.reference is not None:
         reference = Pictures(material.reference, backend, name=f"{video}: reference")
+    people = tuple(
+        Pictures(photo, backend, name=f"{video}: person {number}")
+        for number, photo in enumerate(material.people, start=1)
+    )
     rows = []
     for method, pictures in shown.items():
         if method not in methods:
@@ -109,6 +115,7 @@ def grade(
             pictures=pictures,
             truth=true,
             reference=reference,
+            people=people,
             driving=driving,
             fps=material.fps,
             audio=material.true_audio

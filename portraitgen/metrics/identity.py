@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d
 from portraitgen.faces.recognition.alignment import align_faces
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.faces.types import Face
-from portraitgen.metrics.video_mean import VideoMean
 
 CHUNK = 16
 """Faces taken through the network at a time, so that memory does not grow with the clip."""
@@ -106,23 +105,3 @@ def mean_found(values: np.ndarray) -> np.ndarray:
     count = found.sum(axis=-1)
     total = np.where(found, values, 0.0).sum(axis=-1)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-
-
-class MeanIdentity(VideoMean):
-    """Mean over videos of `identity`, the mean cosine of the frames that have a face.
-
-    A video in which no face is found has no identity and counts as missing; `face_rate` is the share of
-    frames with a face, which tells how many frames the similarity speaks of.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("identity", "face_rate"))
-
-    def update(self, similarity: np.ndarray) -> None:
-        """Add one video: cosines [T] or [T, N] of its frames, NaN where no face was found."""
-        self.add(
-            {
-                "identity": float(mean_found(similarity.reshape(-1))),
-                "face_rate": float(np.isfinite(similarity).mean()),
-            }
-        )

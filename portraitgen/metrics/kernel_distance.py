@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.features import FeatureMetric, Features
+from portraitgen.metrics.feature_metric import FeatureMetric, FeatureNetwork
 
 
 def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class KernelDistance(FeatureMetric):
 
     def __init__(
         self,
-        features: Features,
+        features: FeatureNetwork,
         *,
         num_features: int,
         subsets: int = 100,

@@ -8,7 +8,7 @@ import numpy as np
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.measure import landmark_error
 from portraitgen.faces.types import Face
-from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.rgb import Clip, as_uint8
 from portraitgen.metrics.scores import Grades
 
 
@@ -40,16 +40,11 @@ def landmarks_of(faces: Sequence[Sequence[Face]], *, num_landmarks: int) -> np.n
     return np.stack([found[0].landmarks if found else missing for found in faces])
 
 
-def find_landmarks(frames: Clip, backend: FaceBackend) -> np.ndarray:
-    """Landmarks of the surest face of every frame: float32 [T, K, 2] in pixels, NaN without a face."""
-    return landmarks_of(find_faces(frames, backend), num_landmarks=backend.num_landmarks)
-
-
 def score_landmarks(found: np.ndarray, driving: np.ndarray) -> Grades:
     """Compare found landmarks with the driving ones; a frame without a face is missing and counted, never 0.
 
     Args:
-        found: [T, K, 2] from `find_landmarks`.
+        found: [T, K, 2] from `landmarks_of`.
         driving: [T, K, 2] in the same pixels and the same order; NaN where the driving video has no face.
 
     Returns:

@@ -4,10 +4,10 @@ import numpy as np
 from scipy.fft import dct
 
 SAMPLE_RATE = 16000
-FRAME = 400
-"""Samples in an analysis frame: 25 ms."""
+WINDOW = 400
+"""Samples in an analysis window: 25 ms."""
 STEP = 160
-"""Samples from one analysis frame to the next: 10 ms."""
+"""Samples from one analysis window to the next: 10 ms."""
 FFT = 512
 NUM_FILTERS = 26
 NUM_COEFFICIENTS = 13
@@ -33,13 +33,13 @@ def mfcc(signal: np.ndarray) -> np.ndarray:
     """
     if signal.ndim != 1 or not len(signal):
         raise ValueError(f"MFCCs need mono samples [N] with N at least 1, got {list(signal.shape)}")
-    samples = signal.astype(np.float64)
-    samples[1:] -= PREEMPHASIS * samples[:-1]
-    count = 1 + max(-(-(len(samples) - FRAME) // STEP), 0)
-    samples = np.pad(samples, (0, max((count - 1) * STEP + FRAME - len(samples), 0)))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::STEP][:count]
+    waveform = signal.astype(np.float64)
+    waveform[1:] -= PREEMPHASIS * waveform[:-1]
+    count = 1 + max(-(-(len(waveform) - WINDOW) // STEP), 0)
+    waveform = np.pad(waveform, (0, max((count - 1) * STEP + WINDOW - len(waveform), 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::STEP][:count]
 
-    power = np.abs(np.fft.rfft(frames, FFT)) ** 2 / FFT
+    power = np.abs(np.fft.rfft(windows, FFT)) ** 2 / FFT
     energy = _no_zeros(power.sum(axis=1))
     mel = _no_zeros(power @ _mel_filters().T)
     cepstrum = dct(np.log(mel), type=2, axis=1, norm="ortho")[:, :NUM_COEFFICIENTS]

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.frames import Clip, as_uint8
-from portraitgen.metrics.video_mean import VideoMean
+from portraitgen.metrics.rgb import Clip, as_uint8
 
 NOSE_TIP = 30
 UPPER_FACE = (0, 1, 2, 14, 15, 16, *range(17, 27), *range(27, 36), *range(36, 48))
@@ -100,26 +99,3 @@ def motion_smoothness(frames: Clip, interpolated: Clip) -> float:
 
 def _mean_difference(a: Tensor, b: Tensor) -> Tensor:
     return (a.int() - b.int()).abs().double().mean()
-
-
-class MeanMotion(VideoMean):
-    """Means over videos of `glo` and `exp`, in pixels² of a frame of 512."""
-
-    def __init__(self) -> None:
-        super().__init__(("glo", "exp"))
-
-    def update(self, landmarks: np.ndarray, *, frame_size: int) -> None:
-        """Add one video, as `motion_variance` takes it; one with faces in fewer than 2 frames is missing."""
-        glo, exp = motion_variance(landmarks, frame_size=frame_size)
-        self.add({"glo": glo, "exp": exp})
-
-
-class MeanFlicker(VideoMean):
-    """Mean over videos of `temporal_flicker`."""
-
-    def __init__(self) -> None:
-        super().__init__(("temporal_flicker",))
-
-    def update(self, frames: Clip) -> None:
-        """Add one video [T, 3, H, W], uint8 or float in [-1, 1]."""
-        self.add({"temporal_flicker": temporal_flicker(frames)})

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
-from portraitgen.metrics.frames import Clip, as_uint8
 from portraitgen.metrics.landmarks import find_faces, landmarks_of
+from portraitgen.metrics.rgb import Clip, as_uint8
 
 
 class Pictures:

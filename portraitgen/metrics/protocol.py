@@ -86,6 +86,7 @@ def digest_given(
     driving: np.ndarray | None = None,
     audio: np.ndarray | None = None,
     prompt: str | None = None,
+    people: Sequence[Tensor] = (),
 ) -> str:
     """SHA-256, shortened, of all that a generated clip is graded against; None where there is none.
 
@@ -96,8 +97,10 @@ def digest_given(
         driving: [T, K, 2] landmarks.
         audio: [N], the sound that is not the generated clip's own.
         prompt: the text.
+        people: [3, H', W'] uint8 each.
     """
-    given = {"truth": truth, "reference": reference, "driving": driving, "audio": audio}
+    given: dict[str, Any] = {"truth": truth, "reference": reference, "driving": driving, "audio": audio}
+    given |= {f"person {number}": photo for number, photo in enumerate(people, start=1)}
     digest = hashlib.sha256(np.asarray(frame_index, np.int64).tobytes())
     for name, values in given.items():
         if values is not None:

@@ -1,16 +1,14 @@
-"""PSNR and SSIM between generated and true frames: one value a frame, and its mean as a Metric."""
+"""PSNR and SSIM between generated and true frames: one value a frame."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.metrics.rgb import as_uint8
 
 PEAK = 255.0
 MAX_PSNR = 60.0
@@ -75,47 +73,3 @@ def _compare_frames(compare: Callable[..., Any], generated: Tensor, truth: Tenso
     truth = as_uint8(truth, name="true frames").to(generated.device)
     chunks = zip(generated.split(CHUNK), truth.split(CHUNK), strict=True)
     return torch.cat([compare(ours.double(), theirs.double()) for ours, theirs in chunks])
-
-
-class _FrameMean(Metric):
-    """Mean of a figure over all frames of all batches and ranks, whatever the batch size and the order."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    @abstractmethod
-    def score(self, generated: Tensor, truth: Tensor) -> Tensor:
-        """The figure of each frame, [N], of frames [N, 3, H, W]."""
-
-    def update(self, generated: Tensor, truth: Tensor) -> None:
-        """Add images [B, 3, H, W] or clips [B, T, 3, H, W], uint8 or float in [-1, 1]."""
-        scores = self.score(generated.flatten(0, -4), truth.flatten(0, -4))
-        self.total += scores.sum()
-        self.count += scores.numel()
-
-    def compute(self) -> Tensor:
-        """float64 scalar, the mean over frames; NaN before the first frame."""
-        return self.total / self.count
-
-
-class MeanPSNR(_FrameMean):
-    """Mean over frames of `frame_psnr`, in dB."""
-
-    def score(self, generated: Tensor, truth: Tensor) -> Tensor:
-        return frame_psnr(generated, truth)
-
-
-class MeanSSIM(_FrameMean):
-    """Mean over frames of `frame_ssim`."""
-
-    def score(self, generated: Tensor, truth: Tensor) -> Tensor:
-        return frame_ssim(generated, truth)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from portraitgen.metrics.csv_text import from_text
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.protocol import fingerprint, one_or_all
 from portraitgen.metrics.results import Results
@@ -159,7 +160,8 @@ def _frame_values(path: Path, metrics: Mapping[str, MetricInfo]) -> dict[tuple[s
     values: dict[tuple[str, str], dict[str, Any]] = {}
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
-            row = values.setdefault((line["video"], line["method"]), {name: [] for name in names})
+            key = (from_text(line["video"]), line["method"])
+            row = values.setdefault(key, {name: [] for name in names})
             for name in names:
                 row[name].append(line[name])
     return values

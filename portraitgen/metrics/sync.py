@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import pad, pairwise_distance
 
 from portraitgen.metrics.networks.syncnet import WINDOW, SyncNet, embed_clip, num_windows
-from portraitgen.metrics.video_mean import VideoMean
 
 MAX_SHIFT = 15
 """Video frames by which the sound is tried earlier and later."""
@@ -94,26 +93,3 @@ def score_sync(network: SyncNet, frames: Tensor, audio: np.ndarray) -> SyncScore
         f"{MIN_WINDOWS + WINDOW} frames at 25 fps is needed"
     )
     return SyncScore(np.nan, np.nan, np.nan, torch.zeros(0), torch.zeros(0), reason)
-
-
-class MeanSync(VideoMean):
-    """Means over videos of `sync_c` and `sync_d`, and of |offset| in frames as `sync_offset`.
-
-    Args:
-        network: SyncNet with its weights, frozen.
-    """
-
-    def __init__(self, network: SyncNet) -> None:
-        super().__init__(("sync_c", "sync_d", "sync_offset"))
-        self.network = network.requires_grad_(False)
-
-    def update(self, frames: Tensor, audio: np.ndarray) -> None:
-        """Add one clip, as `score_sync` takes it; one that is too short counts as missing."""
-        score = score_sync(self.network, frames, audio)
-        self.add({"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": abs(score.offset)})
-
-    def train(self, mode: bool = True) -> "MeanSync":
-        """Keep SyncNet in evaluation mode, whatever the module that owns this metric does."""
-        super().train(mode)
-        self.network.eval()
-        return self

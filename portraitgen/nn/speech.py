@@ -29,20 +29,20 @@ def build_speech_encoder(options: Mapping[str, Any]) -> Wav2Vec2Model:
     return model
 
 
-def standardise(samples: Tensor) -> Tensor:
+def standardise(waveform: Tensor) -> Tensor:
     """Samples [..., N] with mean 0 and variance 1, as wav2vec 2.0 was trained on whole utterances."""
-    centred = samples - samples.mean(dim=-1, keepdim=True)
+    centred = waveform - waveform.mean(dim=-1, keepdim=True)
     return centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-7).sqrt()
 
 
-def encode_speech(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Tensor:
+def encode_speech(model: Wav2Vec2Model, waveform: Tensor, num_frames: int) -> Tensor:
     """One feature vector a video frame.
 
     The convolutions' 50 features a second are resampled to the frames before the transformer, as in
     FaceFormer (Fan et al., CVPR 2022) and AniPortrait.
 
     Args:
-        samples: float [B, N], standardised, 16 kHz. Less than the convolutions see at once is
+        waveform: float [B, N], standardised, 16 kHz. Less than the convolutions see at once is
             padded with silence.
         num_frames: T, the frames that the samples sound during.
 
@@ -54,13 +54,13 @@ def encode_speech(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Ten
         reversed(model.config.conv_kernel), reversed(model.config.conv_stride), strict=True
     ):
         needed = (needed - 1) * stride + kernel
-    features = model.feature_extractor(F.pad(samples, (0, max(needed - samples.shape[-1], 0))))
+    features = model.feature_extractor(F.pad(waveform, (0, max(needed - waveform.shape[-1], 0))))
     features = F.interpolate(features, size=num_frames, mode="linear", align_corners=True)
     hidden, _ = model.feature_projection(features.transpose(1, 2))
     return model.encoder(hidden).last_hidden_state
 
 
-def encode_speech_layers(model: Wav2Vec2Model, samples: Tensor, num_frames: int) -> Tensor:
+def encode_speech_layers(model: Wav2Vec2Model, waveform: Tensor, num_frames: int) -> Tensor:
     """What `encode_speech` gives after each of the transformer's L layers: float [B, T, L, D].
 
     As EMO (Tian et al. 2024), Hallo and Loopy take it: early layers hear the sound, late ones the words.
@@ -71,7 +71,7 @@ def encode_speech_layers(model: Wav2Vec2Model, samples: Tensor, num_frames: int)
         for layer in model.encoder.layers
     ]
     try:
-        encode_speech(model, samples, num_frames)
+        encode_speech(model, waveform, num_frames)
     finally:
         for hook in hooks:
             hook.remove()

@@ -17,16 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
-from portraitgen.nn.lora import lora_settings, plain_name
+from portraitgen.nn.lora import lora_settings
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.systems import all_systems, system_file, system_of
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.runs.convert_lora import export_adapters, import_adapter
-from portraitgen.runs.system import build_on_meta, checked_settings
+from portraitgen.runs.system import build, build_on_meta, checked_settings, describe_system
 from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.training.published import Kind
-from portraitgen.training.weights import load_weights, matches, plain_state, require_fit, save_weights
+from portraitgen.training.weights import load_weights, matches, require_fit, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def convert(config: DictConfig) -> None:
     """
     check_config(config)
     if config.kind == PUBLISHED:
-        _publish(Path(config.source), writable_folder(Path(config.out)), system=config.system)
+        out = writable_folder(Path(config.out))
+        _publish(Path(config.source), out, system=config.system, models=config.paths.models)
         return
     if config.kind == LORA:
         _convert_lora(config)
@@ -149,31 +150,26 @@ def _experiment(name: str, overrides: list[str], *, models: str) -> dict[str, An
     return settings
 
 
-def _publish(source: Path, out: Path, *, system: str | None) -> None:
+def _publish(source: Path, out: Path, *, system: str | None, models: str) -> None:
     """Write a weights file of ours as files in the published layout."""
     tensors, facts = load_weights(source)
-    config = checked_settings(source, facts)
+    config = checked_settings(source, facts, models=models)
     owner = system_of(str(config.get("_target_")))
     module = None if owner is None else system_file(owner, "weights")
     if system not in (None, owner):
         raise ValueError(f"system={system}: {source} holds weights of {owner}; leave it out")
     if module is None:
         raise ValueError(f"{source}: {owner or config.get('_target_')} has no published layout (weights.py)")
-    network = build_on_meta(config.network)
-    # A base is in no weights file, and is not published again.
-    on_base = ["*"] if config.network.get("base") is not None else []
-    names = {plain_name(name): name for name in network.state_dict()}
-    require_fit(
-        plain_state(network), tensors, source=source, target=type(network).__name__, expect_missing=on_base
-    )
-    network.load_state_dict(
-        {names[name]: value for name, value in tensors.items()}, assign=True, strict=not on_base
-    )
-    if not on_base and any(
-        buffer.is_meta for buffer in network.buffers()
-    ):  # tables that are computed, and in no file
-        network = instantiate(config.network, _convert_="all")
-        network.load_state_dict(tensors)
+    if facts.get("bases") or facts.get("lora"):  # the file lacks what the bases give
+        described = describe_system(source, changes={}, models=models)
+        network = build(described, device=torch.device("cpu")).network
+    else:
+        network = build_on_meta(config.network)
+        require_fit(network.state_dict(), tensors, source=source, target=type(network).__name__)
+        network.load_state_dict(tensors, assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # tables that are computed, and in no file
+            network = instantiate(config.network, _convert_="all")
+            network.load_state_dict(tensors)
     for file, state in module.publish(network).items():
         with replacing(out / file) as temporary:
             if file.endswith(".safetensors"):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from portraitgen.media.files import writable_folder
+from portraitgen.runs.config.systems import system_of
 from portraitgen.training.diffusers_lora import find_adapters, read_adapter, write_adapter
 from portraitgen.training.weights import load_weights, plain_state, require_fit, save_weights
 
@@ -77,7 +78,7 @@ def import_adapter(
         adapter.tensors(name),
         config=config,
         step=0,
-        system=str(config.get("_target_", "")).removeprefix("portraitgen.systems.").split(".")[0],
+        system=system_of(str(config.get("_target_"))) or "",
         provenance={
             **provenance,
             "converted_from": str(source),

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+_SCHEDULER = "scheduler_config.json"
 _PATH_KEYS = ("pretrained_model_name_or_path", "path", "folder")
 
 
@@ -49,6 +50,8 @@ def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
 def library_bases(model: Any) -> dict[str, Any]:
     """Facts, as `portraitgen.training.bases` has them, of what `from_pretrained` loads for settings `model`.
 
+    Of a scheduler they are of its settings, since it has no weights.
+
     Raises:
         ValueError: the files of a model cannot be found.
     """
@@ -64,7 +67,9 @@ def library_bases(model: Any) -> dict[str, Any]:
                 node.get("text_encoder", "text_encoder") if "folder" in node else node.get("subfolder")
             )
             folder = model_folder(source, subfolder, section=place)
-            facts[place] = file_facts(source, weight_files(folder, node.get("variant")))
+            scheduler = folder / _SCHEDULER
+            files = (scheduler,) if scheduler.is_file() else weight_files(folder, node.get("variant"))
+            facts[place] = file_facts(source, files)
     return facts
 
 

@@ -106,12 +106,13 @@ class StoredClip(Protocol):
         """float32 [N] during these frames; None without sound, and where frames between are left out."""
         ...
 
-    def request(self, *, reference: int | None = None) -> Request:
-        """Its `frames` as they are: key, reference, landmarks, reference_landmarks and, where there is one,
+    def request(self, *, reference: int | None = None, frames: np.ndarray | None = None) -> Request:
+        """Its frames as they are: key, reference, landmarks, reference_landmarks and, where there is one,
         caption in the batch, laid out as for training; truth, sound and rate beside it.
 
         Args:
             reference: frame that is the reference; None: the first that shows the person.
+            frames: those to generate, some of `frames`, increasing; None: all of them.
         """
         ...
 

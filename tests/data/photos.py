@@ -12,9 +12,9 @@ from PIL import Image
 
 from portraitgen.data.prepare.masks import HullMasks
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
-from portraitgen.data.synthetic import synthetic_frames, synthetic_landmarks
 from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.templates import ARCFACE, upright_crop
+from tests.synthetic import synthetic_frames, synthetic_landmarks
 
 
 class Person(NamedTuple):
@@ -72,7 +72,7 @@ def photo(
             keypoints=key_points[None].astype(np.float32),
             landmarks=points[None].astype(np.float32),
             valid=np.ones(1, bool),
-            identity=person.name,
+            identity_name=person.name,
             faces=(crop,) if crops else (),
         )
         tracks.append(track)

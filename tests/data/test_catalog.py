@@ -19,10 +19,10 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.selection import Candidates, Selection
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.data.window_selection import need_windows
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import GopDecoder
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture(scope="module")

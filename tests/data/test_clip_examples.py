@@ -10,10 +10,10 @@ import torch
 from portraitgen.data.prepare.masks import HullMasks
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip, synthetic_frames
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.encode import encode_clip
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip, synthetic_frames
 
 FRAMES = 40
 

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip, synthetic_frames
 from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
+from tests.synthetic import synthetic_clip, synthetic_frames
 
 NUM_CLIPS = 5
 

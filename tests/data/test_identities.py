@@ -13,7 +13,7 @@ from portraitgen.data.identities import FacePlace, Identities
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError, make_key
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
+from tests.synthetic import synthetic_clip
 
 
 def jpeg(level):
@@ -31,7 +31,7 @@ def catalog(tmp_path_factory):
     with ShardWriter(root, max_samples=4) as writer:
         for number, names in enumerate(people):
             tracks = tuple(
-                replace(clip.tracks[0], identity=name, faces=(jpeg(10 * number + place), jpeg(200)))
+                replace(clip.tracks[0], identity_name=name, faces=(jpeg(10 * number + place), jpeg(200)))
                 for place, name in enumerate(names)
             )
             writer.write(replace(clip, key=make_key(f"s{number}"), tracks=tracks))
@@ -69,7 +69,7 @@ def test_face_crops_are_read_by_their_place(catalog):
     with pytest.raises(DataError, match="no crop 2 of the face of person 2"):
         reader.face_crop(1, 1, 1, rank=2)
     # The person is known to the sample itself too.
-    assert [track.identity for track in reader.sample(0, 3).tracks] == ["Ann", "Ann", "Bob"]
+    assert [track.identity_name for track in reader.sample(0, 3).tracks] == ["Ann", "Ann", "Bob"]
 
 
 def test_nobody_is_known_without_names(tmp_path):

@@ -16,12 +16,12 @@ from portraitgen.data.motion import MotionFrames
 from portraitgen.data.prepare.masks import HullMasks
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle_batch
 from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
+from tests.synthetic import synthetic_clip
 
 NUM_CLIPS = 7
 PORTRAIT, LANDSCAPE = (96, 64), (64, 96)

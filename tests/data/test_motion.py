@@ -12,10 +12,10 @@ from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.motion import MotionFrames
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media import gop
 from portraitgen.media.gop import GopDecoder
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip
 
 NUM_FRAMES = 160
 

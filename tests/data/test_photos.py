@@ -12,11 +12,11 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.media.masks import hull_mask
 from tests.data.modules import photo_module
 from tests.data.photos import Person, photo
+from tests.synthetic import synthetic_clip
 
 PEOPLE = [Person(40, 30, 120, seed=3, name="Ann"), Person(190, 60, 80, seed=4, name="Bob")]
 OTHERS = [Person(10, 20, 160, seed=5, name="Ann")]

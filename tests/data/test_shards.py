@@ -18,8 +18,8 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import ClipMasks, ClipRegion, ClipSample, DataError, make_key
 from portraitgen.data.scan import scan_shard
 from portraitgen.data.shards import ShardWriter, shard_path
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.masks import decode_rle_batch, encode_rle_batch
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def full_sample(clip: ClipSample) -> ClipSample:
     track = replace(
         clip.tracks[0],
         embedding=np.arange(128, dtype=np.float32),
-        identity="Ann-é",
+        identity_name="Ann-é",
         faces=(b"one", b"two"),
         head=head,
         person=replace(head, boxes=boxes + 1),

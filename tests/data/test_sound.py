@@ -8,10 +8,10 @@ import pytest
 
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
 from portraitgen.faces.measure import mouth_opening
 from portraitgen.media.audio import encode_wav, frame_audio_window
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip, synthetic_landmarks
 
 FRAMES = 40
 

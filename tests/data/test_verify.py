@@ -16,9 +16,9 @@ from portraitgen.data.manifest import manifest_path, update_dataset, write_json
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
 from portraitgen.media.audio import encode_wav
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.drawing import _CURVES, draw_landmarks
 from portraitgen.faces.mesh_drawing import draw_face_mesh
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from portraitgen.data.synthetic import synthetic_landmarks
 from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.face_geometry import canonical_face
 from portraitgen.faces.mirror import KEY_POINTS, mirror_boxes, mirror_order, mirror_points
+from tests.synthetic import synthetic_landmarks
 
 
 @pytest.mark.parametrize(("scheme", "count"), [("ibug68", 68), ("mediapipe478", 478)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from portraitgen.data.synthetic import synthetic_landmarks
 from portraitgen.faces.planar_motion import move_planar, planar_motion
+from tests.synthetic import synthetic_landmarks
 
 LIPS = slice(48, 68)
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from portraitgen.metrics.features import deep3d_expression
+from portraitgen.metrics.feature_metric import deep3d_expression
 from portraitgen.metrics.frechet import (
     FrechetDistance,
     consisid_frechet_distance,
     frechet_distance,
     small_sample_bias,
 )
+from tests.metrics.sets import two_sets
 
 CASES = ["full_rank", "identical", "rank_deficient_n12_d32", "shift_only", "efid_64d"]
 
@@ -30,11 +31,7 @@ def distance(x, y, batch=32):
 
 @pytest.fixture
 def sets():
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(8, 8, generator=generator)
-    x = torch.randn(60, 8, generator=generator) @ mix + 3
-    y = torch.randn(45, 8, generator=generator) + 2.5
-    return x, y
+    return two_sets()
 
 
 @pytest.mark.golden

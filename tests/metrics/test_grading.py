@@ -12,7 +12,7 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.graders.landmarks import LandmarkGrader
 from portraitgen.metrics.graders.pixels import PixelGrader
 from portraitgen.metrics.grading import Material, grade
-from portraitgen.metrics.landmarks import find_landmarks, score_landmarks
+from portraitgen.metrics.landmarks import find_faces, landmarks_of, score_landmarks
 
 GRADERS = {"pixels": PixelGrader(), "landmarks": LandmarkGrader()}
 
@@ -30,9 +30,14 @@ def man(carphone: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(frames[::10])[:, :128, 30:158]).permute(0, 3, 1, 2).contiguous()
 
 
+def points(frames: torch.Tensor, backend: DlibBackend) -> np.ndarray:
+    """Landmarks found again in generated frames."""
+    return landmarks_of(find_faces(frames, backend), num_landmarks=backend.num_landmarks)
+
+
 @pytest.fixture(scope="module")
 def landmarks(man: torch.Tensor, backend: DlibBackend) -> np.ndarray:
-    return find_landmarks(man, backend)
+    return points(man, backend)
 
 
 def shrink(frames: torch.Tensor, side: int) -> torch.Tensor:
@@ -46,7 +51,7 @@ def shrink(frames: torch.Tensor, side: int) -> torch.Tensor:
 def test_landmarks_of_small_frames_agree_with_those_of_large_ones(man, landmarks, backend):
     seen = np.isfinite(landmarks).all(axis=(1, 2))
     assert seen[:8].all()
-    small = find_landmarks(shrink(man[:4], 64), backend)
+    small = points(shrink(man[:4], 64), backend)
     scores, reasons = score_landmarks(small * 2, landmarks[:4])
     assert scores["landmark_error"].max() < 0.06
     assert scores["detection_rate"].tolist() == [1, 1, 1, 1]
@@ -55,7 +60,7 @@ def test_landmarks_of_small_frames_agree_with_those_of_large_ones(man, landmarks
 
 def test_float_frames_and_repeated_frames_give_the_same_landmarks(man, landmarks, backend):
     as_float = man[[2, 2]] / 127.5 - 1
-    np.testing.assert_array_equal(find_landmarks(as_float, backend), landmarks[[2, 2]])
+    np.testing.assert_array_equal(points(as_float, backend), landmarks[[2, 2]])
 
 
 def test_error_is_relative_to_the_eyes(landmarks):
@@ -71,7 +76,7 @@ def test_error_is_relative_to_the_eyes(landmarks):
 def test_frames_without_a_face_are_missing_and_counted_never_zero(man, landmarks, backend):
     frames = man[:4].clone()
     frames[1:3] = 0
-    scores, reasons = score_landmarks(find_landmarks(frames, backend), landmarks[:4])
+    scores, reasons = score_landmarks(points(frames, backend), landmarks[:4])
     assert np.isnan(scores["landmark_error"]).tolist() == [False, True, True, False]
     assert scores["detection_rate"].tolist() == [1, 0, 0, 1]
     assert reasons == {"landmark_error": "no face found in 2 of 4 frames"}

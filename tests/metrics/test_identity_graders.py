@@ -114,6 +114,22 @@ def test_several_people_are_matched_and_counted(shared):
     assert lost.scores["identity_dlib_faces_missing"].tolist() == [1]
 
 
+def test_of_several_photos_the_largest_face_of_each_is_a_person(shared):
+    both = pictures(shared, "multi/obama_biden.jpg")
+    given = tuple(pictures(shared, f"ids/{name}/1.jpg") for name in ("obama", "biden"))
+    grader = IdentityGrader("dlib", frames=None, people="all")
+    alone = clip(both, None)
+    grades = grader.grade(replace(alone, people=given))
+    assert grades.scores["identity_dlib_worst"][0] > 0.914
+    assert grades.scores["identity_dlib_faces_missing"].tolist() == [0]
+    group = grader.grade(replace(alone, people=(both, given[0])))
+    assert group.scores["identity_dlib_faces_extra"].tolist() == [0], "a photo is of one person"
+    llama = grader.grade(replace(alone, people=(given[0], pictures(shared, "negative/llama.jpg"))))
+    assert llama.reasons["identity_dlib"] == "no face found in photo 2"
+    one = IdentityGrader("dlib", frames=None).grade(replace(alone, people=given))
+    assert one.reasons["identity_dlib"] == "several people were given: set people=all"
+
+
 def test_missing_weights_name_file_source_licence_and_setting(shared, tmp_path):
     with pytest.raises(
         MissingWeights, match=r"weights is not set; fetch glint.*Apache-2.0\) and set weights"

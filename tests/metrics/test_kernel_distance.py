@@ -4,15 +4,12 @@ from torch import nn
 from torchmetrics.image.kid import poly_mmd
 
 from portraitgen.metrics.kernel_distance import KernelDistance, polynomial_mmd
+from tests.metrics.sets import two_sets
 
 
 @pytest.fixture
 def sets():
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(8, 8, generator=generator)
-    x = torch.randn(60, 8, generator=generator) @ mix + 3
-    y = torch.randn(45, 8, generator=generator) + 2.5
-    return x, y
+    return two_sets()
 
 
 def test_polynomial_mmd_is_that_of_torchmetrics_and_unbiased(sets):

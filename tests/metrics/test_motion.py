@@ -6,8 +6,6 @@ import torch
 
 from portraitgen.metrics.motion import (
     UPPER_FACE,
-    MeanFlicker,
-    MeanMotion,
     frame_differences,
     motion_smoothness,
     motion_variance,
@@ -60,32 +58,6 @@ def test_perfect_interpolation_is_smooth_and_a_still_picture_steady():
         motion_smoothness(frames, frames[1::2])
     with pytest.raises(ValueError, match=r"of 2 frames, got \[1, 3, 12, 16\]"):
         temporal_flicker(frames[:1])
-
-
-def test_means_over_videos_depend_on_no_order_and_count_what_is_missing():
-    random = np.random.default_rng(0)
-    videos = [random.normal(size=(length, 68, 2)) for length in (4, 9, 6)]
-    expected = np.mean([motion_variance(video, frame_size=256) for video in videos], axis=0)
-    for order in (videos, videos[::-1]):
-        metric = MeanMotion()
-        for video in order:
-            metric.update(video, frame_size=256)
-        metric.update(np.full((5, 68, 2), np.nan), frame_size=256)
-        means = metric.compute()
-        assert [means["glo"].item(), means["exp"].item()] == pytest.approx(list(expected), rel=1e-12)
-        assert (means["glo_missing"], means["exp_missing"]) == (1, 1)
-    faceless = MeanMotion()
-    faceless.update(np.full((5, 68, 2), np.nan), frame_size=256)
-    assert faceless.compute()["glo"].isnan(), "never 0"
-
-
-def test_mean_flicker():
-    metric = MeanFlicker()
-    clips = [grid(9, 37, 251), grid(4, 53, 241)]
-    for clip in clips:
-        metric.update(clip)
-    expected = np.mean([temporal_flicker(clip) for clip in clips])
-    assert metric.compute()["temporal_flicker"].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_smoothness_tells_a_shuffled_video_and_a_still_one(carphone):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from portraitgen.metrics.quality import CHUNK, MAX_PSNR, MeanPSNR, MeanSSIM, frame_psnr, frame_ssim
+from portraitgen.metrics.quality import CHUNK, MAX_PSNR, frame_psnr, frame_ssim
 
 
 @pytest.fixture
@@ -62,26 +62,6 @@ def test_a_frame_scores_the_same_alone_and_among_others(clips, score):
     alone = torch.cat([score(generated[i : i + 1], truth[i : i + 1]) for i in range(20)])
     assert len(together) > CHUNK, "the clip must be longer than a chunk"
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(("metric", "score"), [(MeanPSNR, frame_psnr), (MeanSSIM, frame_ssim)])
-def test_mean_depends_on_neither_batch_size_nor_order(clips, metric, score):
-    generated, truth = clips
-    expected = score(generated, truth).mean()
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
-    for batch in (1, 7, 20):
-        mean = metric()
-        for chosen in order.split(batch):
-            mean.update(generated[chosen], truth[chosen])
-        torch.testing.assert_close(mean.compute(), expected, rtol=1e-12, atol=0)
-    clip_mean = metric()
-    clip_mean.update(generated.view(4, 5, 3, 24, 32), truth.view(4, 5, 3, 24, 32))
-    torch.testing.assert_close(clip_mean.compute(), expected, rtol=1e-12, atol=0)
-
-
-def test_mean_of_nothing_is_nan():
-    with pytest.warns(UserWarning, match="before the ``update``"):
-        assert MeanPSNR().compute().isnan()
 
 
 def test_wrong_input_is_named(clips):

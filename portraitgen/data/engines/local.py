@@ -4,12 +4,12 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from portraitgen.data.engines.engine import Result, Work
+from portraitgen.data.engines.report import Reporter
 from portraitgen.data.engines.supervise import (
     Died,
     Event,
@@ -128,34 +128,15 @@ def _serve(work: Work[Any, Any], pipe: Connection) -> None:
             job, skip = pipe.recv()
         except EOFError:
             return
-        reporter = _Reporter(pipe)
+        reporter = Reporter(
+            lambda item, amount: pipe.send((Progressed, item, amount)), every_s=_REPORT_EVERY_S
+        )
         try:
             answer: tuple[Any, ...] = (Finished, work(job, reporter, skip))
         except Exception as error:
             answer = (Failed, *sendable(error))
         reporter.flush()
         pipe.send(answer)
-
-
-class _Reporter:
-    """Sends what the work reports: a new item at once, amounts a few times a second."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._item: str | None = None
-        self._amount = 0.0
-        self._sent_s = time.monotonic()
-
-    def __call__(self, item: str | None, amount: float) -> None:
-        new = item != self._item
-        self._item = item
-        self._amount += amount
-        if new or time.monotonic() - self._sent_s >= _REPORT_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        self._pipe.send((Progressed, self._item, self._amount))
-        self._amount, self._sent_s = 0.0, time.monotonic()
 
 
 def _end_with_parent() -> None:

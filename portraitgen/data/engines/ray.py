@@ -7,12 +7,12 @@ whichever actor is free, and one that dies is replaced.
 import contextlib
 import logging
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from portraitgen.data.engines.engine import Result, Work, python_path
+from portraitgen.data.engines.report import Reporter
 from portraitgen.data.engines.supervise import Died, Event, Failed, Finished, Progressed, supervise
 
 _REPORT_EVERY_S = 0.5
@@ -141,33 +141,15 @@ class _Worker:
         self._work, self._board = work, board
 
     def do(self, number: int, job: Any, skip: Mapping[str, str]) -> Any:
-        reporter = _Reporter(self._board, number)
+        import ray
+
+        def note(item: str | None, amount: float) -> None:
+            ray.get(self._board.note.remote(number, item, amount))
+
+        reporter = Reporter(note, every_s=_REPORT_EVERY_S)
         result = self._work(job, reporter, skip)
         reporter.flush()
         return result
-
-
-class _Reporter:
-    """Notes on the board: a new item at once, so that the right one is blamed; amounts now and then."""
-
-    def __init__(self, board: Any, number: int) -> None:
-        self._board, self._number = board, number
-        self._item: str | None = None
-        self._amount = 0.0
-        self._sent_s = time.monotonic()
-
-    def __call__(self, item: str | None, amount: float) -> None:
-        new = item != self._item
-        self._item = item
-        self._amount += amount
-        if new or time.monotonic() - self._sent_s >= _REPORT_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        import ray
-
-        ray.get(self._board.note.remote(self._number, self._item, self._amount))
-        self._amount, self._sent_s = 0.0, time.monotonic()
 
 
 class _ActorCrew:

@@ -48,7 +48,7 @@ class Feature(Protocol):
     @property
     def unit(self) -> Unit: ...
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         """All that the values depend on, as JSON takes it: settings, and a digest of the weights.
 
         Raises:

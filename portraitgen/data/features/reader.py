@@ -193,7 +193,7 @@ class FeatureReader:
 
     @property
     def _max_tokens(self) -> int:
-        return int(self._facts.identity["max_tokens"])
+        return int(self._facts.depends_on["max_tokens"])
 
     def _put(self, value: np.ndarray, targets: dict[str, np.ndarray]) -> None:
         """Write the value of a sample; tokens with zeros after them and a mask of which there are."""

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _EMPTY = "empty.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class FeatureFacts:
-    """What feature.json says. `identity` is `Feature.identity`.
+    """What feature.json says. `depends_on` is `Feature.depends_on`, there under the name identity.
 
     The fingerprint, 8 hex digits, changes with the weights and with every setting.
     """
@@ -42,21 +42,25 @@ class FeatureFacts:
     fingerprint: str
     batch_key: str
     unit: Unit
-    identity: dict[str, Any]
+    depends_on: dict[str, Any]
     version: int = VERSION
 
     @classmethod
     def of(cls, feature: Feature) -> "FeatureFacts":
-        about = (feature.name, feature.batch_key, feature.unit, dict(feature.identity()))
-        name, batch_key, unit, identity = about
+        about = (feature.name, feature.batch_key, feature.unit, dict(feature.depends_on()))
+        name, batch_key, unit, depends_on = about
         digest = hashlib.sha256(json.dumps([VERSION, *about], sort_keys=True).encode()).hexdigest()
-        return cls(name, digest[:8], batch_key, unit, identity)
+        return cls(name, digest[:8], batch_key, unit, depends_on)
 
     @classmethod
     def load(cls, folder: Path) -> "FeatureFacts":
         """DataError when the folder is not one of features of this version."""
         try:
-            facts = cls(**json.loads((folder / "feature.json").read_text()))
+            facts = cls(
+                **_renamed(
+                    dict(json.loads((folder / "feature.json").read_text())), {"identity": "depends_on"}
+                )
+            )
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{folder} holds no features ({error}); make them again") from error
         if facts.version != VERSION or facts.folder_name != folder.name:
@@ -74,7 +78,7 @@ class FeatureFacts:
         """Make the folder of these features in the data set `root`."""
         folder = root / "aux" / self.folder_name
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "feature.json", asdict(self))
+        write_json(folder / "feature.json", _renamed(asdict(self), {"depends_on": "identity"}))
         return folder
 
 
@@ -247,3 +251,7 @@ def _as_member(value: np.ndarray | str) -> tuple[bytes, int, tuple[int, ...], st
     np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
     data = buffer.getvalue()
     return data, len(data) - value.nbytes, value.shape, value.dtype.str
+
+
+def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in content.items()}

@@ -77,8 +77,8 @@ class Gallery:
         found = self.name_faces(embeddings)
         tracks = []
         for track, name in zip(sample.tracks, found, strict=True):
-            label = None if track.identity in found else track.identity
-            tracks.append(replace(track, identity=name or label))
+            label = None if track.identity_name in found else track.identity_name
+            tracks.append(replace(track, identity_name=name or label))
         return replace(sample, tracks=tuple(tracks))
 
 

@@ -39,11 +39,11 @@ def label_sources(
         )
     labelled = []
     for source in sources:
-        caption, identity = table.pop(source.name, (None, None))
+        caption, identity_name = table.pop(source.name, (None, None))
         parent = PurePosixPath(source.name).parent.name
-        if identity is None and folder_identities and parent:
-            identity = parent
-        labelled.append(replace(source, caption=caption or _text_beside(source), identity=identity))
+        if identity_name is None and folder_identities and parent:
+            identity_name = parent
+        labelled.append(replace(source, caption=caption or _text_beside(source), identity_name=identity_name))
     return labelled, len(table)
 
 

@@ -10,9 +10,6 @@ from portraitgen.data.sample import ClipMasks, ClipSample, ClipTrack
 from portraitgen.media.geometry import expand_box
 from portraitgen.media.masks import ellipse_mask, encode_rle_batch, hull_mask
 
-MaskMaker = Callable[[ClipSample], ClipSample]
-"""Gives a sample its masks: the same sample with `masks`, and tracks that name theirs. Can be pickled."""
-
 # Landmark schemes that end at the brows; those of MediaPipe go round the whole face.
 _WITHOUT_FOREHEAD = frozenset({"ibug68", "insightface106"})
 

@@ -45,7 +45,7 @@ def prepare_photo(source: Source, backend: FaceBackend, settings: PrepareSetting
         fps=Fraction(0),
         width=stored.shape[1],
         height=stored.shape[0],
-        tracks=(replace(main, identity=source.identity), *others),
+        tracks=(replace(main, identity_name=source.identity_name), *others),
         landmark_scheme=backend.landmark_scheme,
         affine=np.diag([*zoom, 0.0])[:2].astype(np.float32),
         source=source.origin(settings.licence),

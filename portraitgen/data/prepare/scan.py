@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.frame_rate import resample_frames
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.prepare.stored_faces import StoredFaces
 from portraitgen.faces.backend import FaceBackend

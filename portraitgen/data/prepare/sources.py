@@ -19,7 +19,7 @@ _KEY_LENGTH = 60
 class Source:
     """One input file: messages and manifests call it `name`, the keys of its samples begin with `key`.
 
-    `caption` says what it shows, `identity` who its main person is, where that is known (see labels).
+    `caption` says what it shows, `identity_name` who its main person is, where that is known (see labels).
     """
 
     path: Path
@@ -27,12 +27,12 @@ class Source:
     key: str
     is_video: bool
     caption: str | None = None
-    identity: str | None = None
+    identity_name: str | None = None
 
     def stamp(self) -> tuple[Any, ...]:
         """What changes when the source or what is known of it does, as JSON takes it."""
         stat = self.path.stat()
-        return (self.name, self.key, self.caption, self.identity, stat.st_size, stat.st_mtime_ns)
+        return (self.name, self.key, self.caption, self.identity_name, stat.st_size, stat.st_mtime_ns)
 
     def origin(self, licence: str | None) -> dict[str, Any]:
         """The `source` entry of a sample, to trace it by; clips set the seconds `t0` and `t1`."""

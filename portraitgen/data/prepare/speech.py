@@ -8,17 +8,17 @@ import numpy as np
 from portraitgen.media.audio import SAMPLE_RATE
 
 
-def speech_share(samples: np.ndarray) -> float:
+def speech_share(waveform: np.ndarray) -> float:
     """Share of the time in which somebody speaks, 0 to 1.
 
     Args:
-        samples: float32 [N] in [-1, 1] at `SAMPLE_RATE`.
+        waveform: float32 [N] in [-1, 1] at `SAMPLE_RATE`.
     """
     import torch
     from silero_vad import get_speech_timestamps
 
-    spoken = get_speech_timestamps(torch.from_numpy(samples), _detector(), sampling_rate=SAMPLE_RATE)
-    return sum(part["end"] - part["start"] for part in spoken) / max(len(samples), 1)
+    spoken = get_speech_timestamps(torch.from_numpy(waveform), _detector(), sampling_rate=SAMPLE_RATE)
+    return sum(part["end"] - part["start"] for part in spoken) / max(len(waveform), 1)
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 
 from portraitgen.data.prepare.clip import PlannedClip, plan_clips
 from portraitgen.data.prepare.cut_out import ClipCut
-from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.frame_rate import resample_frames
 from portraitgen.data.prepare.scan import Scan, scan_video
 from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, SourceError
@@ -88,8 +88,10 @@ def prepare_video(
                 is_main = len(trails) == 1
             else:
                 is_main = bool(track.embedding @ main >= backend.identity_threshold)
-            identity = source.identity if is_main else None
-            yield replace(sample, caption=source.caption, tracks=(replace(track, identity=identity),))
+            identity_name = source.identity_name if is_main else None
+            yield replace(
+                sample, caption=source.caption, tracks=(replace(track, identity_name=identity_name),)
+            )
 
 
 def _cut_out(

@@ -37,7 +37,8 @@ class IdentityGrader:
         frames: look at so many frames from the first to the last; None looks at all and has a figure for
             each.
         people: `largest` follows the largest face of each picture; `all` takes every face of the reference
-            for a person of its own and gives each at most one face of a frame.
+            for a person of its own, or of several photos the largest face of each, and gives each person at
+            most one face of a frame.
         against: `reference`, or `truth`, the true frame at the same place (of the largest face).
 
     Raises:
@@ -106,11 +107,13 @@ class IdentityGrader:
         count = len(clip.pictures.frames)
         if self.against == "truth":
             return self._grade_by_frame(clip)
-        if clip.reference is None:
+        if clip.people and self.people == "largest":
+            return missing_grades(self.metrics, count, "several people were given: set people=all")
+        if clip.reference is None and not clip.people:
             return missing_grades(self.metrics, count, "no reference picture")
-        references = np.concatenate(self._embed(clip.reference, np.arange(len(clip.reference.frames))))
-        if not len(references):
-            return missing_grades(self.metrics, count, "no face found in the reference picture")
+        references = self._embed_references(clip)
+        if isinstance(references, str):
+            return missing_grades(self.metrics, count, references)
         chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
         faces = self._embed(clip.pictures, chosen)
         match = match_identities(references, faces)
@@ -128,6 +131,15 @@ class IdentityGrader:
         reason = f"no face found in {faceless} of {len(chosen)} frames"
         return Grades(figures, {name: reason for name, values in figures.items() if np.isnan(values).any()})
 
+    def _embed_references(self, clip: GradedClip) -> np.ndarray | str:
+        """Embeddings [P, D] of the people that were given, or why there are none."""
+        if clip.reference is not None:
+            found = np.concatenate(self._embed(clip.reference, np.arange(len(clip.reference.frames))))
+            return found if len(found) else "no face found in the reference picture"
+        people = [self._embed(photo, np.zeros(1, np.int64), largest=True)[0] for photo in clip.people]
+        faceless = [str(number) for number, each in enumerate(people, start=1) if not len(each)]
+        return f"no face found in photo {', '.join(faceless)}" if faceless else np.concatenate(people)
+
     def _grade_by_frame(self, clip: GradedClip) -> Grades:
         """Similarity of each frame's face to that of the true frame."""
         count = len(clip.pictures.frames)
@@ -141,18 +153,20 @@ class IdentityGrader:
         figure = values if self.num_frames is None else mean_found(values)
         return Grades({self.name: figure}, {self.name: reason} if np.isnan(figure).any() else {})
 
-    def _embed(self, pictures: Pictures, chosen: np.ndarray) -> list[np.ndarray]:
-        """Embeddings [M, D] of the faces that count in each of the chosen frames."""
+    def _embed(self, pictures: Pictures, chosen: np.ndarray, *, largest: bool = False) -> list[np.ndarray]:
+        """Embeddings [M, D] of the faces that count in each of the chosen frames, or of the `largest`."""
         frames = pictures.frames[chosen]
         if self.recognizer is not None:
-            faces = [self._who_counts(pictures.faces[frame]) for frame in chosen]
+            faces = [self._who_counts(pictures.faces[frame], largest) for frame in chosen]
             return embed_faces(self.recognizer, frames, faces)
         nobody = np.zeros((0, pictures.backend.embedding_dim), np.float32)
         return [
-            np.concatenate([nobody, *(np.array(face.embedding, ndmin=2) for face in self._who_counts(found))])
+            np.concatenate(
+                [nobody, *(np.array(face.embedding, ndmin=2) for face in self._who_counts(found, largest))]
+            )
             for found in find_faces(frames, pictures.backend, embed=True)
         ]
 
-    def _who_counts(self, faces: tuple[Face, ...]) -> tuple[Face, ...]:
-        largest = largest_face(faces)
-        return faces if self.people == "all" or largest is None else (largest,)
+    def _who_counts(self, faces: tuple[Face, ...], largest: bool) -> tuple[Face, ...]:
+        face = largest_face(faces)
+        return faces if face is None or (self.people == "all" and not largest) else (face,)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, relu
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.metrics.rgb import as_uint8
 
 SIZE = 224
 MIN_FRAMES = 9

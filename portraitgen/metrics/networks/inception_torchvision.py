@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
-from portraitgen.metrics.frames import as_uint8
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES, SIZE, InceptionTrunk, InceptionUnit
+from portraitgen.metrics.rgb import as_uint8
 
 NUM_CLASSES = 1000
 WEIGHTS = PublicFile(

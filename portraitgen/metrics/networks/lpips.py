@@ -7,7 +7,7 @@ import torchmetrics.functional.image as torchmetrics_image
 from torch import Tensor, nn
 
 from portraitgen.media.public_weights import PublicFile, fill_strictly, read_public_tensors
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.metrics.rgb import as_uint8
 
 WEIGHTS = PublicFile(
     "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "BSD-3-Clause"

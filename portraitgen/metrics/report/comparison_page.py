@@ -1,25 +1,18 @@
 """A comparison of runs as an HTML page that needs nothing else."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from portraitgen.metrics.comparison import Comparison
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
-from portraitgen.metrics.report.page import media_grid, protocol_part
-from portraitgen.metrics.report.page_parts import (
-    Media,
-    document,
-    fact_list,
-    legend,
-    note_list,
-    section,
-    table,
-    table_row,
-)
+from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.page_parts import PAPER_NOTES, Cell, PageTable, paper_part, protocol_part
+from portraitgen.metrics.report.paper_tables import PaperTable
 from portraitgen.metrics.report.plot import Bar, Line, interval_plot, line_plot
+from portraitgen.metrics.report.render import render
 from portraitgen.metrics.scores import GENERATED, Row
 
 NUM_STYLES = 6
@@ -32,7 +25,7 @@ def comparison_page(
     title: str,
     media: Sequence[Media] = (),
     media_heading: str = "Side by side",
-    papers: str = "",
+    papers: Sequence[PaperTable] = (),
 ) -> str:
     """The whole page as text.
 
@@ -41,68 +34,67 @@ def comparison_page(
         title: heading of the page.
         media: files to embed, in their order.
         media_heading: what they are.
-        papers: a part with figures of papers, from `paper_tables.papers_part`.
+        papers: tables of papers to print beside the figures.
 
     Raises:
         OSError: a media file cannot be read.
     """
     styles = {label: f"run{index % NUM_STYLES}" for index, label in enumerate(comparison.runs)}
-    first = next(iter(comparison.runs.values()))
     count = len(comparison.videos)
-    body = [
-        f'<header><h1>{escape(title)}</h1><p class="quiet">{len(comparison.runs)} runs on {count} '
-        f"video{'s' * (count != 1)}</p></header>",
-        _alarm(comparison),
-        section("Figures", _figures(comparison)),
-        section("Intervals", _intervals(comparison, styles)),
-        *([section(escape(media_heading), media_grid(media))] if media else []),
-        *_frame_plots(comparison, styles),
-        section("What differs between the runs", _settings(comparison)),
-        papers,
-        section("Protocol", protocol_part(_shared_protocol(first.protocol))),
-    ]
-    return document(body, title=title)
-
-
-def _alarm(comparison: Comparison) -> str:
-    if not comparison.clashes:
-        return ""
-    items = "".join(
-        f"<li><b>{escape(label)}</b>: {escape(line)}</li>"
-        for label, found in comparison.clashes.items()
-        for line in found
+    return render(
+        "comparison.html",
+        title=title,
+        subtitle=f"{len(comparison.runs)} runs on {count} video{'s' * (count != 1)}",
+        loud=LOUD,
+        clashes=[(label, line) for label, found in comparison.clashes.items() for line in found],
+        figures=_figures(comparison),
+        notes=comparison_notes(comparison),
+        legend=[(style, label) for label, style in styles.items()],
+        intervals=_intervals(comparison, styles),
+        media=media,
+        media_heading=media_heading,
+        plots=_frame_plots(comparison, styles),
+        plots_left_out=None,
+        settings=_settings(comparison),
+        skipped={
+            f"{name} in {label}": why
+            for label, run in comparison.runs.items()
+            for name, why in run.skipped.items()
+        },
+        papers=[paper_part(table) for table in papers],
+        paper_notes=PAPER_NOTES,
+        protocol=protocol_part(_shared_protocol(next(iter(comparison.runs.values())).protocol)),
     )
-    return f'<div class="alarm" role="alert"><strong>{LOUD}.</strong><ul>{items}</ul></div>'
 
 
-def _figures(comparison: Comparison) -> str:
+def _figures(comparison: Comparison) -> PageTable:
     header, body = comparison_table(comparison)
-    rows = []
+    lines = []
     for cells in body:
-        row = []
+        line = []
         for mean, bounds, difference in cells:
-            verdict = difference.rpartition(" ")[2] if difference else ""
-            below = f"<small>{escape(bounds)}</small>" if bounds else ""
-            below += f'<small class="{escape(verdict)}">{escape(difference)}</small>' if difference else ""
-            row.append(escape(mean) + below)
-        rows.append(table_row(row))
-    return table(header, rows, style="runs") + note_list(comparison_notes(comparison))
+            verdict = difference.rpartition(" ")[2]
+            below = ((bounds, ""), (difference, verdict if verdict in ("better", "worse") else ""))
+            line.append(Cell(mean, tuple((text, kind) for text, kind in below if text)))
+        lines.append(line)
+    return PageTable(header, lines)
 
 
-def _intervals(comparison: Comparison, styles: Mapping[str, str]) -> str:
-    parts = [legend([(style, label) for label, style in styles.items()])]
+def _intervals(comparison: Comparison, styles: Mapping[str, str]) -> list[tuple[str, Markup]]:
+    """(heading, SVG) for each figure that a run has."""
+    plots = []
     for name, metric in comparison.metrics.items():
         bars = [
             Bar(label, styles[label], figures[name].mean, figures[name].interval)
             for label, figures in comparison.estimates.items()
         ]
         if any(np.isfinite(bar.mean) for bar in bars):
-            plot = interval_plot(bars, title=f"{metric.heading} of each run", digits=metric.digits)
-            parts.append(f'<div class="part"><h3>{escape(metric.heading)}</h3>{plot}</div>')
-    return f"{parts[0]}<div class='parts'>{''.join(parts[1:])}</div>"
+            title = f"{metric.heading} of each run"
+            plots.append((metric.heading, interval_plot(bars, title=title, digits=metric.digits)))
+    return plots
 
 
-def _frame_plots(comparison: Comparison, styles: Mapping[str, str]) -> list[str]:
+def _frame_plots(comparison: Comparison, styles: Mapping[str, str]) -> list[tuple[str, Markup]]:
     """For a single video, the figures of its frames; of more videos the tables and intervals tell."""
     if len(comparison.videos) != 1:
         return []
@@ -112,7 +104,7 @@ def _frame_plots(comparison: Comparison, styles: Mapping[str, str]) -> list[str]
         for row in run.rows:
             if row.video == video and row.method == GENERATED and row.failure is None:
                 rows[label] = row
-    parts = [legend([(style, label) for label, style in styles.items()])]
+    plots = []
     frames: list[int] = min((row.frames.tolist() for row in rows.values()), key=len, default=[])
     for name, metric in comparison.metrics.items():
         lines = [
@@ -130,26 +122,22 @@ def _frame_plots(comparison: Comparison, styles: Mapping[str, str]) -> list[str]
                 y_label=metric.label,
                 digits=metric.digits,
             )
-            parts.append(f'<h3>{escape(heading)}</h3><div class="scroll">{plot}</div>')
-    return [section("Frame by frame", "".join(parts))] if len(parts) > 1 else []
+            plots.append((heading, plot))
+    return plots
 
 
-def _settings(comparison: Comparison) -> str:
-    """The settings in which the runs differ, and where their results lie."""
+def _settings(comparison: Comparison) -> PageTable:
+    """The settings in which the runs differ, and their protocols' fingerprints."""
     protocols = {label: run.protocol for label, run in comparison.runs.items()}
     names = dict.fromkeys(name for protocol in protocols.values() for name in protocol["settings"])
-    rows = []
+    lines = []
     for name in names:
         values = [protocol["settings"].get(name) for protocol in protocols.values()]
         if len({str(value) for value in values}) > 1:
-            rows.append(table_row([escape(name), *(escape(_short(value)) for value in values)]))
-    rows.append(table_row(["protocol", *(protocol["fingerprint"] for protocol in protocols.values())]))
-    skipped = {
-        f"skipped in {label}: {name}": why
-        for label, run in comparison.runs.items()
-        for name, why in run.skipped.items()
-    }
-    return table(["", *protocols], rows, style="runs") + (fact_list(skipped) if skipped else "")
+            lines.append([Cell(name), *(Cell(_short(value)) for value in values)])
+    fingerprints = (Cell(str(protocol["fingerprint"])) for protocol in protocols.values())
+    lines.append([Cell("protocol"), *fingerprints])
+    return PageTable(["Setting", *protocols], lines)
 
 
 def _short(value: object) -> str:

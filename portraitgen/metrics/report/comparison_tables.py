@@ -1,11 +1,11 @@
 """A comparison as tables: JSON and CSV for programs, Markdown and a table in the terminal for people."""
 
-import csv
-import io
+import math
 from typing import Any
 
 from portraitgen.metrics.comparison import Comparison, Difference
-from portraitgen.metrics.report.tables import cell, figure_cell, markdown_table
+from portraitgen.metrics.csv_text import csv_lines
+from portraitgen.metrics.report.tables import figure_cell, markdown_table, markdown_text
 from portraitgen.metrics.saved import finite
 from portraitgen.metrics.scores import GENERATED, MetricInfo
 
@@ -53,39 +53,34 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def comparison_csv(comparison: Comparison) -> str:
     """One line for each run and figure."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     columns = ("mean", "low", "high", "difference", "difference_low", "difference_high", "verdict")
-    writer.writerow(["run", "metric", *columns])
+    table: list[list[str | float]] = [["run", "metric", *columns]]
     for label, figures in comparison.estimates.items():
         for name, figure in figures.items():
             difference = comparison.differences.get(label, {}).get(name)
-            behind: list[float] = [] if difference is None else [difference.mean, *difference.interval]
-            cells = [cell(value) for value in (figure.mean, *figure.interval)]
-            cells += [cell(value) for value in behind] or [""] * 3
+            behind = [math.nan] * 3 if difference is None else [difference.mean, *difference.interval]
             verdict = "" if difference is None else difference.verdict or ""
-            writer.writerow([label, name, *cells, verdict])
-    return buffer.getvalue()
+            table.append([label, name, figure.mean, *figure.interval, *behind, verdict])
+    return csv_lines(table)
 
 
 def comparison_markdown(comparison: Comparison, *, title: str) -> str:
     """The table in Markdown, with the protocol's differences on top where they were allowed."""
     header, body = comparison_table(comparison)
-    lines = [f"# {title}", ""]
+    lines = [f"# {markdown_text(title)}", ""]
     if comparison.clashes:
         lines += [f"**{LOUD}:**", ""]
-        lines += [f"- {label}: {line}" for label, found in comparison.clashes.items() for line in found] + [
-            ""
-        ]
+        clashes = [f"{label}: {line}" for label, found in comparison.clashes.items() for line in found]
+        lines += [*(f"- {markdown_text(clash)}" for clash in clashes), ""]
     flat = [[(mean, "; ".join(filter(None, rest))) for mean, *rest in line] for line in body]
     lines += markdown_table(header, flat)
-    lines += ["", *[f"- {note}" for note in comparison_notes(comparison)]]
+    lines += ["", *[f"- {markdown_text(note)}" for note in comparison_notes(comparison)]]
     return "\n".join(lines) + "\n"
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[tuple[str, str, str]]]]:
     """Header, then a line for each figure: its name and, for each run, (mean, bounds, difference)."""
-    header = ["", *comparison.runs]
+    header = ["Figure", *comparison.runs]
     body = []
     for name, metric in comparison.metrics.items():
         cells = [(metric.heading, "", "")]

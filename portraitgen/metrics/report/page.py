@@ -1,21 +1,14 @@
 """The report of one evaluation as an HTML page that needs nothing else."""
 
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Sequence
 
-from portraitgen.metrics.report.page_parts import (
-    Media,
-    document,
-    fact_list,
-    figure,
-    legend,
-    note_list,
-    section,
-    table,
-    table_row,
-)
+from markupsafe import Markup
+
+from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.report.page_parts import PAPER_NOTES, Cell, PageTable, paper_part, protocol_part
+from portraitgen.metrics.report.paper_tables import PaperTable
 from portraitgen.metrics.report.plot import Line, line_plot
+from portraitgen.metrics.report.render import render
 from portraitgen.metrics.report.tables import figure_table, graded, mark, missing_notes, shown_metrics
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import protocol_json
@@ -31,7 +24,7 @@ def report_page(
     title: str,
     media: Sequence[Media] = (),
     media_heading: str = "Pictures",
-    papers: str = "",
+    papers: Sequence[PaperTable] = (),
 ) -> str:
     """The whole page as text.
 
@@ -40,112 +33,80 @@ def report_page(
         title: heading of the page.
         media: files to embed, in their order.
         media_heading: what they are.
-        papers: a part with figures of papers, from `paper_tables.papers_part`.
+        papers: tables of papers to print beside the figures.
 
     Raises:
         OSError: a media file cannot be read.
     """
-    body = [
-        f'<header><h1>{escape(title)}</h1><p class="quiet">{escape(graded(results))}</p></header>',
-        _verdicts(results),
-        section("Figures", _figures(results)),
-        *([section(escape(media_heading), media_grid(media))] if media else []),
-        section("Frame by frame", _plots(results)),
-        *([section("Videos", _videos(results))] if len(results.videos) > 1 else []),
-        papers,
-        *([section("Skipped", skipped_list(results.skipped))] if results.skipped else []),
-        section("Protocol", protocol_part(protocol_json(results))),
-    ]
-    return document(body, title=title)
-
-
-def _verdicts(results: Results) -> str:
-    style = {True: "passed", False: "failed", None: "unknown"}
-    items = "".join(
-        f'<li><span class="badge {style[verdict.passed]}">{mark(verdict.passed)}</span>'
-        f"<span>{escape(verdict.text)}</span></li>"
-        for verdict in results.verdicts
-    )
-    return f'<ul class="verdicts" aria-label="Checks">{items}</ul>' if items else ""
-
-
-def _figures(results: Results) -> str:
-    header, body = figure_table(results)
-    rows = [
-        table_row([escape(mean) + (f"<small>{bounds}</small>" if bounds else "") for mean, bounds in cells])
-        for cells in body
-    ]
-    notes = [*missing_notes(results), f"Under each figure: {results.interval_statement}."]
-    return table(header, rows, style="figures") + note_list(notes)
-
-
-def _videos(results: Results) -> str:
-    names = [name for name in shown_metrics(results) if results.metrics[name].level != "set"]
-    rows = [
-        table_row([escape(row.video), *[results.metrics[name].show(row.mean(name)) for name in names]])
-        for row in results.rows
-        if row.method == GENERATED
-    ]
-    return table(["Generated video", *[results.metrics[name].heading for name in names]], rows)
-
-
-def _plots(results: Results) -> str:
     by_video: dict[str, list[Row]] = {}
     for row in results.rows:
         if row.failure is None:
             by_video.setdefault(row.video, []).append(row)
-    shown = list(by_video.items())[:MAX_PLOTTED_VIDEOS]
-    parts = [legend([(method, METHODS[method].label) for method in results.estimates])]
-    if len(shown) < len(by_video):
-        parts.append(f'<p class="quiet">The first {len(shown)} of {len(by_video)} videos.</p>')
-    for video, rows in shown:
-        for name in PLOTTED:
-            # Drawn in reverse, so that the generated clip lies on top.
-            lines = [
-                Line(METHODS[row.method].label, row.method, row.scores[name])
-                for row in reversed(rows)
-                if name in row.scores
-            ]
-            if not lines:
-                continue
-            metric = results.metrics[name]
-            heading = f"{metric.heading}, {video}"
-            plot = line_plot(
-                rows[0].frames.tolist(),
-                lines,
-                title=f"{heading}: one line for each method over the frames",
-                x_label="frame",
-                y_label=metric.label + (f" ({metric.unit.strip()})" if metric.unit else ""),
-                digits=metric.digits,
-            )
-            parts.append(f'<h3>{escape(heading)}</h3><div class="scroll">{plot}</div>')
-    return "".join(parts)
-
-
-def media_grid(media: Sequence[Media]) -> str:
-    """All media, one below the other."""
-    return "".join(map(figure, media))
-
-
-def skipped_list(skipped: Mapping[str, str]) -> str:
-    """The graders that had no weights, each with what to do about it."""
-    return fact_list(skipped)
-
-
-def protocol_part(protocol: Mapping[str, Any]) -> str:
-    """A protocol in JSON as lists of facts: the whole of it, how each figure is taken, versions."""
-    apart = ("metrics", "graders", "videos", "versions", "settings", "source")
-    stated = {name: value for name, value in protocol.items() if name not in apart}
-    named = {f"{info['label']} ({name})": info["definition"] for name, info in protocol["metrics"].items()}
-    taken = {
-        f"{grader}: {fact}": value
-        for grader, facts in protocol["graders"].items()
-        for fact, value in facts.items()
-    }
-    plain = {name.replace("_", " "): value for name, value in {**stated, **protocol["settings"]}.items()}
-    return (
-        fact_list(plain)
-        + "<details open><summary>How each figure is taken</summary>"
-        + f"{fact_list({**named, **taken})}</details>"
-        + f"<details><summary>Versions</summary>{fact_list(protocol['versions'])}</details>"
+    plotted = list(by_video.items())[:MAX_PLOTTED_VIDEOS]
+    left_out = f"The first {len(plotted)} of {len(by_video)} videos."
+    style = {True: "passed", False: "failed", None: "unknown"}
+    return render(
+        "report.html",
+        title=title,
+        subtitle=graded(results),
+        verdicts=[
+            (style[verdict.passed], mark(verdict.passed), verdict.text) for verdict in results.verdicts
+        ],
+        figures=_figures(results),
+        notes=[*missing_notes(results), f"Under each figure: {results.interval_statement}."],
+        skipped=results.skipped,
+        media=media,
+        media_heading=media_heading,
+        legend=[(method, METHODS[method].label) for method in results.estimates],
+        plots=[plot for video, rows in plotted for plot in _plots(results, video, rows)],
+        plots_left_out=left_out if len(plotted) < len(by_video) else None,
+        videos=_videos(results) if len(results.videos) > 1 else None,
+        papers=[paper_part(table) for table in papers],
+        paper_notes=PAPER_NOTES,
+        protocol=protocol_part(protocol_json(results)),
     )
+
+
+def _figures(results: Results) -> PageTable:
+    header, body = figure_table(results)
+    lines = [
+        [Cell(mean, tuple((part, "") for part in behind.split("; ") if part)) for mean, behind in cells]
+        for cells in body
+    ]
+    return PageTable(header, lines)
+
+
+def _videos(results: Results) -> PageTable:
+    names = [name for name in shown_metrics(results) if results.metrics[name].level != "set"]
+    lines = [
+        [Cell(row.video), *(Cell(results.metrics[name].show(row.mean(name))) for name in names)]
+        for row in results.rows
+        if row.method == GENERATED
+    ]
+    return PageTable(["Generated video", *(results.metrics[name].heading for name in names)], lines)
+
+
+def _plots(results: Results, video: str, rows: Sequence[Row]) -> list[tuple[str, Markup]]:
+    """(heading, SVG) of each plot of a video."""
+    plots = []
+    for name in PLOTTED:
+        # Drawn in reverse, so that the generated clip lies on top.
+        lines = [
+            Line(METHODS[row.method].label, row.method, row.scores[name])
+            for row in reversed(rows)
+            if name in row.scores
+        ]
+        if not lines:
+            continue
+        metric = results.metrics[name]
+        heading = f"{metric.heading}, {video}"
+        plot = line_plot(
+            rows[0].frames.tolist(),
+            lines,
+            title=f"{heading}: one line for each method over the frames",
+            x_label="frame",
+            y_label=metric.label + (f" ({metric.unit.strip()})" if metric.unit else ""),
+            digits=metric.digits,
+        )
+        plots.append((heading, plot))
+    return plots

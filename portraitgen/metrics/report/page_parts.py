@@ -1,106 +1,68 @@
-"""The parts that every report page is made of: media embedded, no script, no network."""
+"""What the templates of both report pages are given."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from portraitgen.metrics.report.page_style import STYLE
-
-_MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
+from portraitgen.metrics.report.paper_tables import RECALLED, WARNING, PaperTable, paper_cells
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
-    """A video (.mp4) or picture (.png, .jpg) shown in the report.
+class Cell(NamedTuple):
+    """A cell of a table: its text, and small lines below it, each with a class of the style sheet or none."""
 
-    Raises:
-        ValueError: a file of another kind.
-    """
-
-    path: Path
-    caption: str
-
-    def __post_init__(self) -> None:
-        if self.path.suffix.lower() not in _MEDIA_TYPES:
-            raise ValueError(f"{self.path}: a report shows {', '.join(_MEDIA_TYPES)} files")
+    text: str
+    below: tuple[tuple[str, str], ...] = ()
 
 
-def document(body: Iterable[str], *, title: str) -> str:
-    """A whole page of the parts `body`."""
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            # The page promises to need no network; the browser holds it to that.
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-            "media-src data:; style-src 'unsafe-inline'\">",
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head>",
-            "<body><main>",
-            *body,
-            "</main></body></html>",
-            "",
-        ]
-    )
+class PageTable(NamedTuple):
+    """A table of a page; the first cell of each line is its heading."""
+
+    header: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
 
 
-def section(heading: str, content: str) -> str:
-    """A part of the page under its heading (markup, as `content` is)."""
-    return f"<section><h2>{heading}</h2>{content}</section>"
+class ProtocolPart(NamedTuple):
+    """A protocol as lists of facts: the whole of it, how each figure is taken, versions of packages."""
+
+    stated: Mapping[str, str]
+    taken: Mapping[str, str]
+    versions: Mapping[str, str]
 
 
-def table(header: Sequence[str], rows: Iterable[str], *, style: str = "") -> str:
-    """A table of rows from `table_row`, which may be wider than the page."""
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="{style}">{head}{body}</table></div>'
+class PaperPart(NamedTuple):
+    """A table of a paper, as `PaperTable`, in cells."""
+
+    paper: str
+    title: str
+    source: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
 
 
-def table_row(cells: Sequence[str]) -> str:
-    """A row of cells (markup), the first of which is its heading."""
-    name, *figures = cells
-    data = "".join(f"<td>{cell}</td>" for cell in figures)
-    return f'<tr><th scope="row">{name}</th>{data}</tr>'
+PAPER_NOTES = (WARNING, f"{RECALLED} recalled, not confirmed by a source at hand.")
 
 
-def note_list(notes: Iterable[str]) -> str:
-    """Notes below a table, in small print."""
-    return f'<div class="quiet notes">{"".join(f"<p>{escape(note)}</p>" for note in notes)}</div>'
+def paper_part(table: PaperTable) -> PaperPart:
+    header, body = paper_cells(table)
+    lines = [[Cell(text) for text, _ in line] for line in body]
+    return PaperPart(table.paper, table.title, table.source, header, lines)
 
 
-def legend(entries: Iterable[tuple[str, str]]) -> str:
-    """What the lines of plots are: (class of the style sheet, label)."""
-    items = "".join(
-        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><g class="{style}"><path d="M2 5H32"/></g></svg>'
-        f"{escape(label)}</li>"
-        for style, label in entries
-    )
-    return f'<ul class="legend">{items}</ul>'
+def protocol_part(protocol: Mapping[str, Any]) -> ProtocolPart:
+    """A protocol in JSON (`saved.protocol_json`) in words."""
+    apart = ("metrics", "graders", "videos", "versions", "settings", "source")
+    stated = {name: value for name, value in protocol.items() if name not in apart}
+    named = {f"{info['label']} ({name})": info["definition"] for name, info in protocol["metrics"].items()}
+    taken = {
+        f"{grader}: {fact}": value
+        for grader, facts in protocol["graders"].items()
+        for fact, value in facts.items()
+    }
+    plain = {name.replace("_", " "): value for name, value in {**stated, **protocol["settings"]}.items()}
+    return ProtocolPart(_in_words(plain), _in_words({**named, **taken}), _in_words(protocol["versions"]))
 
 
-def figure(media: Media) -> str:
-    """A video or picture with its caption, embedded."""
-    kind = _MEDIA_TYPES[media.path.suffix.lower()]
-    data = base64.b64encode(media.path.read_bytes()).decode("ascii")
-    source, caption = f"data:{kind};base64,{data}", escape(media.caption, quote=True)
-    if kind.startswith("video/"):
-        shown = (
-            f'<video controls loop muted autoplay playsinline aria-label="{caption}" src="{source}"></video>'
-        )
-    else:
-        shown = f'<img alt="{caption}" src="{source}">'
-    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
-
-
-def fact_list(facts: Mapping[str, object]) -> str:
-    """Names and what they are."""
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd>" for name, value in facts.items()
-    )
-    return f"<dl>{items}</dl>"
+def _in_words(facts: Mapping[str, object]) -> dict[str, str]:
+    return {name: _said(value) for name, value in facts.items()}
 
 
 def _said(value: object) -> str:

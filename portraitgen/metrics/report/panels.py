@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from portraitgen.metrics.frames import Clip, as_uint8
+from portraitgen.metrics.rgb import Clip, as_uint8
 
 # Neutral and dark, so that it judges no colour of the pictures and suits a light and a dark page.
 _BACKGROUND = (24, 26, 30)

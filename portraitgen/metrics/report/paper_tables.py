@@ -3,14 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from portraitgen.metrics.report.page_parts import note_list, section, table, table_row
-from portraitgen.metrics.report.tables import markdown_table
+from portraitgen.metrics.report.tables import markdown_table, markdown_text
 
 WARNING = (
     "Figures of papers were taken by other protocols (data, crops, frames, networks), so that they show a "
@@ -74,35 +72,23 @@ def _read(paper: str) -> dict[str, Any]:
     return content
 
 
-def papers_part(tables: Sequence[PaperTable]) -> str:
-    """The part of a report page with these tables; nothing without any."""
-    if not tables:
-        return ""
-    parts = [note_list([WARNING, f"{RECALLED} recalled, not confirmed by a source at hand."])]
-    for each in tables:
-        header, body = _cells(each)
-        rows = [table_row([escape(text) for text, _ in cells]) for cells in body]
-        heading = f"<h3>{escape(each.paper)}: {escape(each.title)}</h3>"
-        parts.append(heading + table(header, rows) + note_list([f"Source: {each.source}."]))
-    return section("Figures of papers", "".join(parts))
-
-
 def papers_markdown(tables: Sequence[PaperTable]) -> str:
-    """The same in Markdown, to follow a report; nothing without any."""
+    """The tables in Markdown, to follow a report; nothing without any."""
     if not tables:
         return ""
     lines = ["", "## Figures of papers", "", f"{WARNING} {RECALLED} recalled, not confirmed."]
     for each in tables:
         lines += [
             "",
-            f"{each.paper}: {each.title}. Source: {each.source}.",
+            markdown_text(f"{each.paper}: {each.title}. Source: {each.source}."),
             "",
-            *markdown_table(*_cells(each)),
+            *markdown_table(*paper_cells(each)),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(paper: PaperTable) -> tuple[list[str], list[list[tuple[str, str]]]]:
+def paper_cells(paper: PaperTable) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """Header and lines as `tables.figure_table` gives them, what is recalled marked."""
     body = []
     for method, numbers in paper.rows.items():
         cells = [(method, "")]
@@ -110,4 +96,4 @@ def _cells(paper: PaperTable) -> tuple[list[str], list[list[tuple[str, str]]]]:
             number, confirmed = numbers.get(key, ("–", True))
             cells.append((number if confirmed else number + RECALLED, ""))
         body.append(cells)
-    return ["", *paper.columns.values()], body
+    return ["Method", *paper.columns.values()], body

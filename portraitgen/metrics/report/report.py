@@ -8,9 +8,9 @@ from portraitgen.media.files import replace_file
 from portraitgen.metrics.comparison import Comparison
 from portraitgen.metrics.report.comparison_page import comparison_page
 from portraitgen.metrics.report.comparison_tables import comparison_csv, comparison_json, comparison_markdown
+from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.page import report_page
-from portraitgen.metrics.report.page_parts import Media
-from portraitgen.metrics.report.paper_tables import PaperTable, papers_markdown, papers_part
+from portraitgen.metrics.report.paper_tables import PaperTable, papers_markdown
 from portraitgen.metrics.report.tables import frames_csv, results_markdown, rows_csv
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import FRAMES, RESULTS, results_json
@@ -43,9 +43,7 @@ def write_report(
         ValueError: a media file cannot be read, or the folder cannot be written.
     """
     try:
-        page = report_page(
-            results, title=title, media=media, media_heading=media_heading, papers=papers_part(papers)
-        )
+        page = report_page(results, title=title, media=media, media_heading=media_heading, papers=papers)
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
     contents = {
@@ -74,7 +72,7 @@ def write_comparison(
     """
     try:
         page = comparison_page(
-            comparison, title=title, media=media, media_heading=media_heading, papers=papers_part(papers)
+            comparison, title=title, media=media, media_heading=media_heading, papers=papers
         )
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error

@@ -1,13 +1,15 @@
 """Results as tables: CSV for programs, Markdown and a table in the terminal for people."""
 
-import csv
-import io
+import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from portraitgen.metrics.csv_text import csv_lines
 from portraitgen.metrics.estimate import Estimate
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.scores import METHODS, MetricInfo
@@ -19,32 +21,33 @@ MAX_REASONS = 3
 def rows_csv(results: Results) -> str:
     """One line for each video and method; a missing figure is an empty cell, its reason the last column."""
     names = [name for name, metric in results.metrics.items() if metric.level != "set"]
-    table = [["video", "method", "num_frames", *names, "missing"]]
+    table: list[list[str | float]] = [["video", "method", "num_frames", *names, "missing"]]
     for row in results.rows:
         reasons = row.failure or "; ".join(dict.fromkeys(row.reasons.values()))
-        means = [cell(row.mean(name)) for name in names]
-        table.append([row.video, row.method, str(len(row.frames)), *means, reasons])
-    return _csv(table)
+        means = [row.mean(name) for name in names]
+        table.append([row.video, row.method, len(row.frames), *means, reasons])
+    return csv_lines(table)
 
 
 def frames_csv(results: Results) -> str:
     """One line for each frame of each video and method: what the plots show."""
     names = [name for name, metric in results.metrics.items() if metric.level == "frame"]
-    table = [["video", "method", "frame", *names]]
+    table: list[list[str | float]] = [["video", "method", "frame", *names]]
     for row in results.rows:
         for place, frame in enumerate(row.frames):
-            values = [cell(row.scores[name][place]) if name in row.scores else "" for name in names]
-            table.append([row.video, row.method, str(frame), *values])
-    return _csv(table)
+            values = [row.scores[name][place] if name in row.scores else math.nan for name in names]
+            table.append([row.video, row.method, int(frame), *values])
+    return csv_lines(table)
 
 
 def results_markdown(results: Results, *, title: str) -> str:
     """Table, verdicts and protocol in Markdown."""
     header, body = figure_table(results)
-    lines = [f"# {title}", "", *markdown_table(header, body), ""]
-    lines += [f"- {mark(verdict.passed)}: {verdict.text}" for verdict in results.verdicts]
-    lines += ["", *[f"- {note}" for note in missing_notes(results)]]
-    lines += ["", f"{graded(results)}. Intervals: {results.interval_statement}."]
+    lines = [f"# {markdown_text(title)}", "", *markdown_table(header, body), ""]
+    lines += [f"- {mark(verdict.passed)}: {markdown_text(verdict.text)}" for verdict in results.verdicts]
+    notes = [*missing_notes(results), *(f"Skipped: {name}. {why}." for name, why in results.skipped.items())]
+    lines += ["", *[f"- {markdown_text(note)}" for note in notes]]
+    lines += ["", markdown_text(f"{graded(results)}. Intervals: {results.interval_statement}.")]
     return "\n".join(lines) + "\n"
 
 
@@ -65,25 +68,29 @@ def terminal_table(
         bold: index of a column to emphasise.
     """
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
+        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
     )
     for index, name in enumerate(header):
         style = "bold" if index == bold else None
-        table.add_column(name, justify="right" if index else "left", style=style, header_style=style)
+        table.add_column(Text(name), justify="right" if index else "left", style=style, header_style=style)
     for cells in body:
-        table.add_row(*[f"{text}\n[dim]{below}[/dim]" if below else text for text, below in cells])
+        table.add_row(*[Text(text).append(_below(below), "dim") for text, below in cells])
     return table
 
 
 def figure_table(results: Results) -> tuple[list[str], list[list[tuple[str, str]]]]:
-    """Header, then a line for each figure: its name and, for each method, (mean, bounds)."""
-    header = ["", *[METHODS[method].label for method in results.estimates]]
+    """Header, then a line for each figure: its name and, for each method, (mean, bounds and how many videos).
+
+    The number of videos is said where it is not all of them.
+    """
+    header = ["Figure", *[METHODS[method].label for method in results.estimates]]
     body = []
     for name in shown_metrics(results):
         metric = results.metrics[name]
         cells = [(metric.heading, "")]
-        for figures in results.estimates.values():
-            cells.append(figure_cell(figures.get(name), metric))
+        for method, figures in results.estimates.items():
+            mean, bounds = figure_cell(figures.get(name), metric)
+            cells.append((mean, "; ".join(filter(None, (bounds, _over(results, method, name))))))
         body.append(cells)
     return header, body
 
@@ -93,7 +100,7 @@ def figure_cell(figure: Estimate | None, metric: MetricInfo) -> tuple[str, str]:
     if figure is None:
         return "–", ""
     low, high = figure.interval
-    return metric.show(figure.mean), "" if math.isnan(low) else f"{metric.show(low)}–{metric.show(high)}"
+    return metric.show(figure.mean), "" if math.isnan(low) else f"{metric.show(low)} to {metric.show(high)}"
 
 
 def shown_metrics(results: Results) -> list[str]:
@@ -104,7 +111,7 @@ def shown_metrics(results: Results) -> list[str]:
 
 
 def missing_notes(results: Results) -> list[str]:
-    """One sentence for each reason why figures are missing, and for each skipped grader."""
+    """One sentence for each reason why figures are missing."""
     notes: dict[tuple[int, int, str, tuple[str, ...]], list[str]] = {}
     for method, figures in results.estimates.items():
         for name, figure in figures.items():
@@ -113,11 +120,8 @@ def missing_notes(results: Results) -> list[str]:
                 key = (figure.num_present, total, figure.units, figure.reasons)
                 notes.setdefault(key, []).append(f"{results.metrics[name].label} ({METHODS[method].label})")
     return [
-        *(
-            f"Mean over {present} of {total} {units}: {', '.join(names)}. {_first_reasons(reasons)}."
-            for (present, total, units, reasons), names in notes.items()
-        ),
-        *(f"Skipped: {name}. {why}." for name, why in results.skipped.items()),
+        f"Mean over {present} of {total} {units}: {', '.join(names)}. {_first_reasons(reasons)}."
+        for (present, total, units, reasons), names in notes.items()
     ]
 
 
@@ -143,16 +147,23 @@ def _first_reasons(reasons: tuple[str, ...]) -> str:
     return "; ".join(reasons[:MAX_REASONS]) + (f"; and {more} more videos" if more > 0 else "")
 
 
-def cell(value: float) -> str:
-    """A figure in CSV, to its last digit; nothing for a missing one."""
-    return repr(float(value)) if math.isfinite(value) else ""
+def markdown_text(text: str) -> str:
+    """Text on one line of a Markdown file: no HTML, link, picture, code or cell of a table comes of it."""
+    return re.sub(r"([\\`|]|\](?=[(\[:]))", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _csv(table: list[list[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(table)
-    return buffer.getvalue()
+def _below(behind: str) -> str:
+    return f"\n{behind}".replace("; ", "\n") if behind else ""
+
+
+def _over(results: Results, method: str, name: str) -> str:
+    """How many videos a mean is over, where some of them lack the figure."""
+    rows = [row for row in results.rows if row.method == method]
+    have = sum(math.isfinite(row.mean(name)) for row in rows)
+    if results.metrics[name].level == "set" or name not in results.estimates[method] or have == len(rows):
+        return ""
+    return f"over {have} of {len(rows)} videos"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"

@@ -20,6 +20,7 @@ MODEL_MODULES = (
     "portraitgen.systems",
     "portraitgen.nn",
     "portraitgen.diffusion",
+    "portraitgen.faces.recognition",
     "portraitgen.training.optim",
     "torch.nn",
     "torch.optim",

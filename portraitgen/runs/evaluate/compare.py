@@ -18,7 +18,7 @@ from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.metrics.comparison import Comparison, compare, label_runs
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.metrics.report.paper_tables import load_table
 from portraitgen.metrics.report.ranking import most_different
@@ -124,9 +124,9 @@ def report_comparison(
         console.print(f"[bold red]{LOUD}: see the report[/bold red]")
     console.print(terminal_table(header, cells, title=config.title))
     for note in comparison_notes(comparison):
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False)
     for path in paths.values():
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     if config.wandb is not None:
         send_report(
             config.wandb,

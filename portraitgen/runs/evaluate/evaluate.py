@@ -157,11 +157,13 @@ def _report(results: Results, source: ClipSource, out: Path, config: DictConfig)
         papers=[load_table(each) for each in config.papers],
     )
     console = Console()
-    console.print(terminal_table(header, body, title=config.title, bold=1))
+    count = len(results.videos)
+    title = f"{config.title}, over {count} video{'s' * (count != 1)}"
+    console.print(terminal_table(header, body, title=title, bold=1))
     for verdict in results.verdicts:
-        console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False)
+        console.print(f"{mark(verdict.passed):>9}  {verdict.text}", highlight=False, markup=False)
     for path in paths.values():
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     if config.wandb is not None:
         send_report(
             config.wandb,

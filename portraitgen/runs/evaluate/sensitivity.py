@@ -120,7 +120,7 @@ def sensitivity_table(found: Mapping[str, Mapping[str, float]], metrics: Mapping
         ]
         for name in taken
     ]
-    return "\n".join(markdown_table(["", *found], body)) + "\n"
+    return "\n".join(markdown_table(["Figure", *found], body)) + "\n"
 
 
 class _Remembering:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 
 
 def send_report(
@@ -53,7 +53,7 @@ def send_report(
                 if item.path.suffix != ".mp4"
             ],
         }
-        figures = wandb.Table(columns=[name or "figure" for name in header], data=[list(row) for row in body])
+        figures = wandb.Table(columns=list(header), data=[list(row) for row in body])
         present = {name: items for name, items in shown.items() if items}
         run.log({"figures": figures, **present, "report": wandb.Html(str(page))})
         run.summary.update(dict(summary))

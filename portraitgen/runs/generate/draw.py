@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portraitgen.diffusion.frames import FramesOnDemand
+from portraitgen.diffusion.frame_conditions import FramesOnDemand
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.media.interpolation import Between, fill_between
 from portraitgen.training.generator import Generator

@@ -148,34 +148,35 @@ class ShardClip:
     def sound(self, frames: np.ndarray, *, sample_rate: int = SOUND_RATE) -> np.ndarray | None:
         return self.clips.sound(self.key, frames, sample_rate=sample_rate)
 
-    def request(self, *, reference: int | None = None) -> Request:
+    def request(self, *, reference: int | None = None, frames: np.ndarray | None = None) -> Request:
         """See `StoredClip.request`; the sound is in the batch too, as `audio` [1, N] at 16 kHz."""
         if reference is None:
             reference = self.clips.first_frame(self.key)
-        landmarks = self.landmarks(self.frames)
+        frames = self.frames if frames is None else frames
+        landmarks = self.landmarks(frames)
         batch: dict[str, Any] = {
             "key": [self.key],
             "reference": self.pictures(np.array([reference])),
             "reference_landmarks": torch.from_numpy(self.landmarks(np.array([reference])).copy()),
             "reference_index": torch.tensor([reference]),
             "landmarks": torch.from_numpy(landmarks.copy())[None],
-            "frame_index": torch.from_numpy(self.frames)[None],
+            "frame_index": torch.from_numpy(frames)[None],
         }
         caption = self.clips.caption(self.key)
         if caption is not None:
             batch["caption"] = [caption]
-        heard = self.sound(self.frames, sample_rate=SAMPLE_RATE)
+        heard = self.sound(frames, sample_rate=SAMPLE_RATE)
         if heard is not None:
             batch["audio"] = torch.from_numpy(heard)[None]
         is_clip = self.rate is not None
         return Request(
             key=self.key,
             batch=batch,
-            length=len(self.frames) if is_clip else None,
+            length=len(frames) if is_clip else None,
             fps=self.rate,
-            sound=self.sound(self.frames),
-            frames=self.frames if is_clip else None,
-            truth=self.pictures(self.frames),
+            sound=self.sound(frames),
+            frames=frames if is_clip else None,
+            truth=self.pictures(frames),
             landmarks=landmarks,
             scheme=self.landmark_scheme,
             prompt=caption,

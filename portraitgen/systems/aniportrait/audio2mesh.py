@@ -41,19 +41,19 @@ class Audio2Mesh(nn.Module):
         nn.init.zeros_(self.out_fn.weight)
         nn.init.zeros_(self.out_fn.bias)
 
-    def forward(self, samples: Tensor, num_frames: int) -> Tensor:
+    def forward(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Offsets [B, T, K, 3 or 2] from the neutral face, of the T = `num_frames` frames of a sound.
 
-        `samples` are float [B, N], standardised, 16 kHz.
+        `waveform` is float [B, N], standardised, 16 kHz.
         """
-        features = encode_speech(self.audio_encoder, samples, num_frames)
+        features = encode_speech(self.audio_encoder, waveform, num_frames)
         return self.out_fn(self.in_fn(features)).unflatten(-1, (self.num_points, self.coordinates))
 
 
 @torch.no_grad()
 def offsets_of_sound(
     model: Audio2Mesh,
-    samples: Tensor,
+    waveform: Tensor,
     *,
     frame_rate: Fraction | float = 30,
     chunk_frames: int = 1800,
@@ -63,7 +63,7 @@ def offsets_of_sound(
 
     Args:
         model: in eval mode.
-        samples: float [N], 16 kHz mono, as loud as it comes.
+        waveform: float [N], 16 kHz mono, as loud as it comes.
         frame_rate: of the video; the published model was trained at 30.
         chunk_frames: frames that are run at once, a minute: bounds the memory. Shorter sounds are run whole,
             as upstream does with all.
@@ -76,13 +76,13 @@ def offsets_of_sound(
         ValueError: an empty sound, or an overlap that is longer than a chunk.
     """
     chunks = sound_chunks(
-        len(samples), frame_rate=frame_rate, chunk_frames=chunk_frames, overlap_frames=overlap_frames
+        len(waveform), frame_rate=frame_rate, chunk_frames=chunk_frames, overlap_frames=overlap_frames
     )
-    samples = standardise(samples)
-    total = count_frames(len(samples), frame_rate)
+    waveform = standardise(waveform)
+    total = count_frames(len(waveform), frame_rate)
     offsets = np.zeros((total, model.num_points, model.coordinates), np.float32)
     for chunk in chunks:
-        heard = samples[None, chunk.first_sample : chunk.end_sample]
+        heard = waveform[None, chunk.first_sample : chunk.end_sample]
         found = model(heard, chunk.num_frames)[0].float().cpu().numpy()
         fade = np.arange(1, chunk.overlap + 1, dtype=np.float32)[:, None, None] / (chunk.overlap + 1)
         place = offsets[chunk.first_frame : chunk.end_frame]

@@ -64,13 +64,13 @@ class Audio2Pose(nn.Module):
         self.id_embed = nn.Embedding(num_identities, hidden_size)
         self.register_buffer("positions", _sinusoids(max_frames, hidden_size), persistent=False)
 
-    def forward(self, samples: Tensor, poses: Tensor, identity: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, poses: Tensor, manner: Tensor) -> Tensor:
         """Each pose as predicted from the true ones before it: teacher forcing, for training.
 
         Args:
-            samples: float [B, N], standardised, 16 kHz, that sound during the T frames.
+            waveform: float [B, N], standardised, 16 kHz, that sound during the T frames.
             poses: float [B, T, 6], see `POSE_SIZE`.
-            identity: int [B].
+            manner: int [B].
 
         Returns:
             float [B, T, 6].
@@ -78,75 +78,75 @@ class Audio2Pose(nn.Module):
         Raises:
             ValueError: more frames than `max_frames`.
         """
-        readings = self._read(samples, poses.shape[1])
-        predicted, _ = self._step(F.pad(poses[:, :-1], (0, 0, 1, 0)), readings, identity, 0, None)
+        readings = self._read(waveform, poses.shape[1])
+        predicted, _ = self._step(F.pad(poses[:, :-1], (0, 0, 1, 0)), readings, manner, 0, None)
         return predicted
 
     @torch.no_grad()
     def generate(
-        self, samples: Tensor, num_frames: int, identity: Tensor, *, first_poses: Tensor | None = None
+        self, waveform: Tensor, num_frames: int, manner: Tensor, *, first_poses: Tensor | None = None
     ) -> Tensor:
         """`unroll` without gradient."""
-        return self.unroll(samples, num_frames, identity, first_poses=first_poses)
+        return self.unroll(waveform, num_frames, manner, first_poses=first_poses)
 
     def unroll(
-        self, samples: Tensor, num_frames: int, identity: Tensor, *, first_poses: Tensor | None = None
+        self, waveform: Tensor, num_frames: int, manner: Tensor, *, first_poses: Tensor | None = None
     ) -> Tensor:
         """Poses [B, T, 6] of the T = `num_frames` frames of a sound, each predicted from those before.
 
         Args:
-            samples: float [B, N], standardised, 16 kHz, that sound during the T frames.
-            identity: int [B].
+            waveform: float [B, N], standardised, 16 kHz, that sound during the T frames.
+            manner: int [B].
             first_poses: float [B, P, 6], P < T: poses of the first frames that are known; the result begins
                 with them and continues their motion.
 
         Raises:
             ValueError: more frames than `max_frames`.
         """
-        readings = self._read(samples, num_frames)
+        readings = self._read(waveform, num_frames)
         if first_poses is None:
-            first_poses = self.pose_map.weight.new_zeros(len(samples), 0, POSE_SIZE)
+            first_poses = self.pose_map.weight.new_zeros(len(waveform), 0, POSE_SIZE)
         poses = [first_poses]
         # The first position is given a pose of zeros, all others the pose before theirs.
         given = F.pad(first_poses, (0, 0, 1, 0))
         past, position = None, 0
         while position + given.shape[1] <= num_frames:
-            predicted, past = self._step(given, readings, identity, position, past)
+            predicted, past = self._step(given, readings, manner, position, past)
             position += given.shape[1]
             given = predicted[:, -1:]
             poses.append(given)
         return torch.cat(poses, dim=1)
 
-    def _read(self, samples: Tensor, num_frames: int) -> list[Tensor]:
+    def _read(self, waveform: Tensor, num_frames: int) -> list[Tensor]:
         """What each layer of the decoder takes from the sound at each of T frames: [B, T, D]."""
         if num_frames > self.max_frames:
             raise ValueError(
                 f"{num_frames} frames are more than Audio2Pose's {self.max_frames} (max_frames): cut the "
                 "sound into chunks"
             )
-        memory = self.in_fn(encode_speech(self.audio_encoder, samples, num_frames))
+        memory = self.in_fn(encode_speech(self.audio_encoder, waveform, num_frames))
         return self.transformer_decoder.read(memory)
 
     def _step(
         self,
         given: Tensor,
         readings: list[Tensor],
-        identity: Tensor,
+        manner: Tensor,
         start: int,
         past: list[KeyValues] | None,
     ) -> tuple[Tensor, list[KeyValues]]:
         """Poses of the frames from `start` on, of which the poses before are `given`; and their `past`."""
         frames = slice(start, start + given.shape[1])
-        hidden = self.pose_map(given) + self.positions[frames] + self.id_embed(identity)[:, None]
+        hidden = self.pose_map(given) + self.positions[frames] + self.id_embed(manner)[:, None]
         hidden, past = self.transformer_decoder(hidden, [each[:, frames] for each in readings], past)
         return self.pose_map_r(hidden), past
 
 
 def poses_of_sound(
     model: Audio2Pose,
-    samples: Tensor,
+    waveform: Tensor,
     *,
-    identity: int,
+    manner: int,
     frame_rate: Fraction | float = 30,
     chunk_frames: int = 150,
     overlap_frames: int = 30,
@@ -159,8 +159,8 @@ def poses_of_sound(
 
     Args:
         model: in eval mode.
-        samples: float [N], 16 kHz mono, as loud as it comes.
-        identity: manner of moving, below the model's `num_identities`.
+        waveform: float [N], 16 kHz mono, as loud as it comes.
+        manner: manner of moving, below the model's `num_identities`.
         frame_rate: of the video; the published model was trained at 30.
         chunk_frames: new frames of a chunk, 5 seconds as upstream.
         overlap_frames: last poses of a chunk that the next one continues. With 0 each chunk begins from the
@@ -172,20 +172,20 @@ def poses_of_sound(
         float64 [T, 6], see `POSE_SIZE`, T the video frames that the sound lasts.
 
     Raises:
-        ValueError: an empty sound, an unknown identity, or chunks that are too long for the model.
+        ValueError: an empty sound, an unknown manner, or chunks that are too long for the model.
     """
-    identities = model.id_embed.num_embeddings
-    if not 0 <= identity < identities:
-        raise ValueError(f"identity={identity} must be between 0 and {identities - 1}")
+    manners = model.id_embed.num_embeddings
+    if not 0 <= manner < manners:
+        raise ValueError(f"manner={manner} must be between 0 and {manners - 1}")
     chunks = sound_chunks(
-        len(samples), frame_rate=frame_rate, chunk_frames=chunk_frames, overlap_frames=overlap_frames
+        len(waveform), frame_rate=frame_rate, chunk_frames=chunk_frames, overlap_frames=overlap_frames
     )
-    who = torch.tensor([identity], device=samples.device)
-    samples = standardise(samples)
-    poses = samples.new_zeros(1, 0, POSE_SIZE)
+    who = torch.tensor([manner], device=waveform.device)
+    waveform = standardise(waveform)
+    poses = waveform.new_zeros(1, 0, POSE_SIZE)
     for chunk in chunks:
         found = model.generate(
-            samples[None, chunk.first_sample : chunk.end_sample],
+            waveform[None, chunk.first_sample : chunk.end_sample],
             chunk.num_frames,
             who,
             first_poses=poses[:, chunk.first_frame :],

@@ -72,16 +72,16 @@ class Audio2MeshTraining(Learner):
         predicted = self.network(standardise(batch["audio"]), landmarks.shape[1])
         return {"loss": (predicted - offsets).abs().mean()}
 
-    def offsets(self, samples: Tensor) -> np.ndarray:
+    def offsets(self, waveform: Tensor) -> np.ndarray:
         """What the points of a face do during a sound: float32 [T, K, 2 or 3], T frames at `frame_rate`.
 
         In 2 coordinates they are for `faces/planar_motion.move_planar`, in 3 for the vertices of
         `faces/face_geometry`, in cm.
 
         Args:
-            samples: float [N], 16 kHz mono, on this module's device.
+            waveform: float [N], 16 kHz mono, on this module's device.
         """
-        return self._sampling(self.network, samples, frame_rate=self.frame_rate)
+        return self._sampling(self.network, waveform, frame_rate=self.frame_rate)
 
 
 class Audio2PoseTraining(Learner):
@@ -124,15 +124,15 @@ class Audio2PoseTraining(Learner):
             poses = relative_poses(_required(batch, "head_pose"))
         else:
             _, poses = planar_motion(landmarks, landmarks[:, 0], scheme=self.landmark_scheme)
-        identity = self.identities(batch["key"]).to(landmarks.device, non_blocking=True)
-        samples = standardise(batch["audio"])
+        manner = self.manners(batch["key"]).to(landmarks.device, non_blocking=True)
+        waveform = standardise(batch["audio"])
         if self.teacher_forcing:
-            predicted = self.network(samples, poses, identity)
+            predicted = self.network(waveform, poses, manner)
         else:
-            predicted = self.network.unroll(samples, poses.shape[1], identity)
+            predicted = self.network.unroll(waveform, poses.shape[1], manner)
         return {"loss": (predicted - poses).abs().mean()}
 
-    def identities(self, keys: list[str]) -> Tensor:
+    def manners(self, keys: list[str]) -> Tensor:
         """The manner of moving [B] that stands for each clip's source and person: a hash of its name.
 
         Sources share one where there are more of them than the network has manners.
@@ -140,22 +140,22 @@ class Audio2PoseTraining(Learner):
         count = self.network.id_embed.num_embeddings
         return torch.tensor([zlib.crc32(key.rpartition("-")[0].encode()) % count for key in keys])
 
-    def poses(self, samples: Tensor, *, identity: int) -> np.ndarray:
+    def poses(self, waveform: Tensor, *, manner: int) -> np.ndarray:
         """How the head moves during a sound: float64 [T, 6], T frames at `frame_rate`.
 
         Args:
-            samples: float [N], 16 kHz mono, on this module's device.
-            identity: manner of moving, see `identities`.
+            waveform: float [N], 16 kHz mono, on this module's device.
+            manner: manner of moving, see `manners`.
         """
-        return self._sampling(self.network, samples, identity=identity, frame_rate=self.frame_rate)
+        return self._sampling(self.network, waveform, manner=manner, frame_rate=self.frame_rate)
 
 
 def check_sound(batch: Batch, frame_rate: float) -> None:
     """ValueError that names the setting where a batch has no sound, or another frame rate than was said."""
     if "audio" not in batch:
         raise ValueError("the batches hold no sound: set data.examples.audio=true (data=speech_clips)")
-    frames, samples = batch["landmarks"].shape[1], batch["audio"].shape[1]
-    found = frames * SAMPLE_RATE / samples
+    frames, num_samples = batch["landmarks"].shape[1], batch["audio"].shape[1]
+    found = frames * SAMPLE_RATE / num_samples
     if abs(found / frame_rate - 1) > 0.01:
         rate = float(Fraction(found).limit_denominator(1001))
         raise ValueError(

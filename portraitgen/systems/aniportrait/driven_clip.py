@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.diffusion.frames import FramesOnDemand
+from portraitgen.diffusion.frame_conditions import FramesOnDemand
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.training.request import Request, StoredClip

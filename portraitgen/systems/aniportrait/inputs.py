@@ -77,7 +77,7 @@ class Inputs(SystemInputs):
             "file",
             "a video, landmark file or template (.npy) whose head is followed forth and back",
         ),
-        Input("inputs.identity", "count", "manner of moving of audio2pose; else drawn from the seed", low=0),
+        Input("inputs.manner", "count", "manner of moving of audio2pose; else drawn from the seed", low=0),
         Input(
             "inputs.shift_s",
             "number",
@@ -95,7 +95,7 @@ class Inputs(SystemInputs):
         Way(
             "a photo that speaks and moves its head",
             ("reference", "audio", "inputs.audio2mesh", "inputs.audio2pose"),
-            (*_PHOTO, "inputs.identity"),
+            (*_PHOTO, "inputs.manner"),
         ),
         Way(
             "a photo that speaks, its head as in a video",
@@ -182,7 +182,7 @@ class Inputs(SystemInputs):
 
     def _load_speech(self, given: Given, backend: FaceBackend, *, raw: bool) -> Speech:
         """Loaded once for all clips that ask for the same."""
-        names = ("audio2mesh", "audio2pose", "head", "identity", "shift_s")
+        names = ("audio2mesh", "audio2pose", "head", "manner", "shift_s")
         settings = {name: given[f"inputs.{name}"] for name in names}
         key = (*settings.values(), raw)
         if key not in self._speech:

@@ -34,9 +34,9 @@ def driven_by_own_sound(stored: StoredClip, speech: Speech) -> DrivenClip:
     everything = stored.valid_frames((0.0, 1.0))
     landmarks = stored.landmarks(everything)
     neutral = mouth_closed_frame(landmarks, stored.landmark_scheme)
-    samples = stored.sound(np.arange(length), sample_rate=SAMPLE_RATE)
+    waveform = stored.sound(np.arange(length), sample_rate=SAMPLE_RATE)
     sound = stored.sound(np.arange(length), sample_rate=SOUND_RATE)
-    if samples is None or sound is None or rate is None:
+    if waveform is None or sound is None or rate is None:
         raise CannotSpeak(f"{key} has no sound")
     if np.any(np.diff(frames) != 1):
         raise CannotSpeak(f"{key} shows no face in some of its frames within the span")
@@ -50,7 +50,7 @@ def driven_by_own_sound(stored: StoredClip, speech: Speech) -> DrivenClip:
     if speech.shift_s and math.isclose(speech.shift_s % float(length / rate), 0, abs_tol=0.5 / rate):
         raise ValueError(f"inputs.shift_s={speech.shift_s:g} turns the sound of {key} all the way round")
     # As many samples as make `length` frames for the network: a frame that has begun counts there.
-    heard = np.roll(samples, round(speech.shift_s * SAMPLE_RATE))[: int(length * SAMPLE_RATE / known)]
+    heard = np.roll(waveform, round(speech.shift_s * SAMPLE_RATE))[: int(length * SAMPLE_RATE / known)]
     offsets = speech.mesh.offsets(torch.from_numpy(heard).to(speech.mesh.device))[frames]
     clip = DrivenClip.of_stored(stored, reference=int(everything[neutral]))
     origin = torch.from_numpy(landmarks[neutral]).double()

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from portraitgen.diffusion.frames import FrameCondition, count_frames, take_frames
+from portraitgen.diffusion.frame_conditions import FrameCondition, count_frames, take_frames
 from portraitgen.diffusion.guidance import Guidance, guided
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from portraitgen.diffusion.frames import FrameCondition, count_frames, take_frames
+from portraitgen.diffusion.frame_conditions import FrameCondition, count_frames, take_frames
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 
 PoseStats = Literal["running", "window", "clip"]

@@ -29,14 +29,14 @@ class Speech:
         pose: moves the head, in the same space as `mesh`; None: see `head`.
         head: a head motion to follow instead, forth and back; float [N, 6] in the space of `mesh` at its
             frame rate. None with no `pose`: the head stands still.
-        identity: manner of moving of `pose`; None: drawn from the seed.
+        manner: manner of moving of `pose`; None: drawn from the seed.
         shift_s: seconds by which the sound of prepared clips is turned round, see `driven_by_own_sound`.
     """
 
     mesh: Audio2MeshTraining
     pose: Audio2PoseTraining | None
     head: np.ndarray | None
-    identity: int | None
+    manner: int | None
     shift_s: float = 0.0
 
     @property
@@ -62,20 +62,20 @@ def driven_by_sound(
             f"audio2mesh moves landmarks of {speech.mesh.landmark_scheme}, the reference's are "
             f"{reference.landmarks.scheme}: choose the face backend that finds the former (faces=…)"
         )
-    samples = read_audio(audio)
-    if samples is None or not len(samples):
+    waveform = read_audio(audio)
+    if waveform is None or not len(waveform):
         raise ValueError(f"audio={audio}: there is no sound in this file")
     key = f"{reference.path.stem}-{audio.stem}"
-    heard = torch.from_numpy(samples).to(speech.mesh.device)
+    heard = torch.from_numpy(waveform).to(speech.mesh.device)
     offsets = speech.mesh.offsets(heard)
     if speech.pose is not None:
-        identity = speech.identity
-        if identity is None:
+        manner = speech.manner
+        if manner is None:
             manners = speech.pose.network.id_embed.num_embeddings
-            identity = int(np.random.default_rng(stream_seed(seed, key, "identity")).integers(manners))
-        poses = speech.pose.poses(heard, identity=identity)
+            manner = int(np.random.default_rng(stream_seed(seed, key, "identity")).integers(manners))
+        poses = speech.pose.poses(heard, manner=manner)
     else:
-        identity = None
+        manner = None
         still = np.zeros((1, POSE_SIZE)) if speech.head is None else speech.head
         poses = cycle_template(still, len(offsets))
     spoken = LandmarkSequence(
@@ -99,7 +99,7 @@ def driven_by_sound(
         source={
             "mode": "sound",
             "audio": str(audio),
-            "identity": identity,
+            "manner": manner,
         },
         sound=sound_of(audio, 0.0, len(spoken) / spoken.fps),
     )

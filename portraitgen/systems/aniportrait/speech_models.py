@@ -22,7 +22,7 @@ def load_speech(
     audio2mesh: Path,
     audio2pose: Path | None,
     head: Path | None,
-    identity: int | None,
+    manner: int | None,
     shift_s: float,
     backend: FaceBackend,
     load: Callable[[Path], Learner],
@@ -34,7 +34,7 @@ def load_speech(
     Args:
         audio2mesh, audio2pose: weights files.
         head: a video, landmark file or template.
-        identity, shift_s: see `Speech`.
+        manner, shift_s: see `Speech`.
         backend: finds the face of a video whose head is to be followed.
         load: a weights file → what a run trained.
         raw: use MediaPipe's own points of it.
@@ -59,13 +59,13 @@ def load_speech(
                 "both as published, or both trained on the same shards, in 2D or in 3D"
             )
         manners = pose.network.id_embed.num_embeddings
-        if identity is not None and not 0 <= identity < manners:
-            raise ValueError(f"inputs.identity={identity}: it must be between 0 and {manners - 1}")
+        if manner is not None and not 0 <= manner < manners:
+            raise ValueError(f"inputs.manner={manner}: it must be between 0 and {manners - 1}")
     motion = None
     if head is not None:
         rate = Fraction(mesh.frame_rate).limit_denominator(100_000)
         motion = _head_motion(head, backend, rate=rate, in_3d=in_3d, raw=raw, progress=progress)
-    return Speech(mesh=mesh, pose=pose, head=motion, identity=identity, shift_s=shift_s)
+    return Speech(mesh=mesh, pose=pose, head=motion, manner=manner, shift_s=shift_s)
 
 
 def _head_motion(

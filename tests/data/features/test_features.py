@@ -24,8 +24,8 @@ from portraitgen.data.manifest import update_dataset
 from portraitgen.data.motion import MotionFrames
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip
 
 LENGTHS = (20, 26, 23)
 
@@ -40,7 +40,7 @@ class Numbered:
     batch_key: ClassVar[str] = "numbers"
     unit: ClassVar[str] = "frame"
 
-    def identity(self):
+    def depends_on(self):
         return {"scale": self.scale}
 
     def __call__(self, sample):
@@ -56,7 +56,7 @@ class PerPerson:
     batch_key: ClassVar[str] = "identity"
     unit: ClassVar[str] = "person"
 
-    def identity(self):
+    def depends_on(self):
         return {}
 
     def __call__(self, sample):
@@ -71,7 +71,7 @@ class Said:
     batch_key: ClassVar[str] = "caption"
     unit: ClassVar[str] = "text"
 
-    def identity(self):
+    def depends_on(self):
         return {}
 
     def __call__(self, sample):
@@ -237,6 +237,16 @@ def test_settings_and_weights_give_another_folder(root):
     assert summary["features"] == {first.name: {"scale": 1.0}, second.name: {"scale": 2}}
 
 
+def test_what_feature_json_says_stays_readable(root):
+    """Features cost days of a cluster: a name in their file does not change with a name in the code."""
+    folder, _ = compute(root, Numbered(scale=2.0))
+    facts = FeatureFacts.of(Numbered(scale=2.0))
+    stored = {"name": "numbered", "batch_key": "numbers", "unit": "frame", "identity": {"scale": 2.0}}
+    found = json.loads((folder / "feature.json").read_text())
+    assert found == {**stored, "fingerprint": facts.fingerprint, "version": 1}
+    assert FeatureFacts.load(folder) == facts
+
+
 def test_features_of_other_shards_are_refused(root):
     folder, _ = compute(root, Numbered())
     index = dict(np.load(folder / "train-000001.idx.npz"))
@@ -309,7 +319,7 @@ class OfWindows:
     unit: ClassVar[str] = "window"
     stride: int = 2
 
-    def identity(self):
+    def depends_on(self):
         return {"stride": self.stride}
 
     def __call__(self, sample):

@@ -4,21 +4,10 @@ import numpy as np
 import pytest
 
 from portraitgen.data.prepare.clip import plan_clips
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.faces.types import Face, Track, Trail
+from tests.data.prepare.small_settings import small_settings
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.5,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=128,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence=None,
-)
+SETTINGS = small_settings(margin=0.5, photo_size=128)
 IMAGE_SIZE = (200, 400)
 
 

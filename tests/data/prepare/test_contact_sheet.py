@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 
 from portraitgen.data.prepare.contact_sheet import contact_sheet
-from portraitgen.data.synthetic import synthetic_clip
+from tests.synthetic import synthetic_clip
 
 
 def test_landmarks_of_unknown_order_are_points():

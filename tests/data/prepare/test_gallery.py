@@ -9,24 +9,13 @@ from PIL import Image
 
 from portraitgen.data.prepare.gallery import Gallery, find_people, people_digest, read_gallery
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.dlib import DlibBackend
+from tests.data.prepare.small_settings import small_settings
+from tests.synthetic import synthetic_clip
 
 BACKEND = DlibBackend(min_score=0.15)
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=1024,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence=None,
-)
+SETTINGS = small_settings(photo_size=1024)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +33,7 @@ def gallery(shared, tmp_path_factory):
 def names_in(gallery, path):
     (source,) = find_sources(str(path))
     sample = gallery(prepare_photo(source, BACKEND, SETTINGS))
-    return [track.identity for track in sample.tracks], sample
+    return [track.identity_name for track in sample.tracks], sample
 
 
 def test_known_people_match_their_other_photos_and_nobody_else(gallery, shared):
@@ -87,9 +76,10 @@ def test_labels_stay_where_nobody_is_recognised():
 
     def named(*tracks):
         labelled = tuple(
-            replace(clip.tracks[0], embedding=people(vector)[0], identity=label) for vector, label in tracks
+            replace(clip.tracks[0], embedding=people(vector)[0], identity_name=label)
+            for vector, label in tracks
         )
-        return [track.identity for track in gallery(replace(clip, tracks=labelled)).tracks]
+        return [track.identity_name for track in gallery(replace(clip, tracks=labelled)).tracks]
 
     assert named(([0, 1], "bob"), ([1, 0], None)) == ["bob", "ann"]
     assert named(([0, 1], "ann"), ([1, 0], None)) == [None, "ann"], "the label was of the other one"

@@ -10,26 +10,14 @@ from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.outcome import Outcome
 from portraitgen.data.prepare.plan import plan_shards
 from portraitgen.data.prepare.preparation import Preparation
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import find_sources
 from portraitgen.data.sample import DataError
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.encode import write_video
+from tests.data.prepare.small_settings import small_settings
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=400,
-    videos_per_shard=3,
-    photos_per_shard=1,
-    licence=None,
-    embed_every=0,
-)
+SETTINGS = small_settings(videos_per_shard=3, embed_every=0)
 
 
 @pytest.fixture

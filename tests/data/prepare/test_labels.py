@@ -20,7 +20,7 @@ def folder(tmp_path):
 def label(folder, labels=None, folder_identities=False):
     sources = find_sources(str(folder))
     labelled, missing = label_sources(sources, labels=labels, folder_identities=folder_identities)
-    return {source.name: (source.caption, source.identity) for source in labelled}, missing
+    return {source.name: (source.caption, source.identity_name) for source in labelled}, missing
 
 
 def test_text_beside_a_source_is_its_caption(folder):
@@ -31,7 +31,7 @@ def test_text_beside_a_source_is_its_caption(folder):
 
 def test_folders_name_people_when_asked(folder):
     found, _ = label(folder, folder_identities=True)
-    assert {name: identity for name, (_, identity) in found.items()} == {
+    assert {name: identity_name for name, (_, identity_name) in found.items()} == {
         "top.jpg": None,
         "ann/1.jpg": "ann",
         "ann/2.jpg": "ann",

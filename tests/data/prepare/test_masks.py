@@ -11,10 +11,10 @@ from portraitgen.data.prepare.contact_sheet import contact_sheet
 from portraitgen.data.prepare.crop import choose_crop
 from portraitgen.data.prepare.masks import EllipseMasks, HullMasks
 from portraitgen.data.sample import ClipTrack
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.media.decode import iter_frames
 from portraitgen.media.masks import decode_rle_batch, hull_mask
+from tests.synthetic import synthetic_clip
 
 SIZE = 64
 

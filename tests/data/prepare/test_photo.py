@@ -6,24 +6,13 @@ import pytest
 from PIL import Image
 
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.decode import iter_frames
+from tests.data.prepare.small_settings import small_settings
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=400,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence=None,
-)
+SETTINGS = small_settings()
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +99,10 @@ def test_a_face_that_fills_the_picture_is_found(shared, tmp_path):
 
 def test_label_names_the_largest_face(shared):
     (source,) = find_sources(str(shared / "testdata/photos/multi/obama_biden.jpg"))
-    labelled = replace(source, caption="two men", identity="somebody")
+    labelled = replace(source, caption="two men", identity_name="somebody")
     sample = prepare_photo(labelled, DlibBackend(), SETTINGS)
     assert sample.caption == "two men"
-    assert [track.identity for track in sample.tracks] == ["somebody", None]
+    assert [track.identity_name for track in sample.tracks] == ["somebody", None]
 
 
 def test_photo_without_a_face(tmp_path):

@@ -6,26 +6,23 @@ import numpy as np
 import pytest
 
 from portraitgen.data.prepare.photo import prepare_photo
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.data.prepare.video import prepare_video
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.tracking import track_faces
 from portraitgen.media.decode import probe_video, read_video
 from portraitgen.media.shots import scene_cuts
+from tests.data.prepare.small_settings import small_settings
 
 BACKEND = DlibBackend(min_score=0.15)  # as in conf/faces/dlib.yaml
-SETTINGS = PrepareSettings(
+SETTINGS = small_settings(
     size=128,
     fps=25,
-    margin=0.4,
     min_frames=12,
     max_frames=1000,
-    crf=18,
     photo_size=1024,
     videos_per_shard=4,
     photos_per_shard=1000,
-    licence=None,
 )
 SPEAKERS = (
     "clips/AOC_short.mp4",
@@ -62,9 +59,9 @@ def test_a_dissolve_from_one_person_to_another_is_two_tracks(shared):
 @pytest.mark.parametrize("name", SPEAKERS)
 def test_one_speaker_is_one_track_over_the_whole_clip(shared, name, tmp_path):
     (source,) = find_sources(str(shared / "testdata" / name))
-    labelled = replace(source, caption="somebody talks", identity="somebody")
+    labelled = replace(source, caption="somebody talks", identity_name="somebody")
     (sample,) = prepare_video(labelled, BACKEND, SETTINGS, tmp_path, lambda *_: None)
-    assert (sample.caption, sample.tracks[0].identity) == ("somebody talks", "somebody")
+    assert (sample.caption, sample.tracks[0].identity_name) == ("somebody talks", "somebody")
     info = probe_video(source.path)
     assert sample.source["t1"] - sample.source["t0"] >= 0.95 * info.num_frames / info.fps
     assert sample.tracks[0].valid.mean() >= 0.95
@@ -78,7 +75,7 @@ def test_many_people_are_cut_at_the_cuts_and_never_joined(shared, tmp_path):
     cuts = scene_cuts(images)
     assert cuts == [20, 82, 211], "as one sees in the pictures"
     (source,) = find_sources(str(path))
-    labelled = replace(source, identity="the singer")
+    labelled = replace(source, identity_name="the singer")
     samples = list(prepare_video(labelled, BACKEND, replace(SETTINGS, fps=None), tmp_path, lambda *_: None))
     assert len(samples) == 2, (
         "the singer, and somebody in the audience; the others are in profile or too small"
@@ -93,7 +90,7 @@ def test_many_people_are_cut_at_the_cuts_and_never_joined(shared, tmp_path):
             for face in BACKEND.detect(images[t], embed=True):
                 if face.score >= BACKEND.min_score:
                     assert face.embedding @ embeddings[-1] > BACKEND.identity_threshold
-    assert [sample.tracks[0].identity for sample in samples] == ["the singer", None]
+    assert [sample.tracks[0].identity_name for sample in samples] == ["the singer", None]
     assert embeddings[0] @ embeddings[1] < BACKEND.identity_threshold
 
 

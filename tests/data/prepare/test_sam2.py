@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from portraitgen.data.prepare.sam2 import Prompt, Sam2Masks, follow
 from portraitgen.data.sample import ClipRegion, DataError
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.masks import decode_rle, decode_rle_batch
+from tests.synthetic import synthetic_clip
 
 SIDE, LENGTH = 64, 22
 SIZE = (48, 56)

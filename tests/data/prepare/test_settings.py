@@ -3,20 +3,9 @@ from fractions import Fraction
 
 import pytest
 
-from portraitgen.data.prepare.settings import PrepareSettings
+from tests.data.prepare.small_settings import small_settings
 
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=25.0,
-    margin=0.4,
-    min_frames=4,
-    max_frames=10,
-    crf=18,
-    photo_size=400,
-    videos_per_shard=2,
-    photos_per_shard=3,
-    licence=None,
-)
+SETTINGS = small_settings(fps=25.0, videos_per_shard=2, photos_per_shard=3)
 
 
 @pytest.mark.parametrize(

@@ -8,27 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.data.prepare.video import prepare_video
 from portraitgen.faces.types import Face
 from portraitgen.media.audio import decode_wav
 from portraitgen.media.decode import VideoError, read_video
 from portraitgen.media.encode import write_video
+from tests.data.prepare.small_settings import small_settings
 
 SIDE = 24
-SETTINGS = PrepareSettings(
-    size=64,
-    fps=None,
-    margin=0.5,
-    min_frames=4,
-    max_frames=100,
-    crf=12,
-    photo_size=128,
-    videos_per_shard=1,
-    photos_per_shard=1,
-    licence="CC0-1.0",
-)
+SETTINGS = small_settings(margin=0.5, max_frames=100, crf=12, photo_size=128, licence="CC0-1.0")
 
 
 class DrawnFaces:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,14 @@ from portraitgen.metrics.checks import Check
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import encode_png
 from portraitgen.metrics.report.plot import Line, line_plot
 from portraitgen.metrics.report.report import write_report
 from portraitgen.metrics.report.tables import figure_table, terminal_table
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import Row
+from tests.metrics.report.html_page import Page
 
 METRICS = {**PIXEL_METRICS, **LANDMARK_METRICS}
 VIDEO = "<b>clip</b> & co"
@@ -62,37 +62,6 @@ def results() -> Results:
         skipped={"sync": "metrics.graders.sync.weights is not set"},
         checks=[Check("psnr", "copy_reference", 8.0), Check("sync_c", "copy_reference", required=False)],
     )
-
-
-class Page(HTMLParser):
-    """Elements of a page with their attributes, and a check that every one is closed."""
-
-    VOID = ("meta", "img")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.said: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.said.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def test_json_has_the_named_figures_and_the_protocol(results, tmp_path):

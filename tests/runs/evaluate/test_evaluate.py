@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -132,7 +133,10 @@ def check_two_processes(clips, folder, words):
         "import sys; from portraitgen.runs.config.command import command; "
         "from portraitgen.runs.evaluate.evaluate import evaluate; command(evaluate, config_name='evaluate')"
     )
-    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": "2"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     given = [f"generated={clips / 'ours'}", f"real={clips / 'real'}", f"out={folder / 'two'}"]
     processes = [
         subprocess.Popen(

@@ -12,10 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.sweep import TRIAL, run_trial, trial_fingerprint
 from tests.runs.tiny import save_tiny
+from tests.synthetic import synthetic_clip
 
 WORDS = [
     "span=[0.75,1.0]",

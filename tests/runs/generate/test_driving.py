@@ -312,8 +312,8 @@ def test_neither_drawings_nor_pictures_of_a_whole_clip_are_held(media, tmp_path)
         (["driving={media}/grey.mp4", "inputs.retarget=3d"], "retarget=3d needs MediaPipe's mesh"),
         (["driving={media}/grey.mp4", "inputs.raw_points=true"], "raw_points=true needs MediaPipe's mesh"),
         (
-            ["driving={media}/talk.mp4", "inputs.identity=3"],
-            "identity: not with reference=… driving=…",
+            ["driving={media}/talk.mp4", "inputs.manner=3"],
+            "manner: not with reference=… driving=…",
         ),
         (["driving={media}/face.png", "inputs.retarget=4d"], "retarget=4d: choose one of auto"),
         (["driving={media}/none.npz"], "no such file"),

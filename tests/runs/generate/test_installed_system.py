@@ -22,7 +22,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import read_video
 from portraitgen.runs.config.check import find_problems
@@ -39,6 +38,7 @@ from portraitgen.training import weights as weights_files
 from portraitgen.training.request import Request
 from portraitgen.training.weights import save_weights
 from tests.metrics.tiny_clip import save_tiny_clip
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_row_that_leads_out_of_its_folder_is_refused(run, photos):
     out, rows = run(f"reference={photos}/ann.png", "prompt=sea")
     (row,) = rows.values()
     (out / "samples.jsonl").write_text(json.dumps({**row, "image": str(photos / "ann.png")}))
-    with pytest.raises(ValueError, match="lies outside of this folder"):
+    with pytest.raises(ValueError, match="does not lie in"):
         evaluate(composed("evaluate", f"generated={out}", "metrics=identity"))
 
 

@@ -121,7 +121,7 @@ def test_speech_in_3d(media, backend, speech, shared, tmp_path):
 
     def spoken(**changes):
         settings = {"audio2mesh": speech / "audio2mesh.safetensors", "audio2pose": None, "shift_s": 0.0}
-        settings |= {"head": None, "identity": None, **changes}
+        settings |= {"head": None, "manner": None, **changes}
         models = load_speech(**settings, backend=backend, load=load_trained, raw=False, progress=progress)
         return driven_by_sound(reference, tmp_path / "hum.wav", models, fps=None, raw=False, seed=0).landmarks
 

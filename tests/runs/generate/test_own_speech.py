@@ -9,7 +9,6 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip, synthetic_landmarks
 from portraitgen.faces.measure import mouth_closed_frame, mouth_opening
 from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.runs.config.schema import CONF, register_configs
@@ -20,6 +19,7 @@ from portraitgen.systems.aniportrait.own_sound import CannotSpeak, driven_by_own
 from portraitgen.systems.aniportrait.sound_chunks import count_frames
 from portraitgen.systems.aniportrait.sound_driving import Speech
 from tests.runs.tiny import save_tiny
+from tests.synthetic import synthetic_clip, synthetic_landmarks
 
 LENGTH, SIZE = 50, 64
 
@@ -52,7 +52,7 @@ class LoudnessMesh:
 
 
 def speak(shards, frames, shift_s=0.0):
-    speech = Speech(mesh=LoudnessMesh(), pose=None, head=None, identity=None, shift_s=shift_s)
+    speech = Speech(mesh=LoudnessMesh(), pose=None, head=None, manner=None, shift_s=shift_s)
     clips = ShardClips(shards)
     return driven_by_own_sound(ShardClip(clips, clips.keys[0], frames), speech)
 
@@ -76,7 +76,7 @@ def test_clips_of_rates_that_do_not_divide_the_samples_keep_their_length(shards,
     monkeypatch.setattr(ShardClips, "rate", lambda clips, key: Fraction(30000, 1001))
     mesh = LoudnessMesh(29.97)
     monkeypatch.setattr(mesh, "offsets", lambda samples: heard.append(samples) or np.zeros((LENGTH, 68, 2)))
-    speech = Speech(mesh=mesh, pose=None, head=None, identity=None)
+    speech = Speech(mesh=mesh, pose=None, head=None, manner=None)
     clips = ShardClips(shards)
     driven_by_own_sound(ShardClip(clips, clips.keys[0], np.arange(LENGTH)), speech)
     assert count_frames(len(heard[0]), 29.97) == LENGTH
@@ -123,7 +123,7 @@ def test_what_is_generated_can_be_graded_with_its_sound_and_reference(run, shard
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("inputs.identity=1", "inputs.identity: not with shards=…"),
+        ("inputs.manner=1", "inputs.manner: not with shards=…"),
         ("inputs.audio2mesh=nowhere.safetensors", "no such file: train it"),
         ("inputs.audio2mesh=null inputs.shift_s=1.0", "goes with shards=… inputs.audio2mesh=…"),
     ],

@@ -82,7 +82,7 @@ def test_a_sound_becomes_a_video_that_sounds_in_time(run, media, weights):
     out, row = run(f"inputs.audio2pose={weights / 'audio2pose.safetensors'}", "seed=5")
     assert (row["key"], row["mode"]) == ("face-speech", "sound")
     assert row["audio"] == str(media / "speech.wav")
-    assert 0 <= row["identity"] < 100
+    assert 0 <= row["manner"] < 100
     info = probe_video(out / row["video"])
     assert (info.num_frames, info.fps) == (math.ceil(0.23 * RATE), RATE)
     heard = read_audio(out / row["video"], sample_rate=48000)
@@ -93,7 +93,7 @@ def test_a_sound_becomes_a_video_that_sounds_in_time(run, media, weights):
 def test_another_rate(run):
     out, row = run("fps=50")
     assert probe_video(out / row["video"]).num_frames == 12
-    assert row["identity"] is None
+    assert row["manner"] is None
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def spoken(weights, media):
     backend = DlibBackend()
     reference = read_reference(media / "face.png", backend, size=(64, 64), frame="face")
 
-    def spoken(audio, *, pose=False, head=None, identity=None, seed=0):
+    def spoken(audio, *, pose=False, head=None, manner=None, seed=0):
         models = load_speech(
             audio2mesh=weights / "audio2mesh.safetensors",
             audio2pose=weights / "audio2pose.safetensors" if pose else None,
             head=head,
-            identity=identity,
+            manner=manner,
             shift_s=0.0,
             backend=backend,
             load=load_trained,
@@ -155,12 +155,12 @@ def test_the_head_stands_still_or_follows_a_video_forth_and_back(spoken, media, 
 
 def test_the_seed_chooses_the_manner_of_moving(spoken, media):
     def manner(seed):
-        return spoken(media / "speech.wav", pose=True, seed=seed)[1].source["identity"]
+        return spoken(media / "speech.wav", pose=True, seed=seed)[1].source["manner"]
 
     found = [manner(seed) for seed in range(4)]
     assert found == [manner(seed) for seed in range(4)]
     assert len(set(found)) > 1
-    assert spoken(media / "speech.wav", pose=True, identity=1)[1].source["identity"] == 1
+    assert spoken(media / "speech.wav", pose=True, manner=1)[1].source["manner"] == 1
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def test_the_seed_chooses_the_manner_of_moving(spoken, media):
             ["inputs.head={media}/head.mp4", "inputs.audio2pose={weights}/audio2pose.safetensors"],
             r"inputs\.head: not with reference=… audio=… inputs.audio2mesh=… inputs.audio2pose=…",
         ),
-        (["inputs.identity=3"], r"inputs\.identity goes with .* inputs\.audio2pose=…"),
+        (["inputs.manner=3"], r"inputs\.manner goes with .* inputs\.audio2pose=…"),
         (
-            ["inputs.identity=100", "inputs.audio2pose={weights}/audio2pose.safetensors"],
-            r"inputs\.identity=100",
+            ["inputs.manner=100", "inputs.audio2pose={weights}/audio2pose.safetensors"],
+            r"inputs\.manner=100",
         ),
     ],
 )

@@ -6,43 +6,12 @@ import numpy as np
 import pytest
 
 from portraitgen.data.sample import DataError
-from portraitgen.data.synthetic import synthetic_clip
-from portraitgen.faces.face_geometry import NEAR, VERTICAL_FOV, canonical_face, face_geometry
-from portraitgen.faces.head_pose import pose_matrices
-from portraitgen.faces.types import Face, FaceMesh
+from portraitgen.faces.face_geometry import canonical_face, face_geometry
 from portraitgen.runs.prepare.features import face_mesh
+from tests.synthetic import synthetic_clip
+from tests.turning_head import TurningHead, mesh_points
 
 FRAMES = 20
-
-
-def mesh_points(pose: np.ndarray) -> np.ndarray:
-    """Landmarks as MediaPipe gives them, [478, 3], of the canonical face in a pose, in a square picture."""
-    x, y, z = (canonical_face().vertices @ pose[:3, :3].T + pose[:3, 3]).T
-    side = 2 * NEAR * np.tan(np.radians(VERTICAL_FOV) / 2)
-    depth = -z / -z.mean()
-    points = np.stack([NEAR * x / -z / side + 0.5, 0.5 - NEAR * y / -z / side, NEAR * (depth - 1) / side])
-    return np.pad(points.T, ((0, 10), (0, 0))).astype(np.float32)
-
-
-class HeadThatTurns:
-    """Finds in frame t a head at pose t, and a bystander's; nobody in the frames `blind`."""
-
-    def __init__(self, boxes: np.ndarray, blind: tuple[int, ...] = ()) -> None:
-        turns = np.zeros((FRAMES, 6))
-        turns[:, 1], turns[:, 5] = np.linspace(-20, 20, FRAMES), -40
-        self.poses = pose_matrices(turns)
-        self._boxes, self._blind, self._frame = boxes, blind, -1
-
-    def detect(self, image: np.ndarray, *, embed: bool = False) -> list[Face]:
-        self._frame += 1
-        if self._frame in self._blind:
-            return []
-        mesh = FaceMesh(
-            mesh_points(self.poses[self._frame]), np.zeros(52, np.float32), np.eye(4, dtype=np.float32)
-        )
-        points = np.zeros((478, 2), np.float32)
-        bystander = Face(np.array([0, 0, 4, 4], np.float32), 0.9, points, points[:5])
-        return [bystander, Face(self._boxes[self._frame], 0.8, points, points[:5], mesh=mesh)]
 
 
 @pytest.fixture
@@ -52,8 +21,8 @@ def sample():
 
 @pytest.fixture
 def backend(sample, monkeypatch):
-    def use(*blind: int) -> HeadThatTurns:
-        head = HeadThatTurns(sample.tracks[0].boxes, blind)
+    def use(*blind: int) -> TurningHead:
+        head = TurningHead(sample.tracks[0].boxes, blind)
         monkeypatch.setattr(face_mesh, "_backend", lambda model: head)
         return head
 

@@ -12,11 +12,11 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.sample import ClipTrack, DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.audio import decode_wav, encode_wav
 from portraitgen.runs.prepare.features.caption import Captions
 from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.audio import encode_wav
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.prepare.inspect_shards import inspect
+from tests.synthetic import synthetic_clip
 
 
 @pytest.fixture

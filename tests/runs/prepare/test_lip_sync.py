@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.types import Track
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.decode import read_video
@@ -15,6 +14,7 @@ from portraitgen.metrics.networks.syncnet import SyncNet
 from portraitgen.metrics.sync import score_sync
 from portraitgen.metrics.sync_crop import crop_for_syncnet
 from portraitgen.runs.prepare.lip_sync import LipSyncScores
+from tests.synthetic import synthetic_clip
 
 LENGTH = 58
 

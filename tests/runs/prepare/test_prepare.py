@@ -290,8 +290,8 @@ def test_people_are_named_by_folder_and_by_face(run, shared, tmp_path):
     samples = [ClipReader(catalog).sample(0, row) for row in range(2)]
     group, single = samples
     assert group.caption == "two men"
-    assert {track.identity for track in group.tracks} == {"obama", "biden"}, "not the folder, multi"
-    assert [track.identity for track in single.tracks] == ["single"]
+    assert {track.identity_name for track in group.tracks} == {"obama", "biden"}, "not the folder, multi"
+    assert [track.identity_name for track in single.tracks] == ["single"]
     assert Identities(catalog).names == ["biden", "obama", "single"]
 
     before = digests(out)

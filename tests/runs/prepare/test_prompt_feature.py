@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.nn.text.clip import CLIPText
 from portraitgen.nn.text.pair import TextPair
 from portraitgen.nn.text.prompts import Prompts
@@ -19,6 +18,7 @@ from portraitgen.runs.prepare.features.prompt import PromptEmbeddings
 from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
 from tests.nn.text.folders import save_clip, save_t5
+from tests.synthetic import synthetic_clip
 
 CAPTIONS = {"clip0": "a man talks", "clip1": "two friends at the sea", "clip2": None, "clip3": ""}
 

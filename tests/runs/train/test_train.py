@@ -13,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from safetensors import safe_open
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import load_system
 from portraitgen.runs.train.train import train
 from portraitgen.training.weights import load_weights
+from tests.synthetic import synthetic_clip
 
 QUICK = [
     "trainer.max_steps=2",

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.train.train import train
+from tests.synthetic import synthetic_clip
 
 
 def composed(name, words):

@@ -101,7 +101,7 @@ def test_generation_is_what_training_predicts(golden, pose_model):
     with torch.no_grad():
         at_once = pose_model(samples, poses, who)
     torch.testing.assert_close(at_once, poses, atol=1e-5, rtol=0)
-    assert (poses[0] - poses[1]).abs().max() > 1e-2, "the identity has no effect"
+    assert (poses[0] - poses[1]).abs().max() > 1e-2, "the manner has no effect"
 
 
 def test_known_poses_are_continued(golden, pose_model):
@@ -118,8 +118,8 @@ def test_too_many_frames_for_one_run(pose_model):
     samples = torch.zeros(1, SECOND)
     with pytest.raises(ValueError, match=r"601 frames are more than Audio2Pose's 600 \(max_frames\)"):
         pose_model.generate(samples, 601, torch.tensor([0]))
-    with pytest.raises(ValueError, match="identity=100 must be between 0 and 99"):
-        poses_of_sound(pose_model, samples[0], identity=100)
+    with pytest.raises(ValueError, match="manner=100 must be between 0 and 99"):
+        poses_of_sound(pose_model, samples[0], manner=100)
 
 
 def test_official_chunks(shared: Path):
@@ -158,7 +158,7 @@ def test_sounds_of_any_length(mesh_model, pose_model, num_samples):
         return
     frames = count_frames(num_samples)
     offsets = offsets_of_sound(mesh_model, samples, chunk_frames=60)
-    poses = poses_of_sound(pose_model, samples, identity=5)
+    poses = poses_of_sound(pose_model, samples, manner=5)
     assert offsets.shape == (frames, 468, 3)
     assert poses.shape == (frames, 6)
     assert np.isfinite(offsets).all()
@@ -172,7 +172,7 @@ def test_short_sounds_are_run_whole(golden, mesh_model, pose_model):
     np.testing.assert_array_equal(offsets_of_sound(mesh_model, samples), whole)
     raw = pose_model.generate(standardise(samples)[None], 30, torch.tensor([5]))[0].double().numpy()
     raw[:, :3] *= 0.5
-    np.testing.assert_array_equal(poses_of_sound(pose_model, samples, identity=5), smooth_poses(raw, 7))
+    np.testing.assert_array_equal(poses_of_sound(pose_model, samples, manner=5), smooth_poses(raw, 7))
 
 
 def test_a_chunk_continues_the_motion_of_the_one_before():
@@ -196,7 +196,7 @@ def test_a_chunk_continues_the_motion_of_the_one_before():
         loss.backward()
         optimizer.step()
     model.eval()
-    chunks = {"chunk_frames": 30, "identity": 0, "turn_scale": 1.0, "window": 1}
+    chunks = {"chunk_frames": 30, "manner": 0, "turn_scale": 1.0, "window": 1}
 
     def step_at_joints(overlap_frames: int) -> float:
         poses = poses_of_sound(model, torch.zeros(4 * SECOND), overlap_frames=overlap_frames, **chunks)

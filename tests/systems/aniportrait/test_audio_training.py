@@ -1,5 +1,7 @@
 """Audio2Mesh and Audio2Pose learn, through train.py, from drawn faces that hum as loud as they gape."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,16 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.faces.head_pose import pose_matrices, pose_vectors
 from portraitgen.nn.speech import standardise
 from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.prepare.compute_features import compute_features
+from portraitgen.runs.prepare.features import face_mesh
 from portraitgen.runs.system import load_learner, load_system
 from portraitgen.runs.train.train import train
 from portraitgen.systems.aniportrait.audio_training import relative_poses
+from tests.synthetic import synthetic_clip
+from tests.turning_head import TurningHead
 
 KINDS = ["mesh", "pose"]
 
@@ -91,11 +96,11 @@ def test_what_was_trained_is_loaded_for_generation(shards, tmp_path):
         train(composed(kind, shards, tmp_path, "trainer.max_steps=1"))
         path = tmp_path / f"aniportrait/tiny_audio2{kind}/weights/last.safetensors"
         learner, facts = load_learner(path, **cpu)
-        moved = learner.offsets(sound) if kind == "mesh" else learner.poses(sound, identity=1)
+        moved = learner.offsets(sound) if kind == "mesh" else learner.poses(sound, manner=1)
         assert moved.shape == ((75, 68, 2) if kind == "mesh" else (75, 6))
         assert np.isfinite(moved).all()
         assert (facts["system"], learner.frame_rate, learner.landmark_scheme) == ("aniportrait", 25, "ibug68")
-        with pytest.raises(ValueError, match=f"holds Audio2{kind.title()}, which draws no pictures"):
+        with pytest.raises(ValueError, match=f"holds Audio2{kind.title()}Training, which draws no pictures"):
             load_system(path, **cpu)
 
 
@@ -130,6 +135,36 @@ def test_in_3d_the_features_are_learned(shards, tmp_path, kind):
         assert loss == 1.5  # a fresh network moves nothing
     else:
         with torch.no_grad():
-            predicted = model.network.unroll(standardise(batch["audio"]), 12, model.identities(batch["key"]))
+            predicted = model.network.unroll(standardise(batch["audio"]), 12, model.manners(batch["key"]))
         wanted = torch.tensor([0.0, 0, 0, 1, 0, 0]) * torch.arange(12.0)[:, None]
         torch.testing.assert_close(loss, (predicted - wanted).abs().mean())
+
+
+@pytest.fixture
+def shards_in_3d(shards, tmp_path, monkeypatch):
+    """The same clips with the features `mesh` and `head_pose`, of a head that turns."""
+    shutil.copytree(shards.parents[1], tmp_path / "data")
+    (tmp_path / "face_landmarker.task").write_bytes(b"stand-in")
+    boxes = np.tile(np.array([0, 0, 64, 64], np.float32), (60, 1))
+    monkeypatch.setattr(face_mesh, "_backend", lambda model: TurningHead(boxes))
+    models = [f"features.{name}.model={tmp_path}/face_landmarker.task" for name in ("mesh", "head_pose")]
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"out={tmp_path / 'data'}", "features=[mesh,head_pose]", *models]
+        compute_features(compose("prepare_features", words))
+    return tmp_path / "data/shards/train-000000.tar"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_3d_a_run_trains_on_precomputed_features(shards_in_3d, tmp_path, kind):
+    """Features that are no latents are none of a codec, which these models do not have."""
+    words = ["data.examples.features=[head_pose]", "model.in_3d=true"]
+    if kind == "mesh":
+        words = [
+            "data.examples.features=[mesh]",
+            "model.network.num_points=468",
+            "model.network.coordinates=3",
+        ]
+    scheme = "model.landmark_scheme=mediapipe478"
+    train(composed(kind, shards_in_3d, tmp_path, *words, scheme, "trainer.max_steps=2"))
+    assert len(losses(tmp_path / f"aniportrait/tiny_audio2{kind}")) == 2

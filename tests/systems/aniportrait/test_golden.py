@@ -123,7 +123,7 @@ def predict(network: AniPortraitNetwork, golden: dict[str, Tensor], case: str, *
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_prediction(golden, network, image_network, case, cached, monkeypatch):
+def test_prediction(golden, network, image_network, case, cached, monkeypatch, record_bits):
     if case.startswith("stage1"):
         network = image_network
     if case.endswith("bank16"):
@@ -131,13 +131,14 @@ def test_prediction(golden, network, image_network, case, cached, monkeypatch):
 
     with torch.no_grad():
         prediction = predict(network, golden, case, cached=cached)
+    record_bits([prediction])
 
     expected = golden[f"{case}.out"].transpose(1, 2)
     torch.testing.assert_close(prediction, expected, atol=FORWARD_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients(golden, network, checkpointing):
+def test_gradients(golden, network, checkpointing, record_bits):
     case = "grad_nocfg_b1_f3"
     network.set_gradient_checkpointing(checkpointing)
     network.zero_grad()
@@ -145,6 +146,7 @@ def test_gradients(golden, network, checkpointing):
     prediction = predict(network, golden, case, cached=False)
     (prediction.transpose(1, 2) * golden[f"{case}.loss_weight"]).sum().backward()
     network.set_gradient_checkpointing(False)
+    record_bits(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
 
     compared = 0
     for name, expected in golden.items():
@@ -164,7 +166,7 @@ def test_gradients(golden, network, checkpointing):
 
 @pytest.mark.parametrize("memory", ["contiguous", "frames last", "channels last"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_pose_maps(golden, image_network, mode, memory):
+def test_pose_maps(golden, image_network, mode, memory, record_bits):
     guider = copy.deepcopy(image_network.pose_guider).train(mode == "train")
     drawings = golden["pose.pose_u8"][0].float()  # C T H W
     drawings = (2 * drawings - 1 if mode == "train" else drawings / 127.5 - 1).transpose(0, 1)
@@ -175,6 +177,7 @@ def test_pose_maps(golden, image_network, mode, memory):
 
     with torch.no_grad():
         maps = guider(drawings)
+    record_bits(maps)
 
     for level, found in enumerate(maps):
         expected = golden[f"pose.fea_{mode}.{level}"][0].transpose(0, 1)
@@ -213,7 +216,7 @@ class GivenEmbedding(nn.Module):
 
 
 @pytest.mark.parametrize(("run", "steps", "scale"), [("f20_s3_cfg", 3, 3.5), ("f7_s2_nocfg", 2, 1.0)])
-def test_sampling_of_the_released_weights(repository, network, monkeypatch, run, steps, scale):
+def test_sampling_of_the_released_weights(repository, network, monkeypatch, run, steps, scale, record_bits):
     """`sampling=aniportrait_released` gives the official pipeline's clip from the official seed."""
     with np.load(repository / "tests/golden/aniportrait_tiny/pipeline.npz", allow_pickle=False) as file:
         golden = {name: torch.from_numpy(file[name]) for name in file.files}
@@ -229,6 +232,7 @@ def test_sampling_of_the_released_weights(repository, network, monkeypatch, run,
 
     generator = torch.Generator().manual_seed(42)
     latents = pipeline.sample_latents(torch.zeros(1, 3, *pose.shape[-2:]), pose, generator=generator)
+    record_bits([latents])
 
     assert torch.equal(pipeline.scheduler.timesteps, golden[f"{run}.timesteps"])
     expected = golden[f"{run}.latents"].transpose(1, 2)

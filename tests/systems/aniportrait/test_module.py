@@ -18,7 +18,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import LatentCodec, PixelCodec, VAECodec
 from portraitgen.diffusion.objective import DiffusionObjective, Noised
@@ -30,26 +29,9 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 from portraitgen.training.stage import TrainingStage
 from portraitgen.training.step_seed import StepSeed
+from tests.synthetic import synthetic_clip
+from tests.systems.aniportrait.tiny_network import GUIDER, MOTION, UNET
 
-UNET = {
-    "in_channels": 48,
-    "out_channels": 48,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 6,
-    "attention_head_dim": 2,
-}
-GUIDER = {
-    "base_channels": 4,
-    "num_attention_heads": 2,
-    "attention_head_dim": 4,
-    "norm": "group",
-    "norm_num_groups": 4,
-}
-MOTION = {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
 Batch = dict[str, Any]
 
 

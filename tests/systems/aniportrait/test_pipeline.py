@@ -11,31 +11,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from portraitgen.diffusion.frames import FramesOnDemand
+from portraitgen.diffusion.frame_conditions import FramesOnDemand
 from portraitgen.diffusion.latents import PixelCodec, VAECodec
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
+from tests.systems.aniportrait.tiny_network import GUIDER, MOTION, UNET
 
-UNET = {
-    "in_channels": 48,
-    "out_channels": 48,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 6,
-    "attention_head_dim": 2,
-}
-GUIDER = {
-    "base_channels": 4,
-    "num_attention_heads": 2,
-    "attention_head_dim": 4,
-    "norm": "group",
-    "norm_num_groups": 4,
-}
-MOTION = {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
 MakePipeline = Callable[..., AniPortraitPipeline]
 
 

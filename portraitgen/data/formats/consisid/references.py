@@ -9,12 +9,12 @@ import numpy as np
 from portraitgen.data.formats.consisid.detections import Box, Detection
 from portraitgen.data.sample import DataError
 
-Frames = Mapping[str, Mapping[str, list[Detection]]]
+DetectionsByFrame = Mapping[str, Mapping[str, list[Detection]]]
 _THRESHOLDS = (0.95, 0.94, 0.93, 0.92, 0.91, 0.90)
 
 
 def frame_has_required_confidence(
-    bbox_data: Frames,
+    bbox_data: DetectionsByFrame,
     frame: int | str,
     track: int | str,
     conf_threshold: float = 0.88,
@@ -52,7 +52,7 @@ def select_frames_with_distance_constraint(
     num_frames: int,
     min_distance: int,
     control_frame: int,
-    bbox_data: Frames,
+    bbox_data: DetectionsByFrame,
     track: int | str,
     *,
     rng: random.Random,
@@ -139,7 +139,7 @@ class Person:
     """
 
     track: str
-    bbox_data: Frames
+    bbox_data: DetectionsByFrame
     corresponding_data: Mapping[str, Mapping[str, int]]
     control_sam2_frame: Mapping[str, Mapping[str, int]]
     valid_frame: Mapping[str, Sequence[int]]

@@ -15,7 +15,7 @@ from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
 from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, resize_frames
 from portraitgen.runs.evaluate.sources.pair_list import Pair

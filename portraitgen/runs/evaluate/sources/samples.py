@@ -13,17 +13,21 @@ from torch import Tensor
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError
-from portraitgen.metrics.frames import as_uint8
+from portraitgen.media.files import inside
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
+from portraitgen.metrics.rgb import as_uint8
 from portraitgen.runs.evaluate.sources.files import read_media
 from portraitgen.runs.evaluate.sources.source import Reading
 from portraitgen.runs.generate.stored_clips import ShardClips
 
 SAMPLES = "samples.jsonl"
 """What generate.py writes beside its clips: a line for each."""
+
+FILES = ("video", "image", "panel", "sheet", "landmarks")
+"""Entries of a line that name files beside it."""
 
 
 class GeneratedSamples:
@@ -68,9 +72,9 @@ class GeneratedSamples:
                 if sample.get("shard") == shard and _clip(sample) not in held:
                     raise ValueError(f"{shard} no longer holds {_clip(sample)}, from which {key} was made")
         for key, sample in self.samples.items():
-            photo = _reference(sample)
-            if photo is not None and not photo.is_file():
-                raise ValueError(f"{photo} is gone, from which {key} was made: put it back")
+            for photo in _references(sample):
+                if not photo.is_file():
+                    raise ValueError(f"{photo} is gone, from which {key} was made: put it back")
 
     def read(self, key: str) -> Reading:
         """What was generated, and all that it can be graded against."""
@@ -122,16 +126,16 @@ class GeneratedSamples:
         return Reading(facts, frames, material)
 
     def _read_alone(self, key: str) -> Reading:
-        """The generated frames, and the photo, prompt, landmarks and sound that they were made from."""
+        """The generated frames, and the photos, prompt, landmarks and sound that they were made from."""
         sample = self.samples[key]
         frames, fps, prompt = np.array(sample["frames"], dtype=np.int64), _rate(sample), sample.get("prompt")
-        photo = _reference(sample)
-        reference = None if photo is None else read_media(photo, fps=None).frames[0]
+        people = [read_media(photo, fps=None).frames[0] for photo in _references(sample)]
+        reference = people.pop() if len(people) == 1 else None
         driving = None
         if "landmarks" in sample:
             driving = load_landmarks(inside(self.folder, sample["landmarks"]))
         points = None if driving is None else driving.points
-        digest = digest_given(frames, reference=reference, driving=points, prompt=prompt)
+        digest = digest_given(frames, reference=reference, driving=points, prompt=prompt, people=people)
         try:
             generated = self._generated(sample)
             audio = read_audio(self._file(sample)) if fps else None
@@ -143,6 +147,7 @@ class GeneratedSamples:
             generated=generated,
             fps=fps,
             reference=reference,
+            people=people,
             driving=points,
             driving_scheme=None if driving is None else driving.scheme,
             audio=audio,
@@ -178,18 +183,6 @@ class GeneratedSamples:
         return f"{seen} of {total}" if seen else "none"
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The file `name` of a folder.
-
-    Raises:
-        ValueError: it lies elsewhere.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{folder / SAMPLES}: {name} lies outside of this folder")
-    return path
-
-
 def _clip(sample: Mapping[str, Any]) -> str:
     """Key of the prepared clip that a sample was made from."""
     return str(sample.get("clip", sample["key"]))
@@ -200,10 +193,9 @@ def _rate(sample: Mapping[str, Any]) -> float:
     return 0.0 if sample["fps"] is None else float(Fraction(sample["fps"]))
 
 
-def _reference(sample: Mapping[str, Any]) -> Path | None:
-    """The photo of the person; None without one, and for several people, of whom none is the one."""
-    people = sample.get("references", [])
-    return Path(people[0][0]) if len(people) == 1 else None
+def _references(sample: Mapping[str, Any]) -> list[Path]:
+    """The first photo of each person."""
+    return [Path(photos[0]) for photos in sample.get("references", [])]
 
 
 def _said(values: Iterable[Any]) -> Fact:
@@ -216,7 +208,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     """Rows of a folder's samples.jsonl.
 
     Raises:
-        ValueError: there is none, or it is broken or empty.
+        ValueError: there is none, it is broken or empty, or it names files outside the folder.
     """
     path = folder / SAMPLES
     if not path.is_file():
@@ -230,4 +222,10 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: {error}; generate the clips again") from error
     if not samples:
         raise ValueError(f"{path} is empty: generate clips first")
+    for number, sample in enumerate(samples, start=1):
+        for kind in FILES:
+            try:
+                inside(folder, sample.get(kind, ""))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, {kind}: {error}") from error
     return samples

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.frame_rate import resample_frames
 from portraitgen.media.decode import VideoError, iter_frames, probe_video
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts
-from portraitgen.metrics.report.page_parts import Media
+from portraitgen.metrics.report.media import Media
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,7 +39,7 @@ class Captions:
     batch_key: ClassVar[str] = "caption"
     unit: ClassVar[Unit] = "text"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         network, _ = _load(self.model, self.device, self.dtype)
         return {
             "weights": weights_digest(network),

@@ -35,7 +35,7 @@ class ClipEmbeddings:
     batch_key: ClassVar[str] = "image_embeds"
     unit: ClassVar[Unit] = "frame"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         return {"weights": weights_digest(_encoder(self.model, self.device))}
 
     def __call__(self, sample: ClipSample) -> np.ndarray:

@@ -36,7 +36,7 @@ class FaceMeshes:
     batch_key: ClassVar[str] = "mesh"
     unit: ClassVar[Unit] = "frame"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         return _identity(self.model)
 
     def __call__(self, sample: ClipSample) -> np.ndarray:
@@ -57,7 +57,7 @@ class HeadPoses:
     batch_key: ClassVar[str] = "head_pose"
     unit: ClassVar[Unit] = "frame"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         return _identity(self.model)
 
     def __call__(self, sample: ClipSample) -> np.ndarray:

@@ -41,7 +41,7 @@ class IdentityEmbeddings:
         if self.frames < 1:
             raise ValueError(f"features.identity.frames={self.frames}: give at least 1")
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         recognizer = _recognizer(self.network, self.weights, self.device)
         return {"network": recognizer.name, "weights": weights_digest(recognizer), "frames": self.frames}
 

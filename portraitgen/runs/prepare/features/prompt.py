@@ -46,7 +46,7 @@ class PromptEmbeddings:
                 " features, prompt and pooled_prompt"
             )
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         return {
             "weights": weights_digest(self.encoder.model),
             "tokenizer": self.encoder.tokenizer_digest(),

@@ -41,7 +41,7 @@ class SpeechStates:
         if self.layers not in ("all", "last"):
             raise ValueError(f"features.speech.layers={self.layers}: give all or last")
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         return {"weights": weights_digest(_encoder(self.model, self.device)), "layers": self.layers}
 
     @torch.no_grad()

@@ -43,7 +43,7 @@ class VAELatents:
     def batch_key(self) -> str:
         return "latent_distribution" if self.distribution else "latents"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         codec = _codec(self.model, self.subfolder, self.device)
         kept = ("scaling_factor", "shift_factor")
         return {"weights": weights_digest(codec), **{name: codec.vae.config[name] for name in kept}}

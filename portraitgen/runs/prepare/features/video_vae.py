@@ -62,7 +62,7 @@ class VideoLatents:
     def batch_key(self) -> str:
         return "latent_distribution" if self.distribution else "latents"
 
-    def identity(self) -> Mapping[str, Any]:
+    def depends_on(self) -> Mapping[str, Any]:
         codec = self._codec()
         try:
             codec.num_latents(self.frames)

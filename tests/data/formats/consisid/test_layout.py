@@ -16,10 +16,10 @@ from portraitgen.data.members import sample_from_members, sample_members
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import ClipMasks, ClipRegion, DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.synthetic import synthetic_clip
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
 from portraitgen.media.masks import encode_rle_batch
+from tests.synthetic import synthetic_clip
 
 T, HEIGHT, WIDTH = 13, 62, 50
 TABLES = ("corresponding_data", "control_sam2_frame", "valid_frame")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-Features: TypeAlias = Callable[[Tensor], Tensor]
+FeatureNetwork: TypeAlias = Callable[[Tensor], Tensor]
 """From samples [B, ...] to features [B, D]: a network, or a function where samples are features already."""
 
 EXPRESSION = slice(80, 144)
@@ -39,7 +39,7 @@ class FeatureMetric(Metric):
     higher_is_better = False
     full_state_update = False
 
-    def __init__(self, features: Features, *, num_features: int) -> None:
+    def __init__(self, features: FeatureNetwork, *, num_features: int) -> None:
         super().__init__()
         self.features = features
         self.num_features = num_features

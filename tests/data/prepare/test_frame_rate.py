@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from portraitgen.data.prepare.frames import resample_frames
+from portraitgen.data.prepare.frame_rate import resample_frames
 from portraitgen.media.decode import Frame
 
 
