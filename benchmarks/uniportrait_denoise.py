@@ -12,8 +12,8 @@ Both sample the same picture of several people with guidance from the same noise
                nobody; adapters merged into the weights
 
 In rounds that take turns; figures are CPU seconds, medians. Where there is a CUDA device, the full-size
-network is timed there, in half precision. The goals are a ratio of at least 1.3 and latents within 1e-5. Exits
-with 1 if one is missed.
+network is timed there, in half precision. The goals are a ratio of at least 1.3 and latents within 1e-5.
+Exits with 1 if one is missed.
 """
 
 import argparse
