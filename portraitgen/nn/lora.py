@@ -99,7 +99,7 @@ def merged_lora(module: nn.Module, scales: Mapping[str, float]) -> Iterator[None
         ValueError: there is no such adapter.
     """
     set_lora(module, scales)
-    replaced: list[tuple[nn.Parameter, Tensor]] = []
+    replaced: list[tuple[Tensor, Tensor]] = []
     merged = []
     try:
         for layer in _lora_layers(module):
