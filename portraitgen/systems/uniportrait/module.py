@@ -6,7 +6,7 @@ system lists them.
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class UniPortrait(Generator):
         # Those who are there stand first: places that are empty in all samples need no attention.
         count = max(1, int(people.sum(dim=1).max()))
         faces = faces[:, :count] if faces.ndim == 6 else faces[:, :count, None]
-        like: Tensor = batch.get("image", faces)
+        like = cast(Tensor, batch.get("image", faces))
         size = tuple(batch["image"].shape[-2:]) if "image" in batch else tuple(batch["size"])
         text = self._text(batch, like)
         negative = batch.get("negative_prompt") or [pipeline.negative_prompt] * len(people)
