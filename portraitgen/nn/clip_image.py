@@ -29,7 +29,12 @@ class ClipImageEncoder(nn.Module):
         size = model.config.image_size
         assert isinstance(size, int)
         self._size = size
+        patch = model.config.patch_size
+        assert isinstance(patch, int)
+        self.num_patches = (size // patch) ** 2
+        self.token_dim = int(model.config.hidden_size)
         self._gray: Tensor | None = None
+        self._gray_tokens: Tensor | None = None
         self.register_buffer("_mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
@@ -45,14 +50,33 @@ class ClipImageEncoder(nn.Module):
     def embed_gray(self) -> Tensor:
         """Embedding [1, 1, D] of an image of CLIP's mean colour, all zeros in CLIP's own range; made once."""
         if self._gray is None:
-            self._gray = self((2 * self._mean - 1).expand(1, -1, self._size, self._size))
+            self._gray = self(self._gray_image())
         return self._gray
+
+    def gray_tokens(self) -> Tensor:
+        """`tokens` [1, N, W] of that image; made once."""
+        if self._gray_tokens is None:
+            self._gray_tokens = self.tokens(self._gray_image())
+        return self._gray_tokens
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        embeds: Tensor = self.model(self._pixels(images)).image_embeds
+        return embeds[:, None].to(images.dtype)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens [B, N, W] of the N patches after the last layer but one, not normalised."""
+        seen = self.model.vision_model(self._pixels(images), output_hidden_states=True)
+        tokens: Tensor = seen.hidden_states[-2][:, 1:]
+        return tokens.to(images.dtype)
+
+    def _gray_image(self) -> Tensor:
+        return (2 * self._mean - 1).expand(1, -1, self._size, self._size)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """As CLIP takes them."""
         pixels = F.interpolate(
             images.float(), (self._size, self._size), mode="bicubic", antialias=True, align_corners=False
         ).clamp(-1, 1)
-        pixels = ((pixels + 1) / 2 - self._mean) / self._std
-        embeds: Tensor = self.model(pixels.to(self.model.dtype)).image_embeds
-        return embeds[:, None].to(images.dtype)
+        return (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.dtype)

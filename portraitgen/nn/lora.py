@@ -8,11 +8,13 @@ the stage to say. Heavy imports wait until there is an adapter.
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from portraitgen.nn.options import reject_unknown
 
@@ -81,12 +83,42 @@ def set_lora(module: nn.Module, scales: Mapping[str, float]) -> None:
     reject_unknown("lora", scales, known)
     active = [name for name in known if scales.get(name, 0.0) != 0]
     for layer in _lora_layers(module):
-        with_gradient = [parameter.requires_grad for parameter in layer.parameters()]
-        layer.set_adapter(active, inference_mode=True)
+        _activate(layer, active)
         for name in active:
             layer.set_scale(name, scales[name])
-        for parameter, flag in zip(layer.parameters(), with_gradient, strict=True):
-            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def merged_lora(module: nn.Module, scales: Mapping[str, float]) -> Iterator[None]:
+    """Inside the block these adapters are part of the weights of their layers, so that they cost nothing.
+
+    For sampling: weights are put back as they were, bit for bit, and then no adapter works until `set_lora`.
+    Layers whose weights are not whole in this process (sharded) run their adapters as ever.
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    set_lora(module, scales)
+    replaced: list[tuple[Tensor, Tensor]] = []
+    merged = []
+    try:
+        for layer in _lora_layers(module):
+            base, names = layer.get_base_layer(), layer.active_adapters
+            if not names or not isinstance(base, nn.Linear) or not _is_whole(base):
+                continue
+            with torch.no_grad():
+                update = sum(layer.get_delta_weight(name).float() for name in names)
+                weight = (base.weight.float() + update).to(base.weight.dtype)
+            replaced.append((base.weight, base.weight.data))
+            base.weight.data = weight
+            merged.append(layer)
+        for layer in merged:
+            _activate(layer, [])
+        yield
+    finally:
+        for parameter, data in replaced:
+            parameter.data = data
+        set_lora(module, {})
 
 
 def lora_settings(module: nn.Module) -> dict[str, dict[str, float]]:
@@ -107,6 +139,19 @@ def plain_name(name: str) -> str:
     Weights files and the patterns of stages use these, so that adapters change no name of the network.
     """
     return name.replace(_WRAPPED, ".")
+
+
+def _activate(layer: Any, names: Sequence[str]) -> None:
+    """peft changes gradients with the adapters that work; here they stay."""
+    with_gradient = [parameter.requires_grad for parameter in layer.parameters()]
+    layer.set_adapter(list(names), inference_mode=True)
+    for parameter, flag in zip(layer.parameters(), with_gradient, strict=True):
+        parameter.requires_grad_(flag)
+
+
+def _is_whole(layer: nn.Linear) -> bool:
+    weight = layer.weight.data
+    return type(weight) is Tensor and weight.shape == (layer.out_features, layer.in_features)
 
 
 def _layers(module: nn.Module) -> list[str]:

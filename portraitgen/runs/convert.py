@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
+from portraitgen.nn.lora import lora_settings
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.systems import all_systems, system_file, system_of
@@ -62,6 +63,8 @@ def convert(config: DictConfig) -> None:
         target=f"{type(network).__name__} of experiment={kind.experiment}",
     )
     facts = {"data": settings["data"], "shards": [], "converted_from": config.source, **describe_commit()}
+    if adapters := lora_settings(network):
+        facts["lora"] = adapters
     if kind.landmark_scheme is not None:
         facts["landmark_scheme"] = kind.landmark_scheme
     save_weights(

@@ -20,6 +20,7 @@ class Kind:
         experiment: whose network they fill.
         settings: overrides of the experiment under which the weights were published.
         gives: patterns of the network's tensors that the source must hold, all of them.
+        on_base: what `gives` leaves out is the network's base, which no weights file holds.
         landmark_scheme: of the drawings that a network for pictures was trained on.
         computed: tensors that no source holds, of a network with this state; None: there are none.
     """
@@ -29,10 +30,11 @@ class Kind:
     experiment: str
     settings: tuple[str, ...] = ()
     gives: tuple[str, ...] = ("*",)
+    on_base: bool = False
     landmark_scheme: str | None = None
     computed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether a whole network comes of it, for generate.py, and not only a part to start from."""
-        return self.gives == ("*",)
+        return self.on_base or self.gives == ("*",)

@@ -40,6 +40,8 @@ class TrainingStage(Callback):
             as many.
         expect_missing: patterns of names that `init_from` may lack, beside those that a base gives.
         expect_unexpected: patterns of names in `init_from` that the network may lack.
+        init_copies: text in names of `init_from` → text in names of tensors that are not there and start as
+            copies of them: {".single_id.": ".multi_id."} starts one adapter as another.
         lr_scale: pattern → factor on the optimizer's learning rate; the first match counts.
     """
 
@@ -52,6 +54,7 @@ class TrainingStage(Callback):
         init_command: str | Sequence[str] | None = None,
         expect_missing: Sequence[str] = (),
         expect_unexpected: Sequence[str] = (),
+        init_copies: Mapping[str, str] | None = None,
         lr_scale: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
@@ -59,6 +62,7 @@ class TrainingStage(Callback):
         self.init_from = init_files(init_from, init_command)
         self.expect_missing = tuple(expect_missing)
         self.expect_unexpected = tuple(expect_unexpected)
+        self.init_copies = dict(init_copies or {})
         self.lr_scale = dict(lr_scale or {})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -123,7 +127,7 @@ class TrainingStage(Callback):
             log.info("stage %r starts from %s (step %s)", self.name, path, said.get("step", "unknown"))
         missing = load_trained(
             learner.network,
-            tensors,
+            copied(tensors, self.init_copies),
             source=" and ".join(str(path) for path, _ in self.init_from),
             expect_missing=self.expect_missing,
             expect_unexpected=self.expect_unexpected,
@@ -140,6 +144,21 @@ class TrainingStage(Callback):
                     f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names[:3])}, …"
                 )
                 raise ValueError(f"stage.{setting}: no parameter matches {pattern!r}; {hint}")
+
+
+def copied(tensors: Mapping[str, Tensor], copies: Mapping[str, str]) -> dict[str, Tensor]:
+    """`tensors`, and those with the texts `copies` in their names once more under the others' names.
+
+    Raises:
+        ValueError: no name has the text.
+    """
+    found = dict(tensors)
+    for source, target in copies.items():
+        names = [name for name in tensors if source in name]
+        if not names:
+            raise ValueError(f"stage.init_copies: no tensor of init_from has {source!r} in its name")
+        found = {name.replace(source, target): tensors[name] for name in names} | found
+    return found
 
 
 def init_files(

@@ -11,7 +11,7 @@ from diffusers import (
 )
 from torch import nn
 
-from portraitgen.nn.lora import add_lora, lora_settings, plain_name, set_lora
+from portraitgen.nn.lora import add_lora, lora_settings, merged_lora, plain_name, set_lora
 
 
 def unet():
@@ -299,3 +299,31 @@ def test_an_unknown_adapter_cannot_be_switched_on():
     add_lora(model, {"single_id": settings(["0"])})
     with pytest.raises(ValueError, match="did you mean 'single_id'"):
         set_lora(model, {"singel_id": 1.0})
+
+
+def test_merged_adapters_give_the_same_and_leave_the_weights_as_they_were():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6), nn.Conv1d(1, 1, 1))
+    lora = {"rank": 2, "alpha": 6, "targets": ["*"], "init": "gaussian"}
+    add_lora(module, {"one": lora, "two": lora})
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    module[0].requires_grad_(False)
+    before = {name: (p.clone(), p.requires_grad, p.data_ptr()) for name, p in module.named_parameters()}
+    inputs = torch.randn(3, 1, 6)
+    for scales in ({"one": 1.0}, {"one": 0.5, "two": 2.0}, {}):
+        set_lora(module, scales)
+        expected = module(inputs)
+        with merged_lora(module, scales):
+            merged = module(inputs)
+            assert not module[0].active_adapters
+            assert not module[2].active_adapters
+        torch.testing.assert_close(merged, expected)
+        for name, parameter in module.named_parameters():
+            value, flag, place = before[name]
+            assert torch.equal(parameter, value)
+            assert (parameter.requires_grad, parameter.data_ptr()) == (flag, place)
+    with pytest.raises(RuntimeError, match="stop"), merged_lora(module, {"one": 1.0}):
+        raise RuntimeError("stop")
+    assert torch.equal(module[0].base_layer.weight, before["0.base_layer.weight"][0])

@@ -26,6 +26,7 @@ class IResNet(nn.Module):
     """
 
     template: FaceTemplate = ARCFACE
+    stage_widths = WIDTHS
 
     def __init__(self, depth: int, *, embedding_dim: int = 512, tface: bool = False) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ class MobileFace(nn.Module):
 
     template: FaceTemplate = ARCFACE
     embedding_dim = 256
+    stage_widths = _WIDTHS
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,10 +35,19 @@ class MobileFace(nn.Module):
         self.fc = nn.Linear(channels * _MAP_SIDE**2, self.embedding_dim, bias=False)
         self.fc_bn = nn.BatchNorm1d(self.embedding_dim, eps=_EPS)
 
+    def stages(self, crops: Tensor) -> list[Tensor]:
+        """Maps after each of the four groups: [B, 32, 28, 28], … [B, 128, 4, 4] of crops as `forward`."""
+        maps = self.relu(self.bn1(self.conv1(crops * (127.5 / 128))))
+        found = []
+        for place, block in enumerate(self.body, start=1):
+            maps = block(maps)
+            if place % _BLOCKS_PER_GROUP == 0:
+                found.append(maps)
+        return found
+
     def forward(self, crops: Tensor) -> Tensor:
         """Embeddings [B, 256] of RGB crops [B, 3, 112, 112] in [-1, 1] (`templates.ARCFACE`)."""
-        maps = self.relu(self.bn1(self.conv1(crops * (127.5 / 128))))
-        return self.fc_bn(self.fc(self.body(maps).flatten(1)))
+        return self.fc_bn(self.fc(self.stages(crops)[-1].flatten(1)))
 
 
 class _Block(nn.Module):
