@@ -57,6 +57,10 @@ NOT_RUN = {
     r"^convert kind=lora$": "names a kind and is no whole command: tests/runs/test_convert_lora.py",
     r"features\.prompt\.": "needs T5 and CLIP whole: tests/runs/prepare/test_prompt_feature.py",
     r"^evaluate selftest": "runs tests of this suite, those marked golden: tests/runs/test_selftest.py",
+    r"uniportrait|portraits|groups": (
+        "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
+        "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
+    ),
     r"models/aniportrait\.safetensors (faces=mediapipe|shards=)": (
         "needs the extra mediapipe, or clips prepared with it: tests/runs/test_mesh_driving.py"
     ),

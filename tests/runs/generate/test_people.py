@@ -61,7 +61,7 @@ def run(weights, tmp_path):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             generate(compose("generate", [*given, *words]))
         lines = (tmp_path / out / "samples.jsonl").read_text().splitlines()
-        (row,) = map(json.loads, lines)
+        *_, row = map(json.loads, lines)
         return row, cv2.imread(str(tmp_path / out / row["image"])).astype(int)
 
     return run
