@@ -4,12 +4,14 @@
     python -m tests.loss_curves                             # every tiny experiment that has none
 
 A stored curve is what `train.py` logged of `train/loss` at full precision, on the talking man of
-`talking_clip` as `prepare.py` prepares him, with what its bits depend on.
+`talking_clip` as `prepare.py` prepares him, with what its bits depend on. Experiments on photos train on drawn
+ones, with as many people as they have places for.
 """
 
 import csv
 import json
 import platform
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import torch
 
 from tests.command_line import ROOT, run_command
+from tests.systems.uniportrait.tiny import write_photos
 from tests.talking_clip import write_talking_clip
 
 STORED = ROOT / "tests/losses"
@@ -36,6 +39,16 @@ def prepare_talking_man(folder: Path) -> None:
         raise RuntimeError("the talking clip could not be prepared, see above")
 
 
+def shards_for(experiment: str, *, clips: str, folder: Path) -> str:
+    """The pattern of the shards that an experiment trains on: those of `clips`, or of photos in `folder`."""
+    text = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text()
+    people = re.search(r"people: (\d)", text)
+    if "override /data: photos" not in text or people is None:
+        return clips
+    root = folder / f"photos-{people[1]}"
+    return f"{root}/shards/*.tar" if root.exists() else write_photos(root, people=int(people[1]))
+
+
 def starting_point(experiment: str) -> str | None:
     """The experiment whose weights `experiment` starts from, if it is a tiny one."""
     text = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text()
@@ -51,7 +64,7 @@ def measure_curve(experiment: str, *, shards: str, runs: Path) -> list[float]:
     # Neither pictures nor validation touch the training: tests/test_resume.py.
     words = [
         f"experiment={experiment}",
-        f"data.shards={shards}",
+        f"data.shards={shards_for(experiment, clips=shards, folder=runs)}",
         f"paths.runs={runs}",
         "callbacks.samples=null",
     ]

@@ -118,7 +118,7 @@ def test_evaluation_grades_against_copies_and_truth(config, shards, tmp_path, ca
         evaluate(config("evaluate"))
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["protocol"]["settings"]["graded frames seen in training"] == "none"
-    for key in ("psnr", "psnr.copy_reference", "psnr_copy_nearest", "detection_rate"):
+    for key in ("psnr", "psnr.copy_reference", "psnr.copy_nearest", "detection_rate"):
         assert np.isfinite(results[key]), key
     assert results["psnr"] < results["psnr.copy_reference"], "an untrained network draws noise"
     assert results["passed"] is False
