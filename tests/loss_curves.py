@@ -4,8 +4,8 @@
     python -m tests.loss_curves                             # every tiny experiment that has none
 
 A stored curve is what `train.py` logged of `train/loss` at full precision, on the talking man of
-`talking_clip` as `prepare.py` prepares him, with what its bits depend on. Experiments on photos train on drawn
-ones, with as many people as they have places for.
+`talking_clip` as `prepare.py` prepares him, with what its bits depend on. Experiments on photos train on
+drawn ones, with as many people as they have places for.
 """
 
 import csv
