@@ -37,7 +37,8 @@ def _parts(config_name: str) -> tuple[list[str], list[str], dict[str, str | None
     ]
     below: list[str] = []
     groups: dict[str, str | None] = {}
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(path).get("defaults"))
+    loaded: Any = OmegaConf.load(path)
+    defaults: Any = OmegaConf.to_container(loaded["defaults"])
     for entry in defaults:
         if isinstance(entry, dict):
             (group, chosen), *_ = entry.items()
