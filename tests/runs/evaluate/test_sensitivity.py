@@ -47,7 +47,7 @@ def test_pixels_and_steadiness(clips):
     graders = {"pixels": PixelGrader(), "motion": MotionGrader()}
     found = measure(clips, graders=graders, backend=Blind(), frames=8, size=64)
     check_pixels_and_motion(found)
-    table = sensitivity_table(found, {**PixelGrader.metrics, **MotionGrader.metrics})
+    table = sensitivity_table(found, {**graders["pixels"].metrics, **graders["motion"].metrics})
     header = "| Figure | itself | blurred | sound shifted | frames shuffled | another person |"
     assert table.splitlines()[0] == header
     assert "| PSNR (dB) ↑ | 60.00 |" in table
