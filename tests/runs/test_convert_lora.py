@@ -49,7 +49,7 @@ def experiment(monkeypatch):
 
     def experiment(lora):
         node = {"_target_": f"{__name__}.Network", "lora": lora}
-        model = {"_target_": "portraitgen.systems.toy.module.Toy", "network": node}
+        model = {"_target_": "portraitgen.systems.aniportrait.module.AniPortrait", "network": node}
         settings = {"model": model, "data": {"a": 1}}
         monkeypatch.setattr(convert_module, "_experiment", lambda name, overrides, *, models: settings)
         monkeypatch.setattr(convert_module, "build_on_meta", lambda node: Network(node["lora"]))
@@ -85,7 +85,7 @@ def test_there_and_back(tmp_path, experiment, caplog):
     assert back.keys() == adapters.keys()
     assert all(torch.equal(back[name], adapters[name]) for name in back)
     assert facts["lora"] == {"face": {"rank": 4, "alpha": 6}}
-    assert (facts["system"], facts["data"], facts["shards"]) == ("toy", {"a": 1}, [])
+    assert (facts["system"], facts["data"], facts["shards"]) == ("aniportrait", {"a": 1}, [])
     node = facts["config"]["network"]["lora"]["face"]
     assert (node["rank"], node["alpha"], node["dropout"]) == (4, 6, 0.1)
     assert plain_state(Network(facts["config"]["network"]["lora"])).keys() >= back.keys()
