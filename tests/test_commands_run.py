@@ -53,16 +53,16 @@ NOT_RUN = {
     r"trainer=slurm|slurm_a100": "is for a SLURM job: tests/test_slurm_scripts.py",
     r"1e-5,3e-5 seed=0,1": "a sweep of four trials, where README's of two is run",
     r"^evaluate sweep weights=a": "a sweep of eight trials, where plan=quickstart's two are run",
-    r"source=pip:": "takes a whole clip: tests/runs/test_prepare.py runs it",
+    r"source=pip:": "takes a whole clip: tests/runs/prepare/test_prepare.py runs it",
     r"^convert kind=lora$": "names a kind and is no whole command: tests/runs/test_convert_lora.py",
     r"features\.prompt\.": "needs T5 and CLIP whole: tests/runs/prepare/test_prompt_feature.py",
-    r"^evaluate selftest": "runs tests of this suite, those marked golden: tests/runs/test_selftest.py",
+    r"^evaluate selftest": "runs golden tests of this suite: tests/runs/evaluate/test_selftest.py",
     r"uniportrait|portraits|groups": (
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
         "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
     ),
     r"models/aniportrait\.safetensors (faces=mediapipe|shards=)": (
-        "needs the extra mediapipe, or clips prepared with it: tests/runs/test_mesh_driving.py"
+        "needs the extra mediapipe, or clips prepared with it: tests/runs/generate/test_mesh_driving.py"
     ),
 }
 """Pattern of a command → why it is not run."""
