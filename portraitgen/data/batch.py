@@ -52,8 +52,8 @@ add keys of their own, such as
     image_embeds         float16 [B, T, D]          CLIP's, and reference_image_embeds [B, D]
     motion_latents       float16 [B, M, C, h, w]
     identity             float32 [B, D] of the window's person, [B, P, D] of a photo's people
-    face_embedding       float32 [B, D + E]         of one face of the window's person: D of a recogniser, as it
-                                                    gives them, and CLIP's projection E, of unit length
+    face_embedding       float32 [B, D + E]         of one face of the window's person: a recogniser's, not
+                                                    normalised, and CLIP's projection, of unit length
     face_hidden          float16 [B, 5, N, C]       of the same face: inner layers of CLIP, early ones first
     face_picture         uint8 [B, S, S, 3]         float [B, 3, S, S] in [-1, 1]: it, upright and on white
     face_key_points      float32 [B, 5, 2]          of it, in pixels of face_picture

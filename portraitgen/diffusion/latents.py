@@ -71,6 +71,12 @@ class LatentCodec(nn.Module, ABC):
         latents = self.encode(images)
         return Posterior(latents, torch.zeros_like(latents))
 
+    def encode_image(
+        self, images: Tensor, *, sample: bool = False, generator: Generators | None = None
+    ) -> Tensor:
+        """Latents `[B, 1, C, h, w]` of pictures `[B, 3, H, W]` that a clip is made from, as conditions."""
+        return self.encode(images.unsqueeze(-4), sample=sample, generator=generator)
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Images of `latents`, not clamped; differentiable in `latents`, for losses on the clean estimate."""

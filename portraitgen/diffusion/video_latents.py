@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from portraitgen.diffusion.latents import FrozenVAE, Posterior
+from portraitgen.diffusion.latents import FrozenVAE, LatentCodec, PixelCodec, Posterior
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.tiles import Tiles, decode_tiles
 
@@ -22,6 +22,53 @@ if TYPE_CHECKING:
 
 _Caches = dict[tuple[int, int, int], Any]
 """What is kept between two parts, by sample and tile."""
+
+
+class PixelVideoCodec(LatentCodec):
+    """Space and time to depth: `time_factor` frames of `PixelCodec` become the channels of one latent.
+
+    Needs no weights. The first latent holds the first frame `time_factor` times, of which decoding shows the
+    mean; all others are exactly invertible.
+
+    Args:
+        factor: side of a block of pixels; latents have 3·factor²·time_factor channels, those of a frame
+            together.
+        time_factor: frames of a latent.
+    """
+
+    def __init__(self, factor: int, *, time_factor: int = 4) -> None:
+        super().__init__()
+        if time_factor < 1:
+            raise ValueError(f"time_factor must be at least 1, not {time_factor}")
+        self._pixels = PixelCodec(factor)
+        self.factor, self.time_factor = factor, time_factor
+        self.channels = self._pixels.channels * time_factor
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, sample: bool = False, generator: Generators | None = None) -> Tensor:
+        count = self.num_latents(images.shape[-4])
+        folded = self._pixels.encode(images)
+        first = folded[..., :1, :, :, :]
+        whole = torch.cat([*[first] * (self.time_factor - 1), folded], dim=-4)
+        return whole.unflatten(-4, (count, self.time_factor)).flatten(-4, -3)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        folded = latents.unflatten(-3, (self.time_factor, -1))
+        first = folded[..., 0, :, :, :, :].mean(dim=-4, keepdim=True)
+        rest = folded[..., 1:, :, :, :, :].flatten(-5, -4)
+        return self._pixels.decode(torch.cat([first, rest], dim=-4))
+
+    def stream(self, latents: Tensor, *, frames: int = 8) -> Iterator[Tensor]:
+        """As `LatentCodec.stream`."""
+        at_once = max(1, frames // self.time_factor)
+        for start in range(0, latents.shape[1], at_once):
+            yield self.decode_span(latents, start, min(start + at_once, latents.shape[1]))
+
+    def decode_span(self, latents: Tensor, start: int, stop: int, *, context: int | None = None) -> Tensor:
+        """As `LatentCodec.decode_span`: no latent needs another."""
+        first = max(start - 1, 0)  # its frames are shown whole only if it is not the first
+        frames = self.decode(latents[:, first:stop])
+        return frames[:, 1:] if start else frames
 
 
 class VideoCodec(FrozenVAE):
@@ -43,12 +90,6 @@ class VideoCodec(FrozenVAE):
             self.vae.enable_tiling()
         if slicing:
             self.vae.enable_slicing()
-
-    def encode_image(
-        self, images: Tensor, *, sample: bool = False, generator: Generators | None = None
-    ) -> Tensor:
-        """Latents `[B, 1, C, h, w]` of pictures `[B, 3, H, W]` that a clip is made from, as conditions."""
-        return self.encode(images.unsqueeze(-4), sample=sample, generator=generator)
 
     def _moments(self, images: Tensor) -> Posterior:
         self._check_size(images)
@@ -166,7 +207,7 @@ class CogVideoXCodec(VideoCodec):
     def encode_image(
         self, images: Tensor, *, sample: bool = False, generator: Generators | None = None
     ) -> Tensor:
-        """As `VideoCodec.encode_image`. Where the config says `invert_scale_latents`, conditions are divided
+        """As `LatentCodec.encode_image`. Where the config says `invert_scale_latents`, conditions are divided
         by the scaling factor, which those weights were trained with (`CogVideoXImageToVideoPipeline`).
         """
         scale = self._scale

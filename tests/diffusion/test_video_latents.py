@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan, CogVideoXImageTo
 from torch import Tensor, nn
 
 from portraitgen.diffusion.latents import Posterior
-from portraitgen.diffusion.video_latents import CogVideoXCodec, VideoCodec, WanCodec
+from portraitgen.diffusion.video_latents import CogVideoXCodec, PixelVideoCodec, VideoCodec, WanCodec
 
 SIZE = 32
 
@@ -296,3 +296,17 @@ def test_axes_before_time_are_kept(name: str) -> None:
     torch.testing.assert_close(latents.flatten(0, 1), codec.encode(frames))
     with torch.no_grad():
         torch.testing.assert_close(codec.decode(latents).flatten(0, 1), codec.decode(latents.flatten(0, 1)))
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9])
+def test_pixels_of_clips_are_given_back_whole_and_in_parts(num_frames: int) -> None:
+    codec, frames = PixelVideoCodec(4), clips(num_frames)
+    latents = codec.encode(frames)
+    assert latents.shape == (1, codec.num_latents(num_frames), 192, SIZE // 4, SIZE // 4)
+    assert torch.equal(codec.decode(latents), frames)
+    assert torch.equal(torch.cat([*codec.stream(latents, frames=4)], dim=1), frames)
+    last = latents.shape[1]
+    assert torch.equal(codec.decode_span(latents, last - 1, last), frames[:, codec.frames_of(last - 1, last)])
+    assert torch.equal(codec.encode_image(frames[:, 0]), latents[:, :1])
+    with pytest.raises(ValueError, match="1 \\+ 4k frames"):
+        codec.encode(clips(6))

@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from portraitgen.data.formats.consisid.best_boxes import find_max_confidence_bbox
-from portraitgen.data.formats.consisid.crops import (
-    crop_images,
-    face_crops,
-    resize_mask,
-    short_resize_and_crop,
-)
+from portraitgen.data.formats.consisid.crops import crop_images, face_crops, short_resize_and_crop
 from portraitgen.data.formats.consisid.detections import key_by_frame, key_by_track
 from portraitgen.data.formats.consisid.frame_indices import (
     generate_frame_indices_for_face,
@@ -28,6 +23,7 @@ from portraitgen.data.formats.consisid.references import (
 from portraitgen.data.formats.consisid.segments import get_valid_segments
 from portraitgen.data.formats.consisid.tracks import assign_track_ids
 from portraitgen.data.sample import DataError
+from portraitgen.media.latent_masks import resize_mask
 
 
 def detection(x, y, width, height, confidence=0.97, **more):

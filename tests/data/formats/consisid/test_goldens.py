@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from portraitgen.data.formats.consisid.best_boxes import find_max_confidence_bbox, mask_objects
-from portraitgen.data.formats.consisid.crops import crop_images, resize_mask, short_resize_and_crop
+from portraitgen.data.formats.consisid.crops import crop_images, short_resize_and_crop
 from portraitgen.data.formats.consisid.detections import (
     compute_iou,
     estimate_num_people,
@@ -40,6 +40,7 @@ from portraitgen.data.formats.consisid.segments import (
 from portraitgen.data.formats.consisid.tracks import assign_track_ids
 from portraitgen.data.sample import DataError
 from portraitgen.media.decode import iter_frames
+from portraitgen.media.latent_masks import resize_mask
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""ConsisID's real classes at the smallest size that has every part, and batches for them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from portraitgen.systems.consisid.network import ConsisIDNetwork
+
+FULL: dict[str, Any] = {
+    "num_attention_heads": 48,
+    "attention_head_dim": 64,
+    "in_channels": 32,
+    "out_channels": 16,
+    "num_layers": 42,
+    "time_embed_dim": 512,
+    "text_embed_dim": 4096,
+    "sample_width": 90,
+    "sample_height": 60,
+    "sample_frames": 49,
+    "use_rotary_positional_embeddings": True,
+    "use_learned_positional_embeddings": True,
+    "is_train_face": True,
+}
+TINY: dict[str, Any] = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 16,
+    "in_channels": 8,
+    "out_channels": 4,
+    "num_layers": 4,
+    "time_embed_dim": 16,
+    "text_embed_dim": 12,
+    "sample_width": 8,
+    "sample_height": 8,
+    "sample_frames": 9,
+    "max_text_seq_length": 5,
+    "use_rotary_positional_embeddings": True,
+    "is_train_face": True,
+    "cross_attn_dim_head": 8,
+    "cross_attn_num_heads": 2,
+    "LFE_id_dim": 20,
+    "LFE_vit_dim": 16,
+    "LFE_dim_head": 8,
+    "LFE_num_heads": 2,
+    "LFE_num_querie": 4,
+    "LFE_output_dim": 32,
+    "LFE_ff_mult": 2,
+}
+TARGETS = [
+    "transformer.transformer_blocks.*.attn1.to_[qkv]",
+    "transformer.transformer_blocks.*.attn1.to_out.0",
+]
+
+
+def lora(rank: int, alpha: float | None = None) -> dict[str, Any]:
+    return {"identity": {"rank": rank, "alpha": alpha or rank, "targets": TARGETS}}
+
+
+def network(*, rank: int | None = None, seed: int = 0, **options: Any) -> ConsisIDNetwork:
+    torch.manual_seed(seed)
+    return ConsisIDNetwork(transformer=TINY | options, lora=None if rank is None else lora(rank))
+
+
+def network_inputs(*, batch: int = 2, frames: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """Latents, time, text, the picture's latents, and features of a face."""
+    source = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=source)
+
+    return {
+        "noisy": draw(frames, 4, 8, 8),
+        "time": torch.randint(0, 1000, (batch,), generator=source),
+        "text": draw(5, 12),
+        "picture": draw(1, 4, 8, 8),
+        "embedding": draw(20),
+        "hidden": draw(5, 7, 16),
+    }
