@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The content is on the disk before the name changes, so a power cut leaves either the old file or the new
     one.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
         _sync(temporary)
@@ -43,8 +44,8 @@ def writable_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.iterdir():
             if _LEFTOVER.fullmatch(file.name):
-                file.unlink()
-        probe = _temporary(folder / "probe")
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        probe = temporary_path(folder / "probe")
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -66,8 +67,13 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def temporary_path(path: Path, *, owner: int | None = None) -> Path:
+    """What `path` is called while it is written; `writable_folder` removes such leftovers.
+
+    Args:
+        owner: who writes it; None: this process.
+    """
+    return path.with_name(f".{path.name}.{os.getpid() if owner is None else owner}.tmp")
 
 
 def _sync(path: Path) -> None:

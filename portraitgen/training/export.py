@@ -18,6 +18,9 @@ from portraitgen.training.trainer_state import find_callback, is_due, positive
 from portraitgen.training.weights import save_weights
 
 
+LAST = "last.safetensors"
+
+
 class WeightsExport(Callback):
     """Writes `step_<step>.safetensors` and `last.safetensors` (the same file) every so often and at the end.
 
@@ -56,6 +59,18 @@ class WeightsExport(Callback):
         if stage == "fit" and trainer.is_global_zero:
             writable_folder(self.folder)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that was killed may have left weights of steps that it now makes again.
+        later = [path for path in _steps(self.folder) if _step(path) > trainer.global_step]
+        if not later or not trainer.is_global_zero:
+            return
+        for path in later:
+            path.unlink()
+        if newest := _steps(self.folder)[-1:]:
+            self._call_last(newest[0])
+        else:
+            (self.folder / LAST).unlink(missing_ok=True)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
@@ -89,13 +104,16 @@ class WeightsExport(Callback):
                     system=self.system,
                     provenance=self._provenance(pl_module),
                 )
-            with replacing(self.folder / "last.safetensors") as temporary:
-                try:
-                    os.link(path, temporary)
-                except OSError:  # the file system has no hard links
-                    shutil.copyfile(path, temporary)
-            for old in sorted(self.folder.glob("step_*.safetensors"))[: -self.keep_last]:
+            self._call_last(path)
+            for old in _steps(self.folder)[: -self.keep_last]:
                 old.unlink()
+
+    def _call_last(self, path: Path) -> None:
+        with replacing(self.folder / LAST) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:  # the file system has no hard links
+                shutil.copyfile(path, temporary)
 
     def _provenance(self, learner: Learner) -> dict[str, Any]:
         """The facts given, and what else decides what the tensors mean: bases, and adapters' alpha."""
@@ -107,3 +125,12 @@ class WeightsExport(Callback):
         if adapters:
             facts["lora"] = adapters
         return facts
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Weights files of a run, by step."""
+    return sorted(folder.glob("step_*.safetensors"), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))

@@ -20,7 +20,7 @@ from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
 from portraitgen.diffusion.latents import PixelCodec
 from portraitgen.diffusion.noise import draw_noise
 from portraitgen.diffusion.objective import DiffusionObjective
-from portraitgen.training.checkpoint import LastCheckpoint
+from portraitgen.training.checkpoint import LastCheckpoint, find_resume
 from portraitgen.training.ema import EMA
 from portraitgen.training.export import WeightsExport
 from portraitgen.training.generator import Denoised, Encoded, Generator
@@ -213,9 +213,9 @@ def train(
         "enable_model_summary": False,
         "default_root_dir": run,
     }
-    last = run / "checkpoints" / "last.ckpt"
-    resumed = last if last.exists() else None
-    Trainer(**(settings | (trainer or {}))).fit(generator, datamodule=data or ToyData(), ckpt_path=resumed)
+    resume = find_resume(run / "checkpoints")
+    path = resume.path if resume else None
+    Trainer(**(settings | (trainer or {}))).fit(generator, datamodule=data or ToyData(), ckpt_path=path)
     return generator
 
 

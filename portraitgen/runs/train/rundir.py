@@ -3,15 +3,19 @@
 config.yaml      the resolved configuration
 versions.json    packages, commit and command line of every start
 train.rank*.log  one a process
-checkpoints/     last.ckpt: what a resume reads
+checkpoints/     last.ckpt: what a resume reads; previous.ckpt: in reserve, if the last one is damaged
 weights/         *.safetensors: what generate, evaluate and later stages read
 samples/         pictures drawn while training
+earlier/         what an earlier start left, whose checkpoints somebody moved away
+
+How far a run is, its newest whole checkpoint alone says.
 """
 
 import contextlib
 import csv
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -24,6 +28,9 @@ from typing import Any
 import yaml
 
 from portraitgen.media.files import replacing
+from portraitgen.training.checkpoint import LAST, Resume, find_resume
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "portraitgen",
@@ -68,15 +75,16 @@ class RunDirectory:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.versions = folder / "versions.json"
-        self.last_checkpoint = folder / "checkpoints" / "last.ckpt"
+        self.checkpoints = folder / "checkpoints"
+        self.last_checkpoint = self.checkpoints / LAST
         self.weights = folder / "weights"
 
     def check_resumable(self, config: Mapping[str, Any]) -> None:
         """ValueError that lists what differs between `config` (resolved) and the saved one and may not.
 
-        Without a checkpoint there is nothing to resume, and everything may differ.
+        Only for a run that has a checkpoint: without one everything may differ.
         """
-        if not self.last_checkpoint.exists() or not self.config.is_file():
+        if not self.config.is_file():
             return
         changes = list(_changes(yaml.safe_load(self.config.read_text()), config))
         if changes:
@@ -86,12 +94,29 @@ class RunDirectory:
                 + "\nStart a new run under another name=…, or go on with allow_config_change=true"
             )
 
-    def is_finished(self, max_steps: int) -> bool:
-        """Whether a run that can be resumed has written the weights of step `max_steps` or a later one."""
-        if not self.last_checkpoint.exists():
-            return False
-        steps = [int(path.stem.removeprefix("step_")) for path in self.weights.glob("step_*.safetensors")]
-        return 0 < max_steps <= max(steps, default=0)
+    def find_resume(self) -> Resume | None:
+        """Where the run goes on, see `training.checkpoint.find_resume`."""
+        return find_resume(self.checkpoints)
+
+    def begin_anew(self) -> None:
+        """Leave nothing of an earlier start in the way of a run that starts at its first step.
+
+        Weights, which somebody may still want, are moved to `earlier/<n>` with what belongs to them.
+        """
+        metrics = self.folder / "metrics.csv"
+        if not any(self.weights.glob("*.safetensors")):
+            metrics.unlink(missing_ok=True)  # of a start that came to no checkpoint
+            return
+        earlier = self.folder / "earlier"
+        number = 1 + max((int(each.name) for each in earlier.glob("[0-9]*")), default=0)
+        target = earlier / str(number)
+        target.mkdir(parents=True)
+        for path in (self.weights, self.folder / "samples", metrics, self.config, self.versions):
+            if path.exists():
+                path.rename(target / path.name)
+        log.warning(
+            "%s has weights but no checkpoint: it starts anew, they are now in %s", self.folder, target
+        )
 
     def last_metric(self, name: str) -> float:
         """The last value of a column of metrics.csv.

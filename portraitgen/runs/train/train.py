@@ -17,6 +17,7 @@ from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
+from portraitgen.training.checkpoint import Resume
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +38,17 @@ def train(config: DictConfig) -> float | None:
     run = RunDirectory(Path(config.paths.runs, config.name))
     if process_rank() == 0:
         writable_folder(run.folder)
-    if not config.allow_config_change:
+    resume = run.find_resume()
+    if resume is not None and not config.allow_config_change:
         run.check_resumable(settings)
-    if run.is_finished(config.trainer.max_steps):
-        log.info("nothing to do: %s has trained for %d steps", run.folder, config.trainer.max_steps)
+    if resume is not None and 0 < config.trainer.max_steps <= resume.step:
+        log.info("nothing to do: %s has trained for %d steps", run.folder, resume.step)
     else:
-        _fit(config, settings, run)
+        _fit(config, settings, run, resume)
     return run.last_metric(config.optimized_metric) if config.optimized_metric else None
 
 
-def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> None:
+def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory, resume: Resume | None) -> None:
     """Build everything, in the order in which mistakes are cheap, and train."""
     from lightning.pytorch import seed_everything
 
@@ -86,12 +88,13 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory) -> Non
     )
 
     if process_rank() == 0:
+        if resume is None and callbacks.get("last_checkpoint"):
+            run.begin_anew()
         run.write_config(settings)
         run.write_versions()
-    resume = run.last_checkpoint if run.last_checkpoint.exists() else None
-    log.info("%s %s", "resuming from" if resume else "starting in", resume or run.folder)
+    log.info("%s %s", "resuming from" if resume else "starting in", resume.path if resume else run.folder)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=resume)
+        trainer.fit(model, datamodule=data, ckpt_path=resume.path if resume else None)
     finally:
         if config.logger.get("wandb"):
             import wandb

@@ -88,21 +88,24 @@ def test_several_changes_are_listed_at_once_and_the_group_counts_once(run):
     assert str(error.value).count("→") == 2
 
 
-def test_without_a_checkpoint_everything_may_change(run):
-    run.last_checkpoint.unlink()
-    run.check_resumable(changed(seed=7))
-
-
-def test_finished_is_read_off_the_weights(run):
-    assert not run.is_finished(5)
+def test_what_an_earlier_start_left_is_moved_out_of_the_way(run):
+    """Its weights were once taken for the run's own: "nothing to do", and stage 2 started from them."""
     run.weights.mkdir()
-    (run.weights / "step_00000005.safetensors").touch()
-    assert run.is_finished(5)
-    assert run.is_finished(4)
-    assert not run.is_finished(6)
-    assert not run.is_finished(-1)  # a run without an end
-    run.last_checkpoint.unlink()
-    assert not run.is_finished(5)  # a debug run, which starts anew each time
+    (run.weights / "last.safetensors").touch()
+    (run.folder / "metrics.csv").touch()
+    run.begin_anew()
+    assert sorted(os.listdir(run.folder)) == ["checkpoints", "earlier"]
+    assert sorted(os.listdir(run.folder / "earlier/1")) == ["config.yaml", "metrics.csv", "weights"]
+    run.weights.mkdir()
+    (run.weights / "last.safetensors").touch()
+    run.begin_anew()
+    assert sorted(os.listdir(run.folder / "earlier")) == ["1", "2"]
+
+
+def test_rows_of_a_start_that_came_to_no_weights_are_removed(run):
+    (run.folder / "metrics.csv").touch()
+    run.begin_anew()
+    assert sorted(os.listdir(run.folder)) == ["checkpoints", "config.yaml"]
 
 
 def test_the_last_value_of_a_metric(tmp_path):

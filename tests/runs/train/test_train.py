@@ -97,6 +97,19 @@ def test_a_finished_run_is_left_alone(run, config):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_a_run_whose_checkpoints_were_moved_away_starts_anew(run, config):
+    """It has weights of its last step; they say nothing of a run that has not got there."""
+    shutil.move(run / "checkpoints", run.parent / "moved")
+    train(config("trainer.max_steps=1"))
+    assert [path.name for path in sorted((run / "weights").iterdir())] == [
+        "last.safetensors",
+        "step_00000001.safetensors",
+    ]
+    assert (run / "earlier/1/weights/step_00000002.safetensors").is_file()
+    train(config())
+    assert load_weights(run / "weights/last.safetensors")[1]["step"] == 2
+
+
 def test_a_run_goes_on_for_more_steps(run, config):
     train(config("trainer.max_steps=3", "data.num_workers=1"))
     assert (run / "weights/step_00000003.safetensors").is_file()
