@@ -2,7 +2,8 @@
 
 ConsisID takes the identity from the largest face and the looks from the most central one, which in a group
 are two people. Here both are of one face, unless `compat` asks for what the official code does
-(`process_face_embeddings`).
+(`process_face_embeddings`). What commands use is `faces/conditioner`, which does this a batch at a time
+with the networks themselves.
 """
 
 from collections.abc import Callable
@@ -15,17 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from portraitgen.faces.backend import largest_face
+from portraitgen.faces.eva_clip import MEAN, STD
+from portraitgen.faces.parsing.parser import IMAGENET, background_of, normalised
 from portraitgen.faces.templates import FACEXLIB, upright_crop, upright_matrix
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import apply_affine
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _LUMA = (0.299, 0.587, 0.114)
-# Background, neck, clothes, ears and their rings, hat: BiSeNet's classes that are no face and no hair.
-_BACKGROUND = (0, 7, 8, 9, 14, 15, 16, 18)
-# facexlib's border, in RGB.
-_BORDER = (132, 133, 135)
+BORDER = (132, 133, 135)
+"""RGB beyond a picture, as facexlib has it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,18 +89,14 @@ def identity_condition(
             raise ValueError("no face found in this picture: take one that shows it larger, or whole")
         aligned, embedding, keypoints = image, face.embedding, face.keypoints
         if align:
-            aligned = upright_crop(image, keypoints, FACEXLIB, fill=_BORDER)
+            aligned = upright_crop(image, keypoints, FACEXLIB, fill=BORDER)
             matrix = upright_matrix(keypoints, FACEXLIB)
             keypoints = apply_affine(keypoints, matrix).astype(np.float32)
     picture = seen = _as_tensor(aligned if align else image)
     if align:
-        labels = models.parse(_normalised(picture, _IMAGENET)).argmax(dim=1, keepdim=True)
-        background = torch.isin(labels, torch.tensor(_BACKGROUND, device=labels.device))
-        luma = torch.tensor(_LUMA, device=picture.device).view(1, 3, 1, 1)
-        grey = (picture * luma).sum(dim=1, keepdim=True).expand_as(picture)
-        seen = torch.where(background, torch.ones_like(grey), grey)
-        picture = torch.where(background, torch.ones_like(picture), picture)
-    projection, layers = models.look(_normalised(_resized(seen, models.image_size), _CLIP))
+        background = background_of(models.parse(normalised(picture, IMAGENET)))
+        picture, seen = on_white(picture, background)
+    projection, layers = models.look(normalised(resized(seen, models.image_size), (MEAN, STD)))
     identity = torch.from_numpy(np.asarray(embedding, np.float32))[None].to(projection.device)
     looks = projection / projection.norm(dim=-1, keepdim=True)
     return IdentityCondition(torch.cat([identity, looks.float()], dim=-1), layers, picture, keypoints)
@@ -135,13 +130,18 @@ def _as_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def _normalised(picture: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    mean, deviation = (torch.tensor(values, device=picture.device).view(1, 3, 1, 1) for values in statistics)
-    return (picture - mean) / deviation
+def on_white(pictures: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures [B, 3, H, W] in [0, 1] with a white background [B, 1, H, W]: in colour, and as CLIP sees it,
+    grey.
+    """
+    luma = torch.tensor(_LUMA, device=pictures.device).view(1, 3, 1, 1)
+    grey = (pictures * luma).sum(dim=1, keepdim=True).expand_as(pictures)
+    white = torch.ones_like(pictures)
+    return torch.where(background, white, pictures), torch.where(background, white, grey)
 
 
-def _resized(picture: Tensor, shorter: int) -> Tensor:
-    """With the shorter side of `shorter` pixels, bicubic and filtered."""
+def resized(picture: Tensor, shorter: int) -> Tensor:
+    """[B, 3, H, W] with the shorter side of `shorter` pixels, bicubic and filtered."""
     height, width = picture.shape[-2:]
     size = (
         (shorter, int(shorter * width / height))

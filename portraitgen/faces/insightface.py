@@ -165,3 +165,22 @@ class InsightFaceBackend:
         chip = upright_crop(bgr, keypoints, ARCFACE.scaled(model.input_size[0]))
         vector = model.get_feat(chip)[0].astype(np.float32)
         return np.asarray(vector / np.linalg.norm(vector))
+
+    def raw_embeddings(self, crops: np.ndarray) -> np.ndarray:
+        """Embeddings, float32 [B, D] as long as the pack's network gives them, of faces that were cut out.
+
+        Args:
+            crops: uint8 [B, S, S, 3] RGB, by `templates.ARCFACE` at `recognition_side`.
+        """
+        model = self._model("recognition", "recognition model")
+        return np.asarray(model.get_feat(list(np.ascontiguousarray(crops[..., ::-1]))), np.float32)
+
+    @property
+    def recognition_file(self) -> Path:
+        """Of the pack's recognition network."""
+        return Path(self._model("recognition", "recognition model").model_file)
+
+    @property
+    def recognition_side(self) -> int:
+        """Of the crops that it looks at."""
+        return int(self._model("recognition", "recognition model").input_size[0])

@@ -47,8 +47,13 @@ class FaceRecognizer(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Unit vectors float32 [B, D] of upright crops [B, 3, side, side] in [-1, 1]."""
+        return normalize(self.raw(crops), dim=-1)
+
+    def raw(self, crops: Tensor) -> Tensor:
+        """The same as long as the network gives them: what generators are told that were trained on these."""
         with torch.autocast(crops.device.type, enabled=False):
-            return normalize(self.network(crops.float()), dim=-1)
+            embeddings: Tensor = self.network(crops.float())
+        return embeddings
 
     def embed(self, images: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor]:
         """Identity of one face in each picture.

@@ -1,0 +1,1 @@
+"""Which pixels of an upright face are face and hair."""
