@@ -121,6 +121,7 @@ def test_all_groups_are_covered():
         "experiment",
         "hydra",
         "local",
+        "face_condition",
         "faces",
         "masks",
         "metrics",
