@@ -1,7 +1,7 @@
 """What a loss beside the objective's is given and gives; `losses.<name>` in the configuration of a run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -51,6 +51,9 @@ class ForwardPass:
         objective: what `prediction` means.
         decode: latents → pictures in [-1, 1], differentiable. Give it the rows that matter: pictures are
             what costs memory.
+        decode_span: `(latents [B, t, C, h, w] of clips, start, stop, context) → ` the frames that latents
+            start to stop stand for; see `diffusion.latents.LatentCodec.decode_span`.
+        frames_of: `(start, stop) → ` which frames of the clip these are.
         predict: `(noisy, time [B]) → prediction` for the same conditions, with dropout of conditions as in
             this pass: for losses that look at what a few denoising steps draw (`diffusion.sampling.sample`
             with `gradients`).
@@ -65,6 +68,8 @@ class ForwardPass:
     by_products: ByProducts
     objective: Objective
     decode: Callable[[Tensor], Tensor]
+    decode_span: Callable[[Tensor, int, int, int | None], Tensor]
+    frames_of: Callable[[int, int], slice]
     predict: Callable[[Tensor, Tensor], Tensor]
 
     @property
@@ -128,6 +133,26 @@ class Loss(nn.Module, ABC):
         self.weight = weight
         self.every = every
         self.gate = gate
+
+    @property
+    def recognizers(self) -> dict[str, str]:
+        """Name → SHA-256 of the recognition networks that it looks with, which no grader may look with."""
+        return {}
+
+    @classmethod
+    def find_problems(cls, settings: Mapping[str, Any], examples: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with its settings beside those of the data, before anything is built.
+
+        Args:
+            settings: of the loss, as the configuration has them.
+            examples: `data.examples` of the configuration.
+        """
+        return iter(())
+
+    @classmethod
+    def missing_files(cls, settings: Mapping[str, Any]) -> Iterator[str]:
+        """What is not on this machine of the files that its settings name."""
+        return iter(())
 
     @abstractmethod
     def forward(self, seen: ForwardPass) -> LossValue:

@@ -216,6 +216,10 @@ class Generator(Learner):
             with torch.autocast(kind, dtype, enabled):
                 return self.codec.decode(latents)
 
+        def decode_span(latents: Tensor, start: int, stop: int, context: int | None) -> Tensor:
+            with torch.autocast(kind, dtype, enabled):
+                return self.codec.decode_span(latents, start, stop, context=context)
+
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
             with torch.autocast(kind, dtype, enabled):
                 return self.denoise(noisy, time, conditions, masks).prediction
@@ -230,6 +234,8 @@ class Generator(Learner):
             by_products=denoised.by_products,
             objective=self.objective,
             decode=decode,
+            decode_span=decode_span,
+            frames_of=self.codec.frames_of,
             predict=predict,
         )
 

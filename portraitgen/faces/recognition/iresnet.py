@@ -54,8 +54,11 @@ class IResNet(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Embeddings [B, D] of RGB crops [B, 3, 112, 112] in [-1, 1] (`templates.ARCFACE`)."""
-        last = self.stages(crops)[-1]
-        return self.features(self.fc(self.bn2(last).flatten(1)))
+        return self.head(self.stages(crops)[-1])
+
+    def head(self, maps: Tensor) -> Tensor:
+        """Embeddings [B, D] of the maps after the last stage."""
+        return self.features(self.fc(self.bn2(maps).flatten(1)))
 
 
 class _Block(nn.Module):

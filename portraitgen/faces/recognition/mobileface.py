@@ -47,7 +47,11 @@ class MobileFace(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Embeddings [B, 256] of RGB crops [B, 3, 112, 112] in [-1, 1] (`templates.ARCFACE`)."""
-        return self.fc_bn(self.fc(self.stages(crops)[-1].flatten(1)))
+        return self.head(self.stages(crops)[-1])
+
+    def head(self, maps: Tensor) -> Tensor:
+        """Embeddings [B, 256] of the maps after the last group."""
+        return self.fc_bn(self.fc(maps.flatten(1)))
 
 
 class _Block(nn.Module):

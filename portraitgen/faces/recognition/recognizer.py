@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -54,6 +56,28 @@ class FaceRecognizer(nn.Module):
         with torch.autocast(crops.device.type, enabled=False):
             embeddings: Tensor = self.network(crops.float())
         return embeddings
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether `stages` can be asked for."""
+        return not isinstance(self.network, DlibResNet)
+
+    def stages(self, crops: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps [B, C, h, w] after each of the network's four stages and what `forward` gives, in one pass."""
+        assert not isinstance(self.network, DlibResNet), "see has_stages"
+        with torch.autocast(crops.device.type, enabled=False):
+            maps = self.network.stages(crops.float())
+            return maps, normalize(self.network.head(maps[-1]), dim=-1)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights, whatever kind of file they came in: with `name` it tells networks apart."""
+        found = sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            if not name.endswith("num_batches_tracked"):
+                found.update(f"{name} {tuple(tensor.shape)}".encode())
+                found.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+        return found.hexdigest()
 
     def embed(self, images: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor]:
         """Identity of one face in each picture.

@@ -63,12 +63,18 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
     """What cannot work on this one."""
     import torch
 
+    from portraitgen.losses.loss import Loss
     from portraitgen.training.stage import init_files
 
     if _uses_deepspeed(config) and config.trainer.accelerator != "cpu" and not torch.cuda.is_available():
         yield "strategy: DeepSpeed trains on CUDA GPUs only, and there is none here; use strategy=ddp"
     for place in ("model", "losses"):
         yield from missing_models(config[place], place, models=config.paths.models)
+    for name, node in config.losses.items():
+        loss = resolve_target(node["_target_"]) if OmegaConf.is_dict(node) and "_target_" in node else None
+        if inspect.isclass(loss) and issubclass(loss, Loss):
+            for problem in loss.missing_files(node):
+                yield f"losses.{name}.{problem}"
     for start, command in init_files(config.stage.get("init_from"), config.stage.get("init_command")):
         if not start.is_file():
             advice = f"make it with: {command}" if command else "set it to a weights file"
@@ -121,6 +127,9 @@ def _losses(config: DictConfig) -> Iterator[str]:
         if not (inspect.isclass(loss) and issubclass(loss, Loss)):
             yield f"losses.{name}: {node['_target_']} is no loss (a class under portraitgen.losses.loss.Loss)"
             continue
+        examples = config.data.get("examples") or {}
+        for problem in loss.find_problems(node, examples):
+            yield f"losses.{name}: {problem}"
         for needed in loss.needs:
             if needed not in model.by_products:
                 given = ", ".join(sorted(model.by_products)) or "nothing beside its prediction"

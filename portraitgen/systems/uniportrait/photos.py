@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.faces.backend import FaceBackend, largest_face
+from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.padded_search import find_face
 from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.media.pictures import read_picture
 
 CROP_SIDE = 224
 """Pixels: the side of CLIP's picture, and twice that of the recognition network's."""
-
-_PADDING, _GREY = 0.25, 128
 
 
 def face_crop(path: Path, backend: FaceBackend) -> Tensor:
@@ -26,18 +25,13 @@ def face_crop(path: Path, backend: FaceBackend) -> Tensor:
         ValueError: the photo cannot be read or shows no face.
     """
     photo = read_picture(path)
-    key_points = _key_points(photo, backend)
-    if key_points is None:
-        across, down = round(photo.shape[1] * _PADDING), round(photo.shape[0] * _PADDING)
-        padded = np.pad(photo, ((down, down), (across, across), (0, 0)), constant_values=_GREY)
-        key_points = _key_points(padded, backend)
-        if key_points is None:
-            raise ValueError(
-                f"reference={path}: {backend.name} finds no face in it; give a photo that shows the face "
-                "larger and from the front, or another face backend (faces=insightface)"
-            )
-        key_points = key_points - np.array([across, down], key_points.dtype)
-    crop = upright_crop(photo, key_points, ARCFACE.scaled(CROP_SIDE))
+    face = find_face(photo, backend)
+    if face is None:
+        raise ValueError(
+            f"reference={path}: {backend.name} finds no face in it; give a photo that shows the face "
+            "larger and from the front, or another face backend (faces=insightface)"
+        )
+    crop = upright_crop(photo, face.keypoints, ARCFACE.scaled(CROP_SIDE))
     return torch.from_numpy(crop).movedim(-1, 0) / 127.5 - 1
 
 
@@ -88,9 +82,3 @@ class FaceCount:
             if face.score >= self.backend.min_score
         ]
         return len(found) == self.wanted
-
-
-def _key_points(photo: np.ndarray, backend: FaceBackend) -> np.ndarray | None:
-    faces = [face for face in backend.detect(photo) if face.score >= backend.min_score]
-    largest = largest_face(faces)
-    return None if largest is None else largest.keypoints

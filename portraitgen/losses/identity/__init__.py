@@ -1,0 +1,1 @@
+"""The identity loss: is the face that the network draws that of the person who should be there?"""
