@@ -17,7 +17,6 @@ from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import find_callback, is_due, positive
 from portraitgen.training.weights import save_weights
 
-
 LAST = "last.safetensors"
 
 
