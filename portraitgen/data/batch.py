@@ -57,6 +57,7 @@ add keys of their own, such as
     face_hidden          float16 [B, 5, N, C]       of the same face: inner layers of CLIP, early ones first
     face_picture         uint8 [B, S, S, 3]         float [B, 3, S, S] in [-1, 1]: it, upright and on white
     face_key_points      float32 [B, 5, 2]          of it, in pixels of face_picture
+    face_index           int64 [B]                  the frame that it is from
     prompt_embeds        float16 [B, L, D]          of the caption, zeros where
     prompt_mask          bool    [B, L]             is False
     pooled_prompt_embeds float16 [B, P]

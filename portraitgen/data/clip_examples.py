@@ -9,6 +9,7 @@ from portraitgen.data.batch import BOOL, FLOAT32, INT64, UINT8, BatchLayout, Fie
 from portraitgen.data.catalog import Catalog, Range
 from portraitgen.data.clips import ClipWindows, Window, run_before
 from portraitgen.data.examples import Span, Texts
+from portraitgen.data.face_choice import FaceChoice
 from portraitgen.data.features.reader import FeatureReader, empty_values
 from portraitgen.data.motion import History, MotionFrames
 from portraitgen.data.reader import ClipReader
@@ -48,6 +49,7 @@ class ClipExamples:
         fps: give the frames a second.
         audio: read the sound of the windows.
         features: precomputed features to read, such as ["vae"], or "vae@1a2b3c4d" where there are several.
+        face: of features of faces, which face; null: one from the window itself.
 
     Raises:
         DataError: settings that make no sense, naming the key.
@@ -71,6 +73,7 @@ class ClipExamples:
         fps: bool = False,
         audio: bool = False,
         features: Sequence[str] | None = None,
+        face: FaceChoice | None = None,
     ) -> None:
         if not isinstance(pictures, bool) and not set(pictures) <= set(GROUPS):
             raise DataError(
@@ -91,7 +94,7 @@ class ClipExamples:
         self.size, self.pose_size = as_size("size", size), as_size("pose_size", pose_size, multiple_of=1)
         self.masks, self.key_points, self.boxes = masks, key_points, boxes
         self.captions, self.fps, self.audio = captions, fps, audio
-        self.features = tuple(features or ())
+        self.features, self.face = tuple(features or ()), face or FaceChoice()
         # Neighbouring windows of one length may differ by a sample: all get the same number.
         for name, asked in (("sound", audio), ("motion frames", motion is not None)):
             if asked and len(self.strides) > 1:
@@ -162,6 +165,7 @@ class OpenClips:
         self._catalog, self._reader = selection.catalog, ClipReader(selection.catalog)
         self.constants = empty_values(features)
         self._restrictions = [f.window_starts for f in features if f.restricts_windows]
+        self._of_faces = [feature for feature in features if feature.kind.unit == "face"]
         self._size = settings.size or selection.frame_size()
         self._audio_frames = settings.clip_frames * settings.strides[0]
         self.layouts = (BatchLayout(self._fields()),)
@@ -218,7 +222,12 @@ class OpenClips:
                 out=targets["pose"],
             )
         texts: Texts = {"caption": reader.caption(shard, row)} if settings.captions else {}
+        for feature in self._of_faces:
+            number = settings.face.choose(feature.faces(shard, row), track, frames, rng)
+            feature.fill_face(shard, row, number, targets)
         for feature in self._features:
+            if feature.kind.unit == "face":
+                continue
             texts |= feature.fill(shard, row, track, frames, reference, targets)
             if history is not None and feature.kind.unit == "frame":
                 self._fill_motion(feature, shard, row, window, history, targets)
@@ -227,6 +236,8 @@ class OpenClips:
     def _choose(self, shard: int, row: int, rng: np.random.Generator) -> tuple[Window, History | None]:
         index = self._catalog.indexes[shard]
         num_frames, runs = int(index.num_frames[row]), index.clip_runs(row)
+        for feature in self._of_faces:
+            runs = runs[np.isin(runs[:, 0], feature.faces(shard, row)[:, 0])]
         packets = index.packets(row)
         keyframes = np.ones(num_frames, bool) if packets is None else packets.keyframes
         starts = None

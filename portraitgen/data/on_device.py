@@ -8,7 +8,7 @@ from torch import Tensor
 from portraitgen.media.yuv import yuv420_to_rgb
 
 _PLANES = ("frames", "reference", "motion")
-_CHANNELS_LAST = ("image", "faces", "other")
+_CHANNELS_LAST = ("image", "faces", "other", "face_picture")
 
 
 def to_floats(batch: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from portraitgen.data.sample import ClipSample
 if TYPE_CHECKING:
     from torch import nn
 
-Unit = Literal["frame", "window", "person", "sample", "tokens", "text"]
-"""Of what there is one value: each frame (first axis T), each of some windows (`WindowValues`), each
-person (first axis N), the whole sample, each of its n tokens (first axis n ≤ `identity()["max_tokens"]`, to
-which they are padded when read); or a text."""
+Unit = Literal["frame", "window", "face", "person", "sample", "tokens", "text"]
+"""Of what there is one value: each frame (first axis T), each of some windows (`WindowValues`), each of some
+faces (`FaceValues`), each person (first axis N), the whole sample, each of its n tokens (first axis n ≤
+`identity()["max_tokens"]`, to which they are padded when read); or a text."""
 
 
 class WindowValues(NamedTuple):
@@ -29,7 +29,20 @@ class WindowValues(NamedTuple):
     values: np.ndarray
 
 
-Value = np.ndarray | WindowValues | str
+class FaceValues(NamedTuple):
+    """Values of F faces of a sample, each of one person in one frame.
+
+    Attributes:
+        faces: int64 [F, 2], the person by the number of its track, from 0 on, and the frame.
+        values: [F] of a structured dtype, whose fields are the keys of a batch: what is known of a face is
+            read together.
+    """
+
+    faces: np.ndarray
+    values: np.ndarray
+
+
+Value = np.ndarray | WindowValues | FaceValues | str
 
 
 class Feature(Protocol):
@@ -37,7 +50,8 @@ class Feature(Protocol):
 
     Attributes:
         name: of the folder, such as "vae".
-        batch_key: of a batch, such as "latents"; a value of each frame also comes as "reference_" + it.
+        batch_key: of a batch, such as "latents"; a value of each frame also comes as "reference_" + it, and
+            those of a face under the names of their fields, which begin with it.
         unit: see `Unit`.
     """
 

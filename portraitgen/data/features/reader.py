@@ -15,6 +15,7 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.features.store import (
     FeatureFacts,
     FeatureIndex,
+    dtype_of,
     feature_tar,
     has_empty,
     read_empty,
@@ -24,7 +25,8 @@ from portraitgen.data.sample import DataError
 
 
 class FeatureKind(NamedTuple):
-    """What the values are: `shape` of one frame's, window's, person's, token's or sample's, () for texts."""
+    """What the values are: `shape` of one frame's, window's, person's, token's or sample's, () for texts
+    and for faces, whose dtype is structured."""
 
     batch_key: str
     unit: str
@@ -75,6 +77,13 @@ class FeatureReader:
         starts = np.zeros(num_frames, bool)
         starts[self._windows(shard, row)[:, 0]] = True
         return starts
+
+    def faces(self, shard: int, row: int) -> np.ndarray:
+        """int64 [F, 2]: person and frame of the faces of a sample that there are values of."""
+        index = self._indexes[shard]
+        if index.faces is None or index.face_splits is None:
+            return np.zeros((0, 2), np.int64)
+        return index.faces[index.face_splits[row] : index.face_splits[row + 1]]
 
     def check_windows(self, clip_frames: int, strides: Sequence[int]) -> None:
         """DataError, naming the settings, unless windows of this kind are those that values are of."""
@@ -127,6 +136,10 @@ class FeatureReader:
         key, unit, shape, dtype = self.kind
         if unit == "text":
             return []
+        if unit == "face":
+            parts = [(name, dtype[name]) for name in dtype.names or ()]
+            known = [(name, Field(part.shape, part.base)) for name, part in parts]
+            return [*known, (f"{key}_index", Field((), np.dtype(np.int64)))]
         if unit in ("person", "window", "sample"):
             return [(key, Field(shape, dtype))]
         if unit == "tokens":
@@ -149,6 +162,7 @@ class FeatureReader:
             DataError: the sample has none.
         """
         key, unit, _, _ = self.kind
+        assert unit != "face", "which of them is not for the feature to say: `fill_face`"
         if unit == "text":
             return {key: self.text(shard, row)}
         if self.of_sample:
@@ -162,6 +176,15 @@ class FeatureReader:
         if unit == "frame" and reference is not None:
             targets[f"reference_{key}"][...] = self.values(shard, row, reference)
         return {}
+
+    def fill_face(self, shard: int, row: int, number: int, targets: dict[str, np.ndarray]) -> None:
+        """Write what is known of one of a sample's faces, by its place in `faces`, and the frame it is
+        from.
+        """
+        value = self.values(shard, row, number)
+        for name in self.kind.dtype.names or ():
+            targets[name][...] = value[name]
+        targets[f"{self.kind.batch_key}_index"][...] = self.faces(shard, row)[number, 1]
 
     @property
     def of_sample(self) -> bool:
@@ -219,7 +242,7 @@ class FeatureReader:
             kinds = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in sorted(found)) or "none at all"
             raise DataError(f"{self.name}: samples have values of several kinds ({kinds}): use one size")
         ((dtype, shape),) = found
-        return FeatureKind(key, unit, shape, np.dtype(dtype))
+        return FeatureKind(key, unit, shape, dtype_of(dtype))
 
 
 def empty_values(features: Iterable[FeatureReader]) -> dict[str, Tensor]:

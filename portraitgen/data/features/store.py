@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from portraitgen.data.features.feature import Feature, Unit, Value, WindowValues
+from portraitgen.data.features.feature import FaceValues, Feature, Unit, Value, WindowValues
 from portraitgen.data.manifest import read_manifest, write_json
 from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.files import replace_file, replacing
@@ -89,7 +89,7 @@ class FeatureIndex:
     keys          bytes  [S]
     offsets       i64    [S]       in the tar, of the raw values; -1 where the sample has none
     shapes        i64    [S, D]    of the array; a text has its bytes
-    dtype         str    []        of the array; "utf-8" for texts
+    dtype         str    []        of the array, JSON of a structured one; "utf-8" for texts
     tar_bytes     i64    []
     tar_sha256    str    []
     shard_sha256  str    []        of the shard that the samples came from
@@ -99,6 +99,11 @@ class FeatureIndex:
     windows       i64    [W, 3]    first frame, distance between frames, number of frames
     window_splits i64    [S+1]     windows[window_splits[i]:window_splits[i+1]] are those of sample i, in the
                                    order of their values
+
+    or of features of faces:
+
+    faces         i64    [F, 2]    person and frame
+    face_splits   i64    [S+1]     as window_splits
     """
 
     keys: np.ndarray
@@ -110,6 +115,8 @@ class FeatureIndex:
     shard_sha256: np.ndarray
     windows: np.ndarray | None = None
     window_splits: np.ndarray | None = None
+    faces: np.ndarray | None = None
+    face_splits: np.ndarray | None = None
 
     @classmethod
     def load(cls, tar: Path) -> "FeatureIndex":
@@ -177,16 +184,16 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value 
     shapes: list[tuple[int, ...]] = []
     kinds: set[tuple[str, int]] = set()
     windows: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     with replacing(target) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, value in values:
                 keys.append(key.encode())
-                if isinstance(value, WindowValues):
-                    assert len(value.windows) == len(value.values) > 0
-                    windows.append(np.asarray(value.windows, np.int64))
+                windows.append(value.windows if isinstance(value, WindowValues) else np.zeros((0, 3)))
+                faces.append(value.faces if isinstance(value, FaceValues) else np.zeros((0, 2)))
+                if isinstance(value, WindowValues | FaceValues):
+                    assert len(value[0]) == len(value.values) > 0
                     value = value.values
-                else:
-                    windows.append(np.zeros((0, 3), np.int64))
                 if value is None:
                     offsets.append(-1)
                     shapes.append(())
@@ -204,7 +211,7 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value 
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.path.getsize(temporary)
     dtype, axes = next(iter(kinds), ("none", 0))
-    splits = np.cumsum([0, *map(len, windows)], dtype=np.int64)
+    window_columns, face_columns = _joined(windows), _joined(faces)
     index = FeatureIndex(
         keys=np.array(keys, np.bytes_),
         offsets=np.array(offsets, np.int64),
@@ -213,14 +220,22 @@ def write_features(folder: Path, shard: Path, values: Iterable[tuple[str, Value 
         tar_bytes=np.array(size),
         tar_sha256=np.array(digest),
         shard_sha256=np.array(shard_sha256(shard)),
-        windows=np.concatenate(windows) if splits[-1] else None,
-        window_splits=splits if splits[-1] else None,
+        windows=window_columns[0],
+        window_splits=window_columns[1],
+        faces=face_columns[0],
+        face_splits=face_columns[1],
     )
     buffer = io.BytesIO()
     found = {field.name: getattr(index, field.name) for field in fields(index)}
     columns = {name: column for name, column in found.items() if column is not None}
     np.savez(buffer, allow_pickle=False, **columns)
     replace_file(feature_index_path(target), buffer.getvalue())
+
+
+def _joined(places: list[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Those of all samples and where each one's begin; None for none at all."""
+    splits = np.cumsum([0, *map(len, places)], dtype=np.int64)
+    return (np.concatenate(places).astype(np.int64), splits) if splits[-1] else (None, None)
 
 
 def has_empty(folder: Path) -> bool:
@@ -250,7 +265,32 @@ def _as_member(value: np.ndarray | str) -> tuple[bytes, int, tuple[int, ...], st
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
     data = buffer.getvalue()
-    return data, len(data) - value.nbytes, value.shape, value.dtype.str
+    return data, len(data) - value.nbytes, value.shape, _dtype_text(value.dtype)
+
+
+def _dtype_text(dtype: np.dtype) -> str:
+    if dtype.names is None:
+        return dtype.str
+    fields = [(name, dtype[name].base.str, list(dtype[name].shape)) for name in dtype.names]
+    return json.dumps(fields)
+
+
+def dtype_of(text: str) -> np.dtype:
+    """What `FeatureIndex.dtype` says.
+
+    Raises:
+        DataError: it is none, or one of objects.
+    """
+    try:
+        if text.startswith("["):
+            dtype = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in json.loads(text)])
+        else:
+            dtype = np.dtype(text)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"features of dtype {text!r}: no such dtype ({error}); compute them anew") from error
+    if dtype.hasobject:
+        raise DataError(f"features of dtype {text!r}: objects are not read")
+    return dtype
 
 
 def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
