@@ -174,7 +174,9 @@ def test_all_features_together():
     assert sorted(config.features) == names
     models = [f"features.{name}.model=folder" for name in names if "model" in config.features[name].keys()]  # noqa: SIM118
     folders = [f"features.{name}.encoder.folder=x" for name in names if "encoder" in config.features[name]]
-    assert find_problems(compose_config("prepare_features", [*words, *models, *folders])) == []
+    face = "features.face.conditioner"
+    weights = [f"{face}.parser.weights=parsing_bisenet.pth", f"{face}.looks.path=eva.pt"]
+    assert find_problems(compose_config("prepare_features", [*words, *models, *folders, *weights])) == []
 
 
 @pytest.mark.parametrize("option", options("text"))
