@@ -3,8 +3,8 @@
     checkpoints/last.ckpt      after the last step that was saved
     checkpoints/previous.ckpt  the one before it
 
-A file ends in the SHA-256 of all that stands before, which `torch.load` does not look at; a folder, as sharded
-strategies write, holds one of its files. Both are verified before a run resumes.
+A file ends in the SHA-256 of all that stands before, which `torch.load` does not look at; a folder, as
+sharded strategies write, holds one of its files. Both are verified before a run resumes.
 """
 
 import hashlib
