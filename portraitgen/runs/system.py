@@ -14,7 +14,7 @@ from torch import nn
 
 from portraitgen.runs.config.check import ConfigError, find_problems
 from portraitgen.runs.config.systems import system_of
-from portraitgen.runs.config.targets import MODEL_MODULES, resolve_target
+from portraitgen.runs.config.targets import MODEL_TARGETS, resolve_target
 from portraitgen.runs.pretrained import find_moved, library_bases, missing_models
 from portraitgen.training.bases import load_trained, require_same_base, require_same_bases
 from portraitgen.training.generator import Generator
@@ -69,7 +69,7 @@ def describe_system(path: Path, *, changes: Mapping[str, Any], models: str) -> D
     problems = [*missing_models(config, "model", models=models)]
     if problems:
         raise ValueError(f"{path}: {ConfigError(problems)}")
-    target: Any = resolve_target(str(config.get("_target_")), MODEL_MODULES)
+    target: Any = resolve_target(str(config.get("_target_")), MODEL_TARGETS)
     system = system_of(target.__module__)
     if system is None or not (isinstance(target, type) and issubclass(target, Learner)):
         raise ValueError(f"{path}: {config.get('_target_')} is the class of no system")
@@ -101,7 +101,7 @@ def checked_settings(
     assert isinstance(config, DictConfig)
     if models is not None:
         find_moved(config, facts.get("bases", {}), models=models)
-    problems = find_problems(config, allowed=MODEL_MODULES)
+    problems = find_problems(config, allowed=MODEL_TARGETS)
     if problems:
         raise ValueError(f"{path}: {ConfigError(problems)}")
     return config

@@ -17,8 +17,15 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from portraitgen.runs.config.configurable import FACTORIES, REFUSED_ARGUMENTS
 from portraitgen.runs.config.systems import system_of
-from portraitgen.runs.config.targets import COMMAND_MODULES, argument_names, did_you_mean, resolve_target
+from portraitgen.runs.config.targets import (
+    COMMAND_TARGETS,
+    Allowed,
+    argument_names,
+    did_you_mean,
+    resolve_target,
+)
 
 HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -27,27 +34,28 @@ class ConfigError(ValueError):
     """The configuration has mistakes; the message lists all of them, one a line."""
 
     def __init__(self, problems: Collection[str]) -> None:
+        self.problems = [*problems]
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__("\n  ".join([f"{count} in the configuration, nothing was started:", *problems]))
 
 
-def check_config(config: DictConfig, *, allowed: tuple[str, ...] = COMMAND_MODULES) -> None:
+def check_config(config: DictConfig, *, allowed: Allowed = COMMAND_TARGETS) -> None:
     """Raise a ConfigError that lists every mistake in `config`; return when there is none."""
     problems = find_problems(config, allowed=allowed)
     if problems:
         raise ConfigError(problems)
 
 
-def find_problems(config: DictConfig, *, allowed: tuple[str, ...] = COMMAND_MODULES) -> list[str]:
+def find_problems(config: DictConfig, *, allowed: Allowed = COMMAND_TARGETS) -> list[str]:
     """One line for each mistake, in the order of the configuration.
 
     Args:
-        allowed: modules whose classes a `_target_` may name.
+        allowed: what a `_target_` may name.
     """
     return list(_walk(config, "", allowed))
 
 
-def _walk(config: DictConfig | ListConfig, path: str, allowed: tuple[str, ...]) -> Iterator[str]:
+def _walk(config: DictConfig | ListConfig, path: str, allowed: Allowed) -> Iterator[str]:
     for key in range(len(config)) if isinstance(config, ListConfig) else list(config):
         here = f"{path}[{key}]" if isinstance(config, ListConfig) else f"{path}.{key}".lstrip(".")
         if OmegaConf.is_interpolation(config, key):
@@ -64,7 +72,7 @@ def _walk(config: DictConfig | ListConfig, path: str, allowed: tuple[str, ...]) 
             yield f"{path}.{problem}".lstrip(".")
 
 
-def _check_call(node: DictConfig, allowed: tuple[str, ...]) -> Iterator[str]:
+def _check_call(node: DictConfig, allowed: Allowed) -> Iterator[str]:
     try:
         target = resolve_target(str(node["_target_"]), allowed)
     except ValueError as error:
@@ -81,12 +89,16 @@ def _wrong_arguments(
     target: Callable[..., Any], node: DictConfig, arguments: Mapping[str, Any]
 ) -> Iterator[str]:
     names = argument_names(target)
+    refused = REFUSED_ARGUMENTS.get(f"{target.__module__}.{target.__qualname__}", ())
     label = str(node["_target_"]).rpartition(".")[2]
-    for name in arguments:
+    for name, value in arguments.items():
         if names is not None and name not in names:
-            yield f"{name}: {label} takes no such argument{did_you_mean(name, names)}"
-        elif name == "trust_remote_code" and arguments[name]:
-            yield f"{name}: code from a model folder is never run"
+            known = f" (it takes {', '.join(names)})" if label in FACTORIES else ""
+            yield f"{name}: {label} takes no such argument{known}{did_you_mean(name, names)}"
+        elif name in refused:
+            yield f"{name}: no configuration may give this to {label}"
+        elif name == "use_safetensors" and value is not True:
+            yield f"{name}: weights are never unpickled; leave it out"
     if not node.get("_partial_"):
         for name in _required(target, positional=len(node.get("_args_", ()))):
             if name not in arguments:

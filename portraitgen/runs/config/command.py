@@ -51,6 +51,9 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
         main()
     except TaskFailed:
         sys.exit(1)
+    except ConfigError as error:  # refused as it was composed
+        _show(error, str(error))
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         _show(error, str(ConfigError(explain(error, config_name, words))))

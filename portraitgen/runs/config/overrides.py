@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from portraitgen.runs.config.check import find_problems
+from portraitgen.runs.config.check import ConfigError, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.targets import argument_names, did_you_mean, resolve_target
 
@@ -40,6 +40,8 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> lis
             composed = compose(config_name, others, return_hydra_config=True)
             unknown = {key: line for o in values for key, line in _look_up(composed, o)}
             forced = compose(config_name, [*others, *(f"++{_text(o)}" for o in values)])
+        except ConfigError as refused:
+            return refused.problems
         except (HydraException, OmegaConfBaseException, YAMLError) as second:
             return [*unknown.values(), _plain(second)]
     rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]

@@ -18,7 +18,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from portraitgen.runs.config.hydra_settings import check_compositions_of_hydra
 from portraitgen.runs.config.systems import installed_configurations
+from portraitgen.runs.config.yaml_files import check_files_of_hydra
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 """Folder of the Hydra groups, at the root of the checkout."""
@@ -213,7 +215,12 @@ class InstalledConfigurations(SearchPathPlugin):
 
 
 def register_configs() -> None:
-    """Make the schemas and the resolvers known to Hydra; may be called again."""
+    """Make the schemas and the resolvers known to Hydra, which looks through what it reads from now on.
+
+    May be called again.
+    """
+    check_files_of_hydra()
+    check_compositions_of_hydra()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="generate_schema", node=GenerateConfig)

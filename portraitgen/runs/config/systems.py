@@ -10,9 +10,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from portraitgen.runs.config.targets import did_you_mean, installed_systems
-
-BUILT_IN = "portraitgen.systems"
+from portraitgen.runs.config.targets import BUILT_IN, did_you_mean, installed_systems
 
 
 def all_systems() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Which classes a configuration may name in `_target_`, and what arguments they take.
 
-Configurations come from other people too (inside weights files), so a target must be *defined* in an allowed
-module: `os.system` is refused before anything is imported, `torch.nn.os.system` too: it only looks allowed.
+Configurations come from other people too (experiments, weights files), so a target must be on the list of
+`configurable`, by where it is *defined*: `os.system` is refused before anything is imported, `torch.nn.os.system`
+too: it only looks allowed.
 
 Packages that are installed beside portraitgen can bring systems: the entry points of the group
 `portraitgen.systems` in their metadata (`mine = "my_package.mine"`) are allowed too. Only what somebody
@@ -13,43 +14,43 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-MODEL_MODULES = (
-    "portraitgen.systems",
-    "portraitgen.nn",
-    "portraitgen.diffusion",
-    "portraitgen.faces.recognition",
-    "portraitgen.training.optim",
-    "torch.nn",
-    "torch.optim",
-    "diffusers.models",
-    "diffusers.schedulers",
-    "transformers.models",
+from portraitgen.runs.config.configurable import (
+    COMMAND_KINDS,
+    FACTORIES,
+    FACTORY_ARGUMENTS,
+    MODEL_KINDS,
+    OWN_COMMAND,
+    OWN_MODEL,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What `_target_` may name, see `configurable`.
+
+    own      names and `package.*` of portraitgen
+    kinds    of other libraries, by package
+    """
+
+    own: tuple[str, ...]
+    kinds: Mapping[str, str]
+
+
+MODEL_TARGETS = Allowed(OWN_MODEL, MODEL_KINDS)
 """What the model settings inside a weights file may name."""
 
-COMMAND_MODULES = (
-    *MODEL_MODULES,
-    "portraitgen",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "lightning.pytorch.plugins",
-    "lightning.fabric.plugins.environments",
-    "lightning.pytorch.profilers",
-    "lightning.pytorch.strategies",
-    "lightning.pytorch.trainer",
-    "torchmetrics",
-    "peft",
-)
+COMMAND_TARGETS = Allowed(OWN_COMMAND, COMMAND_KINDS)
 """What the configuration of a command may name."""
 
 SYSTEMS_GROUP = "portraitgen.systems"
 """Entry points of this group name packages of systems: their name -> the package."""
 
-FACTORIES = ("from_pretrained", "from_config")
-"""Class methods that may be named beside classes."""
+BUILT_IN = "portraitgen.systems"
+"""The package of our own systems, one folder each."""
 
 FORWARDED = {
     "lightning.pytorch.strategies.ddp.DDPStrategy": "torch.nn.parallel.DistributedDataParallel",
@@ -66,17 +67,15 @@ def installed_systems() -> dict[str, str]:
     return {each.name: each.module for each in sorted(found, key=lambda each: each.name)}
 
 
-def resolve_target(name: str, allowed: tuple[str, ...] = COMMAND_MODULES) -> Callable[..., Any]:
+def resolve_target(name: str, allowed: Allowed = COMMAND_TARGETS) -> Callable[..., Any]:
     """The class or function that `_target_: name` names, imported.
 
     Raises:
-        ValueError: it is not defined in one of the modules `allowed` or in the package of an installed
-            system, or it cannot be imported.
+        ValueError: it is none that a configuration may name, or it cannot be imported.
     """
-    allowed = (*allowed, *installed_systems().values())
-    packages = sorted({module.split(".")[0] for module in allowed})
+    packages = sorted({"portraitgen", *(each.split(".")[0] for each in (*allowed.kinds, *_systems()))})
     parts = name.split(".")
-    if len(parts) < 2 or parts[0] not in packages or any(part.startswith("_") for part in parts):
+    if len(parts) < 2 or parts[0] not in packages or not all(map(_is_public, parts)):
         raise ValueError(f"{name!r} is not in an allowed package ({', '.join(packages)})")
     target: Any = importlib.import_module(parts[0])
     for depth, part in enumerate(parts[1:], start=1):
@@ -105,6 +104,8 @@ def argument_names(target: Callable[..., Any]) -> list[str] | None:
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         return names
+    if _is_factory(target):
+        return sorted(FACTORY_ARGUMENTS)
     forwarded = FORWARDED.get(f"{target.__module__}.{target.__qualname__}")
     if forwarded is None:
         return None
@@ -127,12 +128,46 @@ def _member(owner: Any, name: str, path: str) -> Any:
         raise
 
 
-def _is_allowed(target: Any, allowed: tuple[str, ...]) -> bool:
-    """True if the class or function is defined in an allowed module, wherever it was found."""
-    if inspect.ismethod(target) and inspect.isclass(target.__self__) and target.__name__ in FACTORIES:
+def _is_public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_")
+
+
+def _systems() -> tuple[str, ...]:
+    return (BUILT_IN, *installed_systems().values())
+
+
+def _is_factory(target: Any) -> bool:
+    """Whether it is a class method, `from_pretrained`, that may be named beside its class."""
+    return inspect.ismethod(target) and inspect.isclass(target.__self__) and target.__name__ in FACTORIES
+
+
+def _is_allowed(target: Any, allowed: Allowed) -> bool:
+    """Whether it is on the list, by where it is defined, wherever it was found."""
+    if _is_factory(target):
         target = target.__self__
-    module = f"{getattr(target, '__module__', None)}."
-    if not module.startswith(tuple(f"{prefix}." for prefix in allowed)):
+    if not (inspect.isclass(target) or inspect.isfunction(target)):
         return False
-    ours = tuple(f"{package}." for package in ("portraitgen", *installed_systems().values()))
-    return inspect.isclass(target) or (inspect.isfunction(target) and module.startswith(ours))
+    module = str(target.__module__)
+    name = f"{module}.{target.__qualname__}"
+    if _is_under(module, _systems()):
+        return inspect.isclass(target) or name in _functions_of_systems(module)
+    if name in allowed.own:
+        return True
+    if not inspect.isclass(target):
+        return False
+    if _is_under(module, [each[:-2] for each in allowed.own if each.endswith(".*")]):
+        return True
+    bases = {f"{base.__module__}.{base.__qualname__}" for base in inspect.getmro(target)} | {"object"}
+    return any(_is_under(module, [package]) and kind in bases for package, kind in allowed.kinds.items())
+
+
+def _functions_of_systems(module: str) -> set[str]:
+    """Full names of the functions that the packages above `module` list in CONFIGURABLE."""
+    parents = module.split(".")
+    packages = [".".join(parents[:depth]) for depth in range(1, len(parents))]
+    found = {package: getattr(importlib.import_module(package), "CONFIGURABLE", ()) for package in packages}
+    return {f"{package}.{name}" for package, names in found.items() for name in names}
+
+
+def _is_under(module: str, packages: Iterable[str]) -> bool:
+    return f"{module}.".startswith(tuple(f"{package}." for package in packages))

@@ -67,6 +67,9 @@ FREE_TO_CHANGE = (
 )
 """Among them, those on which a resumed run does not depend."""
 
+_NOTHING_RUNS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat", "diff.external=")
+"""Settings of git under which it starts no program that the settings of a checkout name."""
+
 
 class RunDirectory:
     """Files of the run in `folder`, which must exist."""
@@ -168,17 +171,25 @@ def package_versions() -> dict[str, str]:
 def describe_commit() -> dict[str, Any]:
     """`commit` of the checkout this package runs from, and `dirty`, whether tracked files differ from it.
 
-    Both are None outside a checkout.
+    Both are None outside a checkout. Git runs nothing that the checkout's own settings name.
     """
     root = Path(__file__).resolve().parents[3]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_OPTIONAL_LOCKS": "0"}
+    # With no global configuration nothing says that a checkout of another owner is safe to look at.
+    settings = [*_NOTHING_RUNS, f"safe.directory={root}"]
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    def git(*words: str, check: bool = True) -> str:
+        changes = [word for setting in settings for word in ("-c", setting)]
+        call = ["git", "-C", str(root), *changes, *words]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=check)
         return done.stdout.strip()
 
     try:
-        dirty = git("status", "--porcelain", "--untracked-files=no") != ""
-        return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
+        filters = git("config", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$", check=False)
+        settings += [f"{name}=" for name in filters.splitlines()]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": changed != ""}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

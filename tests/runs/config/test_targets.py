@@ -2,7 +2,7 @@
 
 import pytest
 
-from portraitgen.runs.config.targets import MODEL_MODULES, argument_names, did_you_mean, resolve_target
+from portraitgen.runs.config.targets import MODEL_TARGETS, argument_names, did_you_mean, resolve_target
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_resolves_what_configurations_name(name):
 
 
 def test_weights_files_may_only_name_what_builds_models():
-    assert callable(resolve_target("torch.nn.Linear", MODEL_MODULES))
+    assert callable(resolve_target("torch.nn.Linear", MODEL_TARGETS))
     for name in ("portraitgen.data.shards.ShardWriter", "portraitgen.media.encode.write_video"):
         with pytest.raises(ValueError, match="may name here"):
-            resolve_target(name, MODEL_MODULES)
+            resolve_target(name, MODEL_TARGETS)
 
 
 def test_names_the_nearest_member():
