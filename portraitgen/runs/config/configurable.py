@@ -84,9 +84,9 @@ FACTORY_ARGUMENTS = frozenset(
 )
 """Keywords for a factory that hands its **kwargs on to a library.
 
-What libraries take beside these runs code of a model's folder (`trust_remote_code`, `custom_pipeline`), unpickles
-its weights (`weights_only: false`), fetches compiled code (`attn_implementation`, `allow_all_kernels`), or writes
-outside of the run (`offload_folder`, `cache_dir`).
+What libraries take beside these runs code of a model's folder (`trust_remote_code`, `custom_pipeline`),
+unpickles its weights (`weights_only: false`), fetches compiled code (`attn_implementation`,
+`allow_all_kernels`), or writes outside of the run (`offload_folder`, `cache_dir`).
 """
 
 REFUSED_ARGUMENTS = {

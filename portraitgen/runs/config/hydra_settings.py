@@ -3,7 +3,8 @@
 They can name code (callbacks, log handlers, launchers and sweepers), set environment variables, and give
 shell commands to a cluster. An experiment may be anybody's, so it may set what `SETTABLE` lists: where runs
 lie, what a sweep tries, how large its jobs are. All the rest must be as Hydra, its installed plug-ins,
-conf/hydra and the command's own conf/<command>.yaml bring it, or come from the user: typed on the command line, or written in `conf/local/default.yaml`.
+conf/hydra and the command's own conf/<command>.yaml bring it, or come from the user: typed on the command
+line, or written in `conf/local/default.yaml`.
 """
 
 import re

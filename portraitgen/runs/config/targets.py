@@ -1,8 +1,8 @@
 """Which classes a configuration may name in `_target_`, and what arguments they take.
 
 Configurations come from other people too (experiments, weights files), so a target must be on the list of
-`configurable`, by where it is *defined*: `os.system` is refused before anything is imported, `torch.nn.os.system`
-too: it only looks allowed.
+`configurable`, by where it is *defined*: `os.system` is refused before anything is imported, and so is
+`torch.nn.os.system`, which only looks allowed.
 
 Packages that are installed beside portraitgen can bring systems: the entry points of the group
 `portraitgen.systems` in their metadata (`mine = "my_package.mine"`) are allowed too. Only what somebody

@@ -1,8 +1,8 @@
 """YAML files of other people, looked through before anything is made of them.
 
 Hydra reads every file of conf/ (and of `--config-dir`) with OmegaConf, which builds some objects for tags and
-copies what an alias stands for: a few lines can so fill the memory. Here a file is first read as the events of
-its parser, which build nothing.
+copies what an alias stands for: a few lines can so fill the memory. Here a file is first read as the events
+of its parser, which build nothing.
 """
 
 from pathlib import Path
