@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.interpolations import check_interpolations
-from portraitgen.runs.config.yaml_files import load_yaml
+from portraitgen.runs.config.yaml_files import CONF, load_yaml
 
 SETTABLE = (
     "run.dir",
@@ -103,8 +103,6 @@ class CheckedConfigLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        from portraitgen.runs.config.schema import CONF
-
         config = super()._load_configuration_impl(
             config_name, overrides, run_mode, from_shell, validate_sweep_overrides
         )

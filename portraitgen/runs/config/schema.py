@@ -9,7 +9,6 @@ import os
 import re
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -20,10 +19,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from portraitgen.runs.config.hydra_settings import check_compositions_of_hydra
 from portraitgen.runs.config.systems import installed_configurations
+from portraitgen.runs.config.yaml_files import CONF as CONF
 from portraitgen.runs.config.yaml_files import check_files_of_hydra
-
-CONF = Path(__file__).resolve().parents[3] / "conf"
-"""Folder of the Hydra groups, at the root of the checkout."""
 
 
 @dataclass

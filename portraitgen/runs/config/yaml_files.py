@@ -16,6 +16,9 @@ from hydra.plugins.config_source import ConfigResult
 
 from portraitgen.runs.config.check import ConfigError
 
+CONF = Path(__file__).resolve().parents[3] / "conf"
+"""Folder of the Hydra groups, at the root of the checkout."""
+
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
