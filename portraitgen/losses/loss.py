@@ -136,7 +136,7 @@ class Loss(nn.Module, ABC):
 
     @property
     def recognizers(self) -> dict[str, str]:
-        """Name → SHA-256 of the recognition networks that it looks with, which no grader may look with."""
+        """SHA-256 → name of the recognition networks that it looks with, which no grader may look with."""
         return {}
 
     @classmethod

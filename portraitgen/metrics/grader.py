@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo
 
@@ -96,6 +97,15 @@ class ClipGrader(Grader, Protocol):
 
     def grade(self, clip: GradedClip) -> Grades:
         """The figures of one clip; one that cannot be taken is NaN with a reason."""
+        ...
+
+
+@runtime_checkable
+class RecognizingGrader(Grader, Protocol):
+    """Judges who somebody is. A generator must not have been trained by the judgement of the same network."""
+
+    def looks_with(self, backend: FaceBackend) -> tuple[str, str | None]:
+        """Name and SHA-256 of the recognition network; None where it is the face backend's own."""
         ...
 
 

@@ -115,11 +115,13 @@ class WeightsExport(Callback):
                 shutil.copyfile(path, temporary)
 
     def _provenance(self, learner: Learner) -> dict[str, Any]:
-        """The facts given, and what else decides what the tensors mean: bases, and adapters' alpha."""
+        """The facts given, what else decides what the tensors mean (bases, alpha), and who judged them."""
         facts = dict(self.provenance or {})
         found = facts.get("bases", {}) | learner.base_facts()
         if found:
             facts["bases"] = found
+        if learner.recognizers:
+            facts["recognizers"] = learner.recognizers
         adapters = lora_settings(learner.network)
         if adapters:
             facts["lora"] = adapters

@@ -42,6 +42,11 @@ class ExtraLosses:
         self.needs = frozenset(needed for loss in losses.values() for needed in loss.needs)
         """By-products that at least one of the losses looks at."""
 
+    @property
+    def recognizers(self) -> dict[str, str]:
+        """SHA-256 → name of all recognition networks that the losses look with."""
+        return {digest: name for loss in self._losses.values() for digest, name in loss.recognizers.items()}
+
     def __bool__(self) -> bool:
         return bool(self._losses)
 

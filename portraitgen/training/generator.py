@@ -147,6 +147,11 @@ class Generator(Learner):
         self._extra_losses = ExtraLosses(losses, by_products=self.by_products, system=type(self).__name__)
 
     @property
+    def recognizers(self) -> dict[str, str]:
+        """Those of this run's losses, too."""
+        return super().recognizers | self._extra_losses.recognizers
+
+    @property
     def wanted(self) -> frozenset[str]:
         """By-products that a loss looks at; to keep others would only cost memory."""
         return self._extra_losses.needs

@@ -53,6 +53,8 @@ class Learner(LightningModule, ABC):
         self.network = network
         self.stage = ""
         self.lr_scale: Mapping[str, float] = {}
+        self.earlier_recognizers: dict[str, str] = {}
+        """SHA-256 → name of the recognition networks that losses of the stages before looked with."""
         # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
         self.strict_loading = False
         self._frozen_digest = ""
@@ -60,6 +62,11 @@ class Learner(LightningModule, ABC):
         self._of_base: Mapping[str, str] = {}
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
+
+    @property
+    def recognizers(self) -> dict[str, str]:
+        """SHA-256 → name of the recognition networks by whose judgement the weights were trained."""
+        return self.earlier_recognizers
 
     @abstractmethod
     def losses(self, batch: Batch, *, step: int, training: bool) -> Mapping[str, Tensor | Mean]:

@@ -122,6 +122,7 @@ class TrainingStage(Callback):
                     "tensors); each part of the network must come from one file"
                 )
             require_same_bases(learner, said, source=path)
+            learner.earlier_recognizers |= said.get("recognizers", {})
             tensors |= found
             origin |= dict.fromkeys(found, path)
             log.info("stage %r starts from %s (step %s)", self.name, path, said.get("step", "unknown"))

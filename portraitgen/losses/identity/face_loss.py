@@ -142,7 +142,7 @@ class DifferentiableFaceLoss(Loss):
 
     @property
     def recognizers(self) -> dict[str, str]:
-        return {self.recognizer.name: self.recognizer.digest}
+        return {self.recognizer.digest: self.recognizer.name}
 
     @classmethod
     def find_problems(cls, settings: Mapping[str, Any], examples: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.faces.backend import largest_face
+from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
 from portraitgen.faces.types import Face
 from portraitgen.metrics.consisid import clamped_similarity, face_inception_l2, pad_grey
@@ -69,6 +69,10 @@ class ConsisIDFaceSimGrader:
                 "clip",
             )
         }
+
+    def looks_with(self, backend: FaceBackend) -> tuple[str, str | None]:
+        """See `RecognizingGrader`."""
+        return self.recognizer.name, self.recognizer.digest
 
     def grade(self, clip: GradedClip) -> Grades:
         """The one figure of the clip."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from portraitgen.faces.backend import largest_face
+from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.dlib_files import EMBEDDING_FILE, model_file
 from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
 from portraitgen.faces.types import Face
@@ -27,8 +27,8 @@ class IdentityGrader:
     A copy of the reference is as like it as can be; only the truth tells whether it is the person as the
     frame should show them.
 
-    The network that grades should not be the one that an identity loss was trained with. A face that is not
-    found is left out and counted; a clip without any is missing, not 0.
+    The network that grades must not be the one that an identity loss looked with: evaluate.py refuses that. A
+    face that is not found is left out and counted; a clip without any is missing, not 0.
 
     Args:
         recognizer: `arcface`, `curricularface`, `dlib`, `mobileface`, or `backend` for the embedding of the
@@ -101,6 +101,14 @@ class IdentityGrader:
             lost: MetricInfo(f"Identity ({recognizer}), faces missing", "", 2, False, of_lost, level),
             extra: MetricInfo(f"Identity ({recognizer}), faces too many", "", 2, False, of_extra, level),
         }
+
+    def looks_with(self, backend: FaceBackend) -> tuple[str, str | None]:
+        """See `RecognizingGrader`."""
+        return (
+            (backend.name, None)
+            if self.recognizer is None
+            else (self.recognizer.name, self.recognizer.digest)
+        )
 
     def grade(self, clip: GradedClip) -> Grades:
         """Similarity of the clip or of each frame."""

@@ -26,7 +26,12 @@ from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, TRUTH, Row
 from portraitgen.runs.config.check import check_config
-from portraitgen.runs.evaluate.graders import build_graders, check_names, figures_of
+from portraitgen.runs.evaluate.graders import (
+    build_graders,
+    check_names,
+    figures_of,
+    refuse_own_judges,
+)
 from portraitgen.runs.evaluate.kept_rows import GradedVideo, KeptRows
 from portraitgen.runs.evaluate.processes import evaluation_processes
 from portraitgen.runs.evaluate.sources.choose import choose_source
@@ -69,6 +74,7 @@ def grade_and_report(config: DictConfig) -> Results | None:
     choose_figure(metrics, config.show_by, directed=True)
     out = Path(config.out)
     backend: FaceBackend = instantiate(config.faces, _convert_="all")
+    refuse_own_judges(graders, source.recognizers, backend)
     with evaluation_processes() as processes:
         if not processes.rank:
             writable_folder(out)

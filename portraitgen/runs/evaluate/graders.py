@@ -7,8 +7,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.checks import Check
-from portraitgen.metrics.grader import Grader, MissingWeights
+from portraitgen.metrics.grader import Grader, MissingWeights, RecognizingGrader
 from portraitgen.metrics.scores import MetricInfo
 from portraitgen.runs.config.targets import did_you_mean
 
@@ -48,6 +49,29 @@ def build_graders(config: DictConfig, *, strict: bool) -> tuple[dict[str, Grader
     if not graders:
         raise ValueError(f"{PLACE} leaves nothing to grade: no grader is listed that has its weights")
     return graders, skipped
+
+
+def refuse_own_judges(
+    graders: Mapping[str, Grader], recognizers: Mapping[str, str], backend: FaceBackend
+) -> None:
+    """Identity is not graded by a network that the generator was trained to please.
+
+    Args:
+        recognizers: SHA-256 → name of the networks that its losses looked with.
+
+    Raises:
+        ValueError: a grader looks with one of them; a name alone decides where no digest is known.
+    """
+    for name, grader in graders.items():
+        if not isinstance(grader, RecognizingGrader) or not recognizers:
+            continue
+        network, digest = grader.looks_with(backend)
+        if digest in recognizers or (digest is None and network in recognizers.values()):
+            raise ValueError(
+                f"{PLACE}.{name} looks with {network} (SHA-256 {digest or 'unknown'}), and so did the loss "
+                "that these weights were trained with: take another recognizer, or leave it out "
+                f"({PLACE}.{name}=null)"
+            )
 
 
 def _missing_weights(error: BaseException | None) -> MissingWeights | None:

@@ -38,6 +38,7 @@ def describe_sample(
         "weights": str(config.weights),
         "step": facts["step"],
         "commit": facts.get("commit"),
+        "recognizers": facts.get("recognizers", {}),
         "seed": given.seed,
         "precision": config.precision,
         "sampling": {name: value for name, value in config.sampling.items() if value is not None},

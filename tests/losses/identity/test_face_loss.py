@@ -8,41 +8,13 @@ from safetensors.torch import load_file
 
 from portraitgen.faces.recognition.iresnet import IResNet
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
-from portraitgen.faces.templates import ARCFACE
 from portraitgen.losses.gate import NoiseGate
 from portraitgen.losses.identity.distance import FaceDistance
 from portraitgen.losses.identity.face_loss import DifferentiableFaceLoss
+from tests.losses.identity.glance import face_loss, points
 
 SIDE = 48
-POINTS = torch.as_tensor(ARCFACE.keypoints).float() * (SIDE / 112)
-
-
-class Glance(torch.nn.Module):
-    """A recognition network at a size for tests."""
-
-    template = ARCFACE
-    embedding_dim = 6
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(5)
-        self.conv = torch.nn.Conv2d(3, 4, 5, stride=4)
-        self.fc = torch.nn.Linear(4 * 9, 6, bias=False)
-
-    def stages(self, crops):
-        maps = torch.tanh(self.conv(crops))
-        return [maps, maps * 2, maps + 1, maps - 1]
-
-    def head(self, maps):
-        return self.fc(torch.nn.functional.adaptive_avg_pool2d(maps, 3).flatten(1))
-
-    def forward(self, crops):
-        return self.head(self.stages(crops)[-1])
-
-
-def face_loss(**settings):
-    recognizer = FaceRecognizer(Glance(), name="glance", identity_threshold=0.5)
-    return DifferentiableFaceLoss(**({"recognizer": recognizer} | settings))
+POINTS = points(SIDE)
 
 
 def pass_of(estimate, batch, *, level=None, **more):

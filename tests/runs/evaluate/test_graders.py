@@ -3,10 +3,12 @@
 import pytest
 from omegaconf import OmegaConf
 
+from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import MissingWeights
+from portraitgen.metrics.graders.identity import BACKEND, IdentityGrader
 from portraitgen.metrics.graders.pixels import METRICS, PixelGrader
-from portraitgen.runs.evaluate.graders import build_graders, check_names, figures_of
+from portraitgen.runs.evaluate.graders import build_graders, check_names, figures_of, refuse_own_judges
 
 PIXELS = {"_target_": "portraitgen.metrics.graders.pixels.PixelGrader"}
 
@@ -67,3 +69,21 @@ def test_checks_name_figures_that_are_given():
     with pytest.raises(ValueError, match="no grader gives 'psrn'; did you mean 'psnr'"):
         check_names([Check("psrn", "copy_reference")], METRICS, [])
     check_names([Check("sync_c", "copy_reference")], METRICS, ["sync"])
+
+
+def test_identity_is_not_graded_by_the_network_that_the_loss_looked_with():
+    backend = DlibBackend()
+    graders = {"pixels": PixelGrader(), "person": IdentityGrader("dlib")}
+    digest = graders["person"].recognizer.digest
+    refuse_own_judges(graders, {}, backend)
+    refuse_own_judges(graders, {"0" * 64: "dlib"}, backend)  # other weights of the same kind
+    said = rf"graders\.person looks with dlib \(SHA-256 {digest}\), and so did .*graders\.person=null"
+    with pytest.raises(ValueError, match=said):
+        refuse_own_judges(graders, {digest: "dlib"}, backend)
+    with pytest.raises(ValueError, match="person looks with dlib"):
+        refuse_own_judges(graders, {digest: "renamed"}, backend)
+    # The face backend has an embedding of its own, of which the name alone is known.
+    own = {"person": IdentityGrader(BACKEND)}
+    refuse_own_judges(own, {digest: "mobileface_v2"}, backend)
+    with pytest.raises(ValueError, match="SHA-256 unknown"):
+        refuse_own_judges(own, {digest: "dlib"}, backend)

@@ -70,6 +70,7 @@ def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
     assert sample["train_span"] == [0.0, 0.75]
     assert sample["frames_trained_on"] == 0
     assert (sample["seed"], sample["step"], sample["commit"]) == (3, 0, "abc")
+    assert sample["recognizers"] == {}, "no loss looked with one"
     assert read_video(tmp_path / "out" / sample["video"]).shape == (4, 64, 64, 3)
     assert (tmp_path / "out" / sample["sheet"]).read_bytes().startswith(b"\x89PNG")
     with av.open(str(tmp_path / "out" / sample["panel"])) as panel:

@@ -37,6 +37,7 @@ class PairedFiles:
     """
 
     settings: Mapping[str, Fact] = {}
+    recognizers: Mapping[str, str] = {}
 
     def __init__(
         self,

@@ -64,6 +64,11 @@ class GeneratedSamples:
             **samples[0]["sampling"],
         }
 
+    @property
+    def recognizers(self) -> Mapping[str, str]:
+        """See `ClipSource.recognizers`: as the weights file said."""
+        return {k: v for sample in self.samples.values() for k, v in sample.get("recognizers", {}).items()}
+
     def check(self) -> None:
         """See `ClipSource.check`: shards or photos that are gone, or shards that no longer hold the clips."""
         for shard in {sample["shard"] for sample in self.samples.values() if "shard" in sample}:

@@ -53,6 +53,11 @@ class ClipSource(Protocol):
         ...
 
     @property
+    def recognizers(self) -> Mapping[str, str]:
+        """SHA-256 → name of the recognition networks that the generator's losses looked with, if known."""
+        ...
+
+    @property
     def place(self) -> Mapping[str, Any]:
         """The settings of evaluate.py that lead here, with absolute paths."""
         ...
