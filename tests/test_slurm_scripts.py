@@ -29,16 +29,43 @@ def checkout(tmp_path):
     return root
 
 
-def submit(checkout: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run submit.sh with an sbatch that says what it was given."""
-    sbatch = checkout.parent / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text('#!/bin/sh\necho "$PWD" "$PORTRAITGEN_TREE" "$@"\n')
+def with_sbatch(folder: Path, says: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a script with an sbatch that says what it was given."""
+    sbatch = folder / "bin" / "sbatch"
+    sbatch.parent.mkdir(exist_ok=True)
+    sbatch.write_text(f"#!/bin/sh\n{says}\n")
     sbatch.chmod(0o755)
     environment = os.environ | {"PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
-    return subprocess.run(
-        ["experiments/slurm/submit.sh", *words], cwd=checkout, env=environment, capture_output=True, text=True
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def submit(checkout: Path, *words: str) -> subprocess.CompletedProcess:
+    says = 'echo "$PWD" "$PORTRAITGEN_TREE" "$@"'
+    return with_sbatch(checkout.parent, says, "experiments/slurm/submit.sh", *words, cwd=checkout)
+
+
+def test_options_for_sbatch_stand_before_the_script(checkout):
+    """Nodes and tasks could not be set."""
+    done = submit(checkout, "--nodes=4", "--partition=gpu", "train.sbatch", "seed=1")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()[2:]
+    assert words[:2] == ["--nodes=4", "--partition=gpu"]
+    assert words[2].endswith("experiments/slurm/train.sbatch")
+    assert words[3:] == ["seed=1"]
+    assert submit(checkout, "-N", "4", "train.sbatch").returncode == 2
+
+
+@pytest.mark.parametrize("system", ["aniportrait", "uniportrait"])
+def test_stages_are_submitted_with_options(system, tmp_path):
+    script = EXPERIMENTS / system / "stages.sh"
+    done = with_sbatch(
+        tmp_path, 'echo "$@" >> calls; echo 42', script, "--nodes=2", "a=1", "b=2", cwd=tmp_path
     )
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) >= 2
+    assert all(call.startswith("--nodes=2 ") for call in calls)
+    assert "--dependency=afterok:42 experiments/slurm/train.sbatch experiment=" in calls[1]
 
 
 def test_a_job_runs_a_checkout_of_the_commit(checkout):

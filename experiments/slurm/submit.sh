@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # Submit a job that runs this commit, whatever happens to the checkout while the job waits in the queue:
 #   experiments/slurm/submit.sh train.sbatch experiment=aniportrait/stage1 data.shards=…
-# The code comes from a git worktree of the commit; runs/ and shards/ stay those of this folder. Options for sbatch:
-# SBATCH_PARTITION, SBATCH_ACCOUNT and so on in the environment.
+#   experiments/slurm/submit.sh --nodes=4 --partition=gpu train.sbatch experiment=aniportrait/stage2
+# The code comes from a git worktree of the commit; runs/ and shards/ stay those of this folder. What stands before the
+# script are options for sbatch, each in one word (--nodes=4); SBATCH_PARTITION and so on in the environment work too.
 set -euo pipefail
 
-if [ $# -lt 1 ]; then
-    echo "usage: experiments/slurm/submit.sh <a script of experiments/slurm> [override …]" >&2
+options=()
+while [ $# -gt 0 ] && [[ $1 == -* ]]; do
+    options+=("$1")
+    shift
+done
+if [ $# -lt 1 ] || [[ $1 != *.sbatch ]]; then
+    echo "usage: experiments/slurm/submit.sh [--option=value …] <a .sbatch of experiments/slurm> [override …]" >&2
     exit 2
 fi
 script=$1
@@ -25,4 +31,4 @@ fi
 cd "$root"
 PORTRAITGEN_TREE=$(realpath "$tree")
 export PORTRAITGEN_TREE
-sbatch "$PORTRAITGEN_TREE/experiments/slurm/$script" "$@"
+sbatch ${options[@]+"${options[@]}"} "$PORTRAITGEN_TREE/experiments/slurm/$script" "$@"

@@ -49,10 +49,15 @@ def writable_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(
-            f"cannot write to {folder}: {error.strerror}. Make it writable or choose another run directory"
-        ) from error
+        raise cannot_write(folder, error) from error
     return folder
+
+
+def cannot_write(folder: Path, error: OSError) -> ValueError:
+    """What to say of a folder that cannot be made or written to."""
+    return ValueError(
+        f"cannot write to {folder}: {error.strerror}. Make it writable, or choose another folder"
+    )
 
 
 def inside(folder: Path, name: str) -> Path:

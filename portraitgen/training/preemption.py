@@ -1,18 +1,28 @@
-"""Stop in good order when the cluster takes the machine back: save, put the job in the queue again, leave."""
+"""Stop in good order when asked to: finish the step, save, leave; come back if it was the cluster that asked.
+
+time limit (SIGUSR1, SIGUSR2)   the job goes into the queue again
+preemption (SIGTERM)            so it does: SLURM says that it takes the machine back
+scancel (SIGTERM)               the run ends
+Ctrl-C (SIGINT)                 the run ends; a second one stops at once
+"""
 
 import logging
 import os
 import signal
-import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from portraitgen.training.checkpoint import LastCheckpoint
-from portraitgen.training.trainer_state import find_callback, optimizer_stepped, positive
+from portraitgen.training.slurm import is_preempted, requeue_slurm_job, starts_again_by_itself
+from portraitgen.training.trainer_state import find_callback, is_last_step, optimizer_stepped, positive
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +30,17 @@ EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h, "try again later": not 0, so that a stage that waits for this run to succeed
 (`sbatch --dependency=afterok`) does not start from half-trained weights."""
 
+INTERRUPTED = 130
+"""What shells give a program that Ctrl-C ended."""
+
+_OTHERS_WAIT_S = 60
+
 
 class Preempted(SystemExit):
     """Training stopped on a signal, with its checkpoint written; leaves the process with EXIT_CODE."""
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    def __init__(self, code: int = EXIT_CODE) -> None:
+        super().__init__(code)
 
 
 class Preemption(Checkpoint):
@@ -34,17 +49,20 @@ class Preemption(Checkpoint):
     The signal handler only sets a flag, because a signal may arrive in the middle of anything. Whatever
     handler was there before is called after the checkpoint is written. Lightning's own for SIGTERM is
     replaced: it broadcasts from within the handler, and ends training before a checkpoint is written.
+    Before the first step there is nothing to save, and the run leaves at once; after the last one, and while
+    it leaves, signals change nothing any more: a finished run is finished.
 
     A signal may reach one rank only, or the ranks in different steps, while all must save the same step. So
-    with more than one process the ranks compare their flags, at most every `agree_every_steps` steps: each
-    time they must wait for each other and for the GPU. That many steps have to fit into the time between
-    signal and kill.
+    with more than one process the ranks compare their flags: each time they must wait for each other and for
+    the GPU, so they do it every `agree_every_steps` steps, or more often where steps are long.
 
     Args:
         signals: names of the signals. SLURM sends the one of `--signal`, submitit SIGUSR2, `scancel` SIGTERM.
-        requeue: in a SLURM job, call `scontrol requeue` after saving. Set it to false where someone else
-            does, as submitit.
-        agree_every_steps: optimizer steps.
+        requeue: in a SLURM job that is to come back, call `scontrol requeue` after saving; submitit does that
+            itself for its jobs.
+        agree_every_steps: optimizer steps at most …
+        agree_every_s: … and seconds at most, as the slowest rank's last steps tell. They have to fit into the
+            time between signal and kill.
 
     Raises:
         ValueError: unknown signal; or at the start, no LastCheckpoint among the callbacks.
@@ -53,9 +71,10 @@ class Preemption(Checkpoint):
     def __init__(
         self,
         *,
-        signals: Sequence[str] = ("SIGUSR1", "SIGUSR2", "SIGTERM"),
+        signals: Sequence[str] = ("SIGUSR1", "SIGUSR2", "SIGTERM", "SIGINT"),
         requeue: bool = True,
         agree_every_steps: int = 10,
+        agree_every_s: float = 15.0,
     ) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
@@ -63,9 +82,29 @@ class Preemption(Checkpoint):
         self.signals = [signal.Signals[name] for name in signals]
         self.requeue = requeue
         self.agree_every_steps = positive("callbacks.preemption.agree_every_steps", agree_every_steps)
+        self.agree_every_s = agree_every_s
+        self._phase: Literal["off", "starting", "training", "over"] = "off"
+        self._alone = False
+        self._process = 0
         self._received: tuple[int, FrameType | None] | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._replaced: dict[signal.Signals, Any] = {}
+        self._agree_at = 0
+        self._agreed: tuple[int, float] | None = None
+
+    @contextmanager
+    def watching(self, *, until_exit: bool) -> Iterator[None]:
+        """Mind the signals inside the block, in which the run starts, trains and ends.
+
+        Args:
+            until_exit: the process ends after the block, so that signals are ignored from there on.
+        """
+        self._install()
+        self._phase = "starting"
+        try:
+            yield
+        finally:
+            self._phase = "over"
+            self._uninstall(ignore=until_exit)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -74,62 +113,128 @@ class Preemption(Checkpoint):
             raise ValueError(
                 "callbacks.preemption saves through callbacks.last_checkpoint, which is not there"
             )
-        # Before Lightning puts its own in place, which it does between here and on_train_start.
-        self._before = {number: signal.getsignal(number) for number in self.signals}
+        if self._phase == "off":  # nobody watches over the whole run
+            # Before Lightning puts its own in place, which it does between here and on_train_start.
+            self._before = {number: signal.getsignal(number) for number in self.signals}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._replaced = {number: signal.signal(number, self._remember) for number in self.signals}
+        self._install_again()
+        self._alone = self._phase == "off"
+        self._phase = "training"
+        self._agree_at, self._agreed = trainer.global_step + 1, None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if not optimizer_stepped(trainer):
+        if not optimizer_stepped(trainer) or is_last_step(trainer):
             return
-        if trainer.world_size > 1 and trainer.global_step % self.agree_every_steps:
-            return
-        if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
-            self._leave(trainer)
+        number = 0 if self._received is None else int(self._received[0])
+        if trainer.world_size > 1:
+            if trainer.global_step < self._agree_at:
+                return
+            number = self._agree(trainer, number)
+        if number:
+            self._leave(trainer, signal.Signals(number))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._uninstall()
+        self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._uninstall()
+        self._end()
+
+    def _agree(self, trainer: Trainer, number: int) -> int:
+        """A signal that any of the ranks received, or 0; and when they ask each other the next time."""
+        now = time.monotonic()
+        seconds = 0.0
+        if self._agreed is not None:
+            step, then = self._agreed
+            seconds = (now - then) / (trainer.global_step - step)
+        told = torch.tensor([float(number), seconds], device=trainer.strategy.root_device)
+        number, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
+        steps = self.agree_every_steps
+        if seconds:
+            steps = max(1, min(steps, int(self.agree_every_s / seconds)))
+        elif self._agreed is None:
+            steps = 1  # how long a step takes is not known yet
+        self._agreed = trainer.global_step, now
+        self._agree_at = trainer.global_step + steps
+        return int(number)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker of the loader, which gets a Ctrl-C too
+            return
+        if self._phase == "starting":
+            self._leave_early(signal.Signals(number), frame)
+        if self._phase != "training":
+            return
+        if number == signal.SIGINT and self._received is not None and self._received[0] == number:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            log.warning("interrupted: finishing the step and saving it; once more stops at once")
         self._received = number, frame
 
-    def _uninstall(self) -> None:
-        for number, handler in self._replaced.items():
-            signal.signal(number, handler)
-        self._replaced = {}
+    def _leave_early(self, number: signal.Signals, frame: FrameType | None) -> None:
+        """Before the first step: nothing is lost."""
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._phase = "over"
+        if getattr(rank_zero_only, "rank", 0):
+            # One that left before the job is requeued would, under srun --kill-on-bad-exit, end the others.
+            time.sleep(_OTHERS_WAIT_S)
+        else:
+            log.warning("stopped by %s before the first step", number.name)
+            self._come_back(number)
+        self._call_before(number, frame)
+        raise Preempted
 
-    def _leave(self, trainer: Trainer) -> None:
+    def _leave(self, trainer: Trainer, number: signal.Signals) -> None:
+        self._phase = "over"
         last_checkpoint = find_callback(trainer, LastCheckpoint)
         assert last_checkpoint is not None
         last_checkpoint.save(trainer)
-        log.warning("stopped by a signal at step %d, saved %s", trainer.global_step, last_checkpoint.path)
-        if self.requeue and trainer.is_global_zero:
-            requeue_slurm_job()
+        log.warning(
+            "stopped by %s at step %d, saved %s", number.name, trainer.global_step, last_checkpoint.path
+        )
+        if trainer.is_global_zero:
+            self._come_back(number)
         # A rank that left before the job was requeued would, under srun --kill-on-bad-exit, end the others.
         trainer.strategy.barrier("preempted")
+        if number == signal.SIGINT:
+            raise Preempted(INTERRUPTED)
         if self._received is not None:
-            number, frame = self._received
-            handler = self._before[signal.Signals(number)]
-            if callable(handler):
-                handler(number, frame)
+            self._call_before(signal.Signals(self._received[0]), self._received[1])
         raise Preempted
 
+    def _come_back(self, number: signal.Signals) -> None:
+        """Into the queue again, unless somebody ended the run for good."""
+        if not self.requeue or number == signal.SIGINT:
+            return
+        if number == signal.SIGTERM and not (is_preempted() or starts_again_by_itself()):
+            return
+        requeue_slurm_job()
 
-def requeue_slurm_job() -> None:
-    """Have SLURM run this job again; does nothing outside a SLURM job, and only logs when SLURM refuses."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
-        log.warning("job %s is in the queue again", job)
-    except (OSError, subprocess.CalledProcessError) as error:
-        log.error("could not requeue job %s, submit it again to go on: %s", job, error)
+    def _call_before(self, number: signal.Signals, frame: FrameType | None) -> None:
+        handler = self._before.get(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, frame)
+
+    def _install(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in self.signals}
+        self._install_again()
+
+    def _install_again(self) -> None:
+        self._process = os.getpid()
+        for number in self.signals:
+            signal.signal(number, self._remember)
+
+    def _end(self) -> None:
+        if self._phase == "off":
+            return
+        self._phase = "over"
+        if self._alone:
+            self._uninstall(ignore=False)
+            self._phase = "off"
+
+    def _uninstall(self, *, ignore: bool) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if ignore else handler)

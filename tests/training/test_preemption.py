@@ -2,8 +2,9 @@
 
 import os
 import signal
-import stat
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from portraitgen.training.checkpoint import LastCheckpoint
-from portraitgen.training.preemption import EXIT_CODE, Preempted, Preemption, requeue_slurm_job
+from portraitgen.training.preemption import EXIT_CODE, Preempted, Preemption
+from portraitgen.training.slurm import requeue_slurm_job
 from tests.training import toy
 
 
@@ -59,25 +61,135 @@ def test_the_handler_that_was_there_is_called_once_the_checkpoint_is_written(tmp
     assert called == [(signal.SIGUSR2, True)]
 
 
+def interrupted(run: Path, preemption: Preemption, number: signal.Signals, batch: int) -> None:
+    """A run with this callback, in a batch of which the signal comes."""
+    usual = [c for c in toy.make_callbacks(run, save_every=100) if not isinstance(c, Preemption)]
+    toy.train(run, trainer={"callbacks": [*usual, Interrupt(number, batch), preemption]})
+
+
+def watched(run: Path, number: signal.Signals, batch: int) -> None:
+    """The same as train.py starts it."""
+    preemption = Preemption()
+    with preemption.watching(until_exit=False):
+        interrupted(run, preemption, number, batch)
+
+
+def test_before_the_first_step_the_run_leaves_at_once() -> None:
+    """The signal's own action would have ended the job for good."""
+
+    def start() -> None:
+        with Preemption().watching(until_exit=False):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            pytest.fail("the signal was not minded")
+
+    with pytest.raises(Preempted):
+        start()
+
+
+def test_a_signal_behind_the_last_step_leaves_a_finished_run_finished(tmp_path: Path) -> None:
+    """A stage that waits for this one (afterok) would never have started."""
+    preemption = Preemption()
+    with preemption.watching(until_exit=False):
+        interrupted(tmp_path, preemption, signal.SIGUSR1, 5)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert saved_step(tmp_path) == 6
+
+
+def test_a_second_signal_while_it_leaves_changes_nothing(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run() -> None:
+        preemption = Preemption()
+        with preemption.watching(until_exit=False):
+            try:
+                interrupted(tmp_path, preemption, signal.SIGUSR1, 1)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted) as caught:
+        run()
+    assert caught.value.code == EXIT_CODE
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_saves_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Preempted) as caught:
+        watched(tmp_path, signal.SIGINT, 1)
+    assert caught.value.code == 130
+    assert saved_step(tmp_path) == 2
+    assert "once more stops at once" in caplog.text
+    assert "stopped by SIGINT at step 2, saved" in caplog.text
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Puts a `scontrol` on the PATH that says what it is told of a job; gives its other calls so far."""
+    program, calls = tmp_path / "bin" / "scontrol", tmp_path / "calls"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+
+    def says(facts: str) -> list[str]:
+        calls.unlink(missing_ok=True)
+        program.write_text(
+            f'#!/bin/sh\ncase "$*" in *"show job"*) echo "{facts}";; *) echo "$@" >> {calls};; esac\n'
+        )
+        program.chmod(0o755)
+        return []
+
+    says.calls = lambda: calls.read_text().splitlines() if calls.exists() else []  # type: ignore[attr-defined]
+    return says
+
+
+RUNNING = "JobId=42 JobState=RUNNING Restarts=0 PreemptTime=None"
+
+
 @pytest.mark.parametrize(
-    ("variables", "job"),
+    ("number", "facts", "requeued"),
     [
-        ({"SLURM_JOB_ID": "42"}, "42"),
-        ({"SLURM_JOB_ID": "43", "SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "7"}, "42_7"),
+        (signal.SIGUSR1, RUNNING, True),
+        (signal.SIGUSR2, RUNNING, True),
+        (signal.SIGTERM, "JobId=42 JobState=RUNNING Restarts=0 PreemptTime=2026-01-01T00:00:00", True),
+        (signal.SIGTERM, "JobId=42 JobState=COMPLETING Restarts=0 PreemptTime=None", False),  # scancel
+        (
+            signal.SIGTERM,
+            "JobId=42 JobState=COMPLETING Restarts=1 PreemptTime=None",
+            False,
+        ),  # is queued already
+        (signal.SIGINT, RUNNING, False),
     ],
 )
-def test_a_slurm_job_is_put_into_the_queue_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], job: str
+def test_what_the_cluster_stops_comes_back_and_what_a_person_stops_does_not(
+    tmp_path: Path, scontrol: Any, number: signal.Signals, facts: str, requeued: bool
 ) -> None:
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
-    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    scontrol(facts)
+    with pytest.raises(Preempted):
+        watched(tmp_path / "run", number, 1)
+    assert scontrol.calls() == (["requeue 42"] if requeued else [])
+    assert saved_step(tmp_path / "run") == 2
+
+
+def test_a_task_of_an_array_is_named_by_its_array(scontrol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scontrol(RUNNING)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     requeue_slurm_job()
-    assert (tmp_path / "calls").read_text() == f"requeue {job}\n"
+    assert scontrol.calls() == ["requeue 41_7"]
+
+
+def test_what_is_queued_already_is_said_to_be(scontrol: Any, caplog: pytest.LogCaptureFixture) -> None:
+    scontrol("JobId=42 Restarts=1 PreemptTime=None")
+    requeue_slurm_job()
+    assert scontrol.calls() == []
+    assert "job 42 is in the queue again" in caplog.text
+
+
+def test_jobs_of_submitit_are_left_to_it(scontrol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both put a trial of a sweep into the queue: it ran twice at a time."""
+    scontrol(RUNNING)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    requeue_slurm_job()
+    assert scontrol.calls() == []
 
 
 def test_a_failing_scontrol_is_reported(
@@ -87,6 +199,18 @@ def test_a_failing_scontrol_is_reported(
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     requeue_slurm_job()
     assert "could not requeue job 42, submit it again" in caplog.text
+
+
+def test_ranks_compare_their_flags_more_often_where_steps_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps may take longer than the time between signal and kill."""
+    clock = iter([0.0, 6.0, 6.1])
+    monkeypatch.setattr("portraitgen.training.preemption.time.monotonic", lambda: next(clock))
+    strategy = SimpleNamespace(root_device="cpu", reduce=lambda told, reduce_op: told)
+    preemption, asked = Preemption(agree_every_s=15), []
+    for step in (1, 2, 4):
+        preemption._agree(SimpleNamespace(global_step=step, strategy=strategy), 0)  # type: ignore[arg-type]
+        asked.append(preemption._agree_at)
+    assert asked == [2, 4, 14]  # at once, as 6 s a step leave time for, and at most every 10
 
 
 def test_without_a_checkpoint_to_save_through_it_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from portraitgen.media.one_writer import FolderInUse, one_writer
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
@@ -76,7 +78,8 @@ def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             # A trial is a run of its own: named after its directory, it resumes alone.
             config.name = os.path.relpath(folder, config.paths.runs)
         try:
-            return task(config)
+            with _held(folder):
+                return task(config)
         except Exception as error:
             _report(error, folder)
             if process_rank() == 0:
@@ -86,6 +89,16 @@ def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             raise TaskFailed(str(error)) from error
 
     return run
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """One writer for the folder of the results; of several processes of one command the first is it.
+
+    Where Hydra runs in the folder that the command was started in, the command itself says where it writes.
+    """
+    if process_rank() or folder.resolve() == Path.cwd().resolve():
+        return nullcontext()
+    return one_writer(folder)
 
 
 def _report(error: Exception, folder: Path) -> None:
@@ -101,7 +114,7 @@ def _report(error: Exception, folder: Path) -> None:
     if _is_mistake(error):
         message = f"{place}: {error}" if place else str(error)
     _show(error, message)
-    if any(folder.iterdir()):
+    if any(folder.iterdir()) and not isinstance(error, FolderInUse):
         # Into the log file alone: the console has it.
         log.handlers = [
             each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)
@@ -119,11 +132,20 @@ def _remove_empty(folder: Path, *, depth: int) -> None:
 
 
 def _show(error: Exception, message: str | None) -> None:
-    """Print `message`; the traceback too if there is none (a defect) or if it is asked for."""
+    """Print `message`; the traceback too if there is none (a defect) or if it is asked for.
+
+    A mistake of the user is one for all processes of a command, so the first of each machine says it.
+    """
+    if message is not None and process_rank() and _is_not_first_of_machine():
+        return
     if message is None or os.environ.get("PORTRAITGEN_TRACEBACK") == "1":
         traceback.print_exception(error)
     if message is not None:
         print(f"error: {message}", file=sys.stderr)
+
+
+def _is_not_first_of_machine() -> bool:
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def _is_mistake(error: Exception) -> bool:

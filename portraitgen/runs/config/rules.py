@@ -91,6 +91,13 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
             f"trainer.devices: {devices}, but a trial of a local sweep trains in one process; set it to 1, "
             "or start the trials as jobs (hydra/launcher=slurm_a100)"
         )
+    started = int(os.environ.get("WORLD_SIZE", 0)) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    used = (1 if on_cpu else there) if devices == "auto" else devices
+    if started > 1 and isinstance(used, int) and started != used * config.trainer.num_nodes:
+        yield (
+            f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but torchrun started "
+            f"{started} processes, which would each train the same run: say how many a node has"
+        )
     if tasks > 1 and isinstance(devices, int) and tasks != devices * config.trainer.num_nodes:
         yield (
             f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but SLURM started "

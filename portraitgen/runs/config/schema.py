@@ -196,7 +196,13 @@ def folder_name(text: str) -> str:
 
 
 def process_rank() -> int:
-    """Rank of this process as torchrun, Lightning's launcher or SLURM put it into the environment; else 0."""
+    """Rank of this process as torchrun, Lightning's launcher or SLURM put it into the environment; else 0.
+
+    On the second and later nodes of Lightning's launcher, which does not say how many ranks a node has, it is
+    no rank but another number than that of any other process.
+    """
+    if int(os.environ.get("NODE_RANK", 0)) > 0 and "RANK" not in os.environ:
+        return 1000 * int(os.environ["NODE_RANK"]) + int(os.environ.get("LOCAL_RANK", 0))
     for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if variable in os.environ:
             return int(os.environ[variable])

@@ -19,6 +19,7 @@ from portraitgen.data.manifest import read_manifest, update_dataset
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.verify import find_all_shards
 from portraitgen.media.files import writable_folder
+from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.progress import progress
@@ -55,6 +56,11 @@ def compute_features(config: DictConfig) -> None:
     shards = [shard for shard in find_all_shards(root) if shard.is_file() and read_manifest(shard)]
     engine: Engine = instantiate(config.engine)
     features: list[Feature] = [instantiate(node) for node in config.features.values()]
+    with one_writer(root):
+        _compute(features, shards, engine, root)
+
+
+def _compute(features: list[Feature], shards: list[Path], engine: Engine, root: Path) -> None:
     # All weights are looked at before the first sample is.
     for feature, facts in [(feature, FeatureFacts.of(feature)) for feature in features]:
         folder = writable_folder(facts.save(root))

@@ -17,6 +17,7 @@ from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.prepare.plan import plan_shards
 from portraitgen.data.reader import ClipReader
+from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.prepare.data_set import check_split, make_data_set
 from portraitgen.runs.progress import progress
@@ -112,11 +113,11 @@ def export_consisid(config: DictConfig) -> None:
     reader = ClipReader(catalog)
     places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
     folder = ConsisIDFolder(Path(config.out), originals=videos, keyed_by=config.keyed_by)
-    with progress("exporting") as show:
+    with one_writer(Path(config.out)), progress("exporting") as show:
         for number, (shard, row) in enumerate(places, start=1):
             folder.add(reader.sample(shard, row))
             show(number, len(places))
-    total = folder.finish()
+        total = folder.finish()
     log.info(
         f"{count(total, 'clip')} written, {folder.copied} with the original video; "
         f"the list is {Path(config.out) / LIST}"

@@ -21,6 +21,7 @@ from portraitgen.data.prepare.outcome import Outcome, count
 from portraitgen.data.prepare.plan import ShardJob, clear_superfluous, discard_shard, discard_unfinished
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.files import replace_file
+from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def _output_folder(out: Path) -> Iterator[None]:
             f"out={out} cannot be written to ({error.strerror}): choose another folder"
         ) from error
     try:
-        yield
+        with one_writer(out):
+            yield
     finally:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):

@@ -2,9 +2,12 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +21,9 @@ from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 from portraitgen.training.checkpoint import Resume
+
+if TYPE_CHECKING:
+    from portraitgen.training.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +44,30 @@ def train(config: DictConfig) -> float | None:
     run = RunDirectory(Path(config.paths.runs, config.name))
     if process_rank() == 0:
         writable_folder(run.folder)
-    resume = run.find_resume()
-    if resume is not None and not config.allow_config_change:
-        run.check_resumable(settings)
-    if resume is not None and 0 < config.trainer.max_steps <= resume.step:
-        log.info("nothing to do: %s has trained for %d steps", run.folder, resume.step)
-    else:
-        _fit(config, settings, run, resume)
+    preemption = instantiate(config.callbacks.get("preemption"), _convert_="all")
+    with preemption.watching(until_exit=_is_alone()) if preemption else nullcontext():
+        resume = run.find_resume()
+        if resume is not None and not config.allow_config_change:
+            run.check_resumable(settings)
+        if resume is not None and 0 < config.trainer.max_steps <= resume.step:
+            log.info("nothing to do: %s has trained for %d steps", run.folder, resume.step)
+        else:
+            _fit(config, settings, run, resume, preemption)
     return run.last_metric(config.optimized_metric) if config.optimized_metric else None
 
 
-def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory, resume: Resume | None) -> None:
+def _is_alone() -> bool:
+    """Whether the process ends with this run: it is no trial of a sweep, and no caller waits for it."""
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.RUN
+
+
+def _fit(
+    config: DictConfig,
+    settings: dict[str, Any],
+    run: RunDirectory,
+    resume: Resume | None,
+    preemption: "Preemption | None",
+) -> None:
     """Build everything, in the order in which mistakes are cheap, and train."""
     from lightning.pytorch import seed_everything
 
@@ -67,7 +86,11 @@ def _fit(config: DictConfig, settings: dict[str, Any], run: RunDirectory, resume
 
         check_features(settings["data"]["shards"], features, model)
     stage = instantiate(config.stage, _convert_="all")
-    callbacks = {name: instantiate(node, _convert_="all") for name, node in config.callbacks.items() if node}
+    callbacks: dict[str, Any] = {
+        name: preemption if name == "preemption" else instantiate(node, _convert_="all")
+        for name, node in config.callbacks.items()
+        if node
+    }
     if "weights" in callbacks:
         bases = library_bases(config.model)
         callbacks["weights"] = callbacks["weights"](
@@ -108,6 +131,8 @@ def _quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    # On a login node that has SLURM, of every run outside of it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not")
 
 
 def _system(model: DictConfig) -> str:

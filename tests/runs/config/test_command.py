@@ -1,11 +1,13 @@
 """A user's mistake ends in one short message, a defect in a traceback; nothing is left behind."""
 
 import logging
+import os
 import sys
 
 import pytest
 import torch
 
+from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config import command as module
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.command import command
@@ -140,6 +142,16 @@ def test_a_traceback_can_be_asked_for(run, monkeypatch):
     assert code == 1
     assert errors.startswith("Traceback")
     assert errors.splitlines()[-1].startswith("error: data.shards")
+
+
+def test_a_second_writer_is_told_of_the_first_and_leaves_no_trace(run, tmp_path):
+    """Two of one name once wrote one metrics.csv and a config.yaml that was not that of the weights."""
+    folder = tmp_path / "runs/aniportrait/tiny_stage1"
+    with one_writer(folder):
+        code, errors, _ = run(lambda config: pytest.fail("it ran"), *TINY)
+        assert code == 1
+        assert errors.startswith(f"error: {folder} is being written by process {os.getpid()} of ")
+        assert [path.name for path in folder.iterdir()] == [".writer.json"]
 
 
 def test_a_defect_keeps_its_traceback(run):

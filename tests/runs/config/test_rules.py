@@ -97,6 +97,15 @@ def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):
     assert list(machine_problems(config("trainer.devices=4", "trainer.num_nodes=2"))) == []
 
 
+def test_torchrun_must_have_started_a_process_for_each_device(monkeypatch):
+    """Each of two processes once trained the whole run, in one folder."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (problem,) = machine_problems(config("trainer.devices=1"))
+    assert "torchrun started 2 processes" in problem
+    assert list(machine_problems(config("trainer.devices=2"))) == []
+
+
 def test_more_devices_than_there_are_is_refused():
     problems = list(machine_problems(config("trainer.devices=99")))
     assert any(line.startswith("trainer.devices: 99, but this machine has") for line in problems)
