@@ -5,7 +5,7 @@
 
 A stored curve is what `train.py` logged of `train/loss` at full precision, on the talking man of
 `talking_clip` as `prepare.py` prepares him, with what its bits depend on. Experiments on photos train on
-drawn ones, with as many people as they have places for.
+drawn ones, with as many people as they have places for, those on pairs on two drawn photos of each person.
 """
 
 import csv
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from tests.command_line import ROOT, run_command
+from tests.systems.flux_identity.tiny import write_pairs
 from tests.systems.uniportrait.tiny import write_photos
 from tests.talking_clip import write_talking_clip
 
@@ -42,6 +43,9 @@ def prepare_talking_man(folder: Path) -> None:
 def shards_for(experiment: str, *, clips: str, folder: Path) -> str:
     """The pattern of the shards that an experiment trains on: those of `clips`, or of photos in `folder`."""
     text = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text()
+    if "override /data: pairs" in text:
+        root = folder / "pairs"
+        return f"{root}/shards/*.tar" if root.exists() else write_pairs(root)
     people = re.search(r"people: (\d)", text)
     if "override /data: photos" not in text or people is None:
         return clips

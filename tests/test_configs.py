@@ -29,6 +29,13 @@ KINDRED = {
     "stage/uniportrait/single": "uniportrait/tiny_stage1",
     "stage/uniportrait/multi": "uniportrait/tiny_stage2",
     "losses/routing": "uniportrait/tiny_stage2",
+    "data/pairs": "flux_identity/tiny_kontext",
+    "stage/flux_identity": "flux_identity/tiny_kontext",
+    "sampling/flux_identity": "flux_identity/tiny_kontext",
+    **{
+        f"model/flux_identity/{way}": f"flux_identity/tiny_{way}"
+        for way in ("fill_diptych", "kontext", "none")
+    },
 }
 # What a user must say: the data, and for options that need more than a tiny run has.
 GIVEN = ["data.shards=shards.tar"]

@@ -1,6 +1,7 @@
 """What a batch holds: the one table of its keys, shapes and dtypes, and how it lies in memory.
 
-A batch is a plain dict. A key is there if the examples (`ClipExamples`, `PhotoExamples`) are asked for it.
+A batch is a plain dict. A key is there if the examples (`ClipExamples`, `PhotoExamples`, `PairExamples`) are
+asked for it.
 B samples, T frames of a window, M motion frames, P places for people, K landmarks, H x W the size shown. Left
 as it comes out of the loader, right as systems see it, after `data/on_device` has been over it. Positions are
 pixels of what the batch shows.
@@ -41,6 +42,16 @@ Of photos, people with the largest face first; places without anybody are 0:
     other_found          bool  [B, P]               where there is one
     identity_name        list of B lists of P str   "" where nobody knows
     caption              list of B str
+
+Of pairs of photos of one person, what photos have of that person (people, boxes, key_points, faces, caption;
+P = 1), with these in the place of `image`:
+
+    result               uint8 [B, H, W, 3]         float [B, 3, H, W] in [-1, 1], what shall come out
+    mask                 uint8 [B, H, W]            float [B, 1, H, W], 0/1, what of it is covered
+    src                                             float [B, 3, H, W], `result`, and 0 where it is covered
+    ref                  uint8 [B, h, w, 3]         float [B, 3, h, w] in [-1, 1], the person elsewhere
+    ref_key_points       float [B, 5, 2]            in pixels of `ref`
+    data_type            list of B str              "person_head" or "person", by what is covered
 
 Pictures that cross as [3H/2, W] are I420 planes, BT.601 limited range. Precomputed features (docs/data.md)
 add keys of their own, such as

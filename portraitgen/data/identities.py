@@ -63,6 +63,18 @@ class Identities:
         """
         return [FacePlace(*place) for place in self._faces(self.names.index(name)).tolist()]
 
+    def has_others(self) -> np.ndarray:
+        """bool [samples of all shards]: whether another sample shows the main person, the first one, too."""
+        found = np.zeros(sum(len(firsts) for firsts in self._firsts), bool)
+        starts = np.cumsum([0, *(len(firsts) for firsts in self._firsts)])
+        samples = starts[self._places[:, 0]] + self._places[:, 1]
+        for person in range(len(self.names)):
+            faces = slice(self._splits[person], self._splits[person + 1])
+            shown = np.unique(samples[faces])
+            if len(shown) > 1:
+                found[samples[faces][self._places[faces, 2] == 0]] = True
+        return found
+
     def another(self, place: FacePlace, rng: np.random.Generator) -> FacePlace | None:
         """A face of the same person in another sample, drawn at random.
 

@@ -8,14 +8,17 @@ from torch import Tensor
 from portraitgen.media.yuv import yuv420_to_rgb
 
 _PLANES = ("frames", "reference", "motion")
-_CHANNELS_LAST = ("image", "faces", "other", "face_picture")
+_CHANNELS_LAST = ("image", "faces", "other", "face_picture", "result", "ref")
 
 
 def to_floats(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch with its pictures in [-1, 1], as the right column of data/batch has it."""
     # Lightning has brought the other floats to the precision of the run; features are stored as halves.
     dtype = next(batch[name].dtype for name in ("landmarks", "boxes") if name in batch)
-    return {name: _to_floats(name, value, dtype) for name, value in batch.items()}
+    floats = {name: _to_floats(name, value, dtype) for name, value in batch.items()}
+    if "mask" in floats:  # grey exactly, which bytes cannot be
+        floats["src"] = floats["result"] * (1 - floats["mask"])
+    return floats
 
 
 def _to_floats(name: str, value: Any, dtype: torch.dtype) -> Any:
@@ -27,6 +30,6 @@ def _to_floats(name: str, value: Any, dtype: torch.dtype) -> Any:
         return value.movedim(-1, -3).contiguous().float().div_(127.5).sub_(1).to(dtype)
     if name == "pose":
         return value.to(dtype).div_(127.5).sub_(1)
-    if name == "masks":
-        return value.to(dtype).unsqueeze(2)
+    if name in ("masks", "mask"):
+        return value.to(dtype).unsqueeze(-3)
     return value.to(dtype) if value.dtype == torch.float16 else value

@@ -134,13 +134,32 @@ class PhotoExamples:
                 needed <= self.enlarge,
                 f"data.examples.enlarge={self.enlarge}: every one of {{count}} photos would be enlarged more",
             )
+        identities = None
+        if self.needs_identities:
+            identities = Identities(catalog, candidates.left)
+            self._need_pairs(candidates, identities)
         sizes = Counter(buckets[candidates.left].tolist())
         shown = ", ".join(f"{number} at {_name(self.sizes[size])}" for size, number in sorted(sizes.items()))
         selection = candidates.selection(shown, buckets)
-        identities = None
-        if self.identities or self.other:
-            identities = Identities(catalog, candidates.left)
-        return OpenPhotos(self, selection, features, identities, flip=0.0 if grading else self.flip)
+        return self._opened(selection, features, identities, flip=0.0 if grading else self.flip)
+
+    @property
+    def needs_identities(self) -> bool:
+        """Whether it matters who is in a photo."""
+        return self.identities or bool(self.other)
+
+    def _need_pairs(self, candidates: Candidates, identities: Identities) -> None:
+        """Leave out photos of people whom no other photo shows; nothing here."""
+
+    def _opened(
+        self,
+        selection: Selection,
+        features: Sequence[FeatureReader],
+        identities: Identities | None,
+        *,
+        flip: float,
+    ) -> "OpenPhotos":
+        return OpenPhotos(self, selection, features, identities, flip=flip)
 
 
 class OpenPhotos:
@@ -175,7 +194,7 @@ class OpenPhotos:
         part = framing.part(reader.photo(shard, row, reduced=reduced), reduced=reduced)
         cv2.cvtColor(cv2.flip(part, 1) if mirrored else part, cv2.COLOR_BGR2RGB, dst=targets["image"])
 
-        view = _View(framing, mirrored)
+        view = View(framing, mirrored)
         shown = view.points(key_points)
         inside = ((shown >= 0) & (shown < (size[1], size[0]))).all(axis=(1, 2))
         chosen = np.flatnonzero(inside)[: settings.people]
@@ -186,7 +205,7 @@ class OpenPhotos:
         count = len(chosen)
         targets["people"][:count] = True
         targets["boxes"][:count] = view.boxes(boxes[chosen])
-        targets["key_points"][:count] = shown[chosen][:, KEY_POINTS] if mirrored else shown[chosen]
+        targets["key_points"][:count] = view.key_points(key_points[chosen])
         first = np.zeros(1, np.int64)
         for slot, place in enumerate(places):
             if settings.landmarks:
@@ -212,13 +231,19 @@ class OpenPhotos:
                 feature.fill_sample(shard, row, targets)
             else:
                 targets[feature.kind.batch_key][:count] = feature.values(shard, row, chosen)
-        return texts
+        return texts | self._fill_more(FacePlace(shard, row, 0), view, rng, targets)
+
+    def _fill_more(
+        self, main: FacePlace, view: "View", rng: np.random.Generator, targets: dict[str, np.ndarray]
+    ) -> Texts:
+        """What else there is of the person with the largest face; nothing here."""
+        return {}
 
     def _fill_other(
         self,
         place: FacePlace,
         slot: int,
-        view: "_View",
+        view: "View",
         rng: np.random.Generator,
         targets: dict[str, np.ndarray],
     ) -> None:
@@ -258,7 +283,7 @@ class OpenPhotos:
         return table
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """Where things of a photo are in what is shown of it."""
 
     framing: Framing
@@ -271,6 +296,11 @@ class _View(NamedTuple):
     def boxes(self, boxes: np.ndarray) -> np.ndarray:
         moved = self.framing.boxes_to_frame(boxes)
         return mirror_boxes(moved, width=self.framing.size[1]) if self.mirrored else moved
+
+    def key_points(self, key_points: np.ndarray) -> np.ndarray:
+        """Of faces [..., 5, 2], left and right as seen."""
+        moved = self.points(key_points)
+        return moved[..., KEY_POINTS, :] if self.mirrored else moved
 
     def mirror(self, crop: np.ndarray) -> np.ndarray:
         return crop[:, ::-1] if self.mirrored else crop

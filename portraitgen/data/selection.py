@@ -90,14 +90,14 @@ class Candidates:
             raise DataError(otherwise.format(count=before))
         self.missing[what] = before - int(self.left.sum())
 
-    def need_masks(self, region: str | None) -> None:
+    def need_masks(self, region: str | None, *, setting: str = "masks") -> None:
         """Leave out those in which somebody has no mask of a region; None leaves out nothing."""
         if region is not None:
             self.need(
                 f"masks of the {region}",
                 self.catalog.has_masks(region),
-                f"data.examples.masks={region}: none of {{count}} samples has masks of the {region};"
-                " prepare them with masks=hull, ellipse or sam2, or set data.examples.masks=null",
+                f"data.examples.{setting}={region}: none of {{count}} samples has masks of the {region};"
+                f" prepare them with masks=hull, ellipse or sam2, or ask for none (data.examples.{setting})",
             )
 
     def need_captions(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from portraitgen.data.clip_examples import ClipExamples
 from portraitgen.data.datamodule import ShardDataModule
+from portraitgen.data.pair_examples import PairExamples
 from portraitgen.data.photo_examples import PhotoExamples
 
 
@@ -14,6 +15,10 @@ def clip_module(shards: str | list[str], **settings: Any) -> ShardDataModule:
 
 def photo_module(shards: str | list[str], **settings: Any) -> ShardDataModule:
     return _module(PhotoExamples, shards, settings)
+
+
+def pair_module(shards: str | list[str], **settings: Any) -> ShardDataModule:
+    return _module(PairExamples, shards, settings)
 
 
 def _module(kind: type, shards: str | list[str], settings: dict[str, Any]) -> ShardDataModule:

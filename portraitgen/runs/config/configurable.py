@@ -25,6 +25,7 @@ OWN_COMMAND = (
     "portraitgen.data.datamodule.ShardDataModule",
     "portraitgen.data.engines.*",
     "portraitgen.data.motion.MotionFrames",
+    "portraitgen.data.pair_examples.PairExamples",
     "portraitgen.data.photo_examples.PhotoExamples",
     "portraitgen.data.prepare.masks.*",
     "portraitgen.data.prepare.sam2.Sam2Masks",
@@ -56,7 +57,9 @@ MODEL_KINDS = {
     "torch.nn": "torch.nn.modules.module.Module",
     "torch.optim": "torch.optim.optimizer.Optimizer",
     "torch.optim.lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "prodigyopt": "torch.optim.optimizer.Optimizer",
     "diffusers.models": "torch.nn.modules.module.Module",
+    "diffusers.pipelines.flux.modeling_flux": "torch.nn.modules.module.Module",
     "diffusers.schedulers": "diffusers.schedulers.scheduling_utils.SchedulerMixin",
     "transformers.models": "transformers.modeling_utils.PreTrainedModel",
 }

@@ -267,7 +267,10 @@ def test_its_weights_are_published_in_its_own_layout(weights, tmp_path):
 def test_only_installed_packages_count(installed):
     assert all_systems() == {
         "toy": "toy_portraits",
-        **{name: f"portraitgen.systems.{name}" for name in ("aniportrait", "consisid", "uniportrait")},
+        **{
+            name: f"portraitgen.systems.{name}"
+            for name in ("aniportrait", "consisid", "flux_identity", "uniportrait")
+        },
     }
     assert resolve_target("toy_portraits.network.ToyNetwork").__name__ == "ToyNetwork"
     node = {"_target_": "toy_portraits.network.ToyNetwork", "width": 0}
