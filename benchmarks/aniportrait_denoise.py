@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from portraitgen.diffusion.latents import VAECodec
 from portraitgen.diffusion.windows import context_windows
 from portraitgen.nn.reference_attention import ReferenceFeatures, SpatialTransformer
+from portraitgen.nn.unet import Place
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.pipeline import AniPortraitPipeline
 
@@ -110,6 +111,12 @@ def official_window(
     maps, _ = network.pose_guider.measure(torch.cat([drawings, drawings]).flatten(0, 1))
     tokens_left = iter(bank.tokens)
 
+    def visit(place: Place, hidden: Tensor) -> Tensor:
+        if place.spatial is not None:
+            hidden = attend(place.spatial, hidden)
+        motion = place.modules.get("motion_modules")
+        return hidden if motion is None else motion(hidden, num_frames)
+
     def attend(transformer: SpatialTransformer, hidden: Tensor) -> Tensor:
         height, width = hidden.shape[-2:]
         states = transformer.proj_in(transformer.norm(hidden)).flatten(2).transpose(1, 2)
@@ -125,7 +132,8 @@ def official_window(
         return hidden + transformer.proj_out(image)
 
     both = noisy.repeat(2, 1, 1, 1, 1).flatten(0, 1)
-    hidden = unet.walk(both, timestep.expand(2), attend, pose=maps, num_frames=num_frames)
+    embedding = unet.embed_time(timestep.expand(2), both).repeat_interleave(num_frames, dim=0)
+    hidden = unet.walk(both, embedding, visit, pose=maps)
     prediction: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
     return prediction.unflatten(0, (2, num_frames))
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -14,7 +15,8 @@ from portraitgen.nn.reference_attention import (
     ReferenceKeyValues,
     SpatialTransformer,
 )
-from portraitgen.nn.unet import UNetTrunk
+from portraitgen.nn.temporal import TemporalTransformer
+from portraitgen.nn.unet import Place, PlaceModules, UNetTrunk, Visit
 
 # The options that `UNetTrunk.walk` respects. The others change diffusers' forward: only their defaults are
 # right.
@@ -36,15 +38,23 @@ class DenoisingUNet(UNetTrunk):
     Args:
         options: keyword arguments of diffusers' ``UNet2DConditionModel`` (where `attention_head_dim` is the
             number of heads).
-        motion: None for images, else the motion modules' options, see `UNetTrunk`.
+        motion: None for images, or the motion modules' options, named as in diffusers' ``UNetMotionModel``:
+            `motion_num_attention_heads` (8), `motion_max_seq_length` (32), `use_motion_mid_block` (True).
+        kinds: what else is built at each place, see `UNetTrunk`.
 
     Raises:
-        ValueError: unknown or unsupported option (named).
+        ValueError: unknown or unsupported option (named), or heads that do not divide the channels.
     """
 
-    def __init__(self, options: Mapping[str, Any], motion: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        motion: Mapping[str, Any] | None = None,
+        kinds: Mapping[str, PlaceModules] | None = None,
+    ) -> None:
         source = _diffusers_unet("denoising_unet", options)
-        super().__init__(source, motion)
+        motion_modules = _motion_modules(motion, source.config["norm_num_groups"])
+        super().__init__(source, {**motion_modules, **(kinds or {})})
         self.conv_norm_out = source.conv_norm_out
         self.conv_act = source.conv_act
         self.conv_out = source.conv_out
@@ -66,6 +76,8 @@ class DenoisingUNet(UNetTrunk):
         reference: ReferenceFeatures | ReferenceKeyValues | None = None,
         keep: Tensor | None = None,
         pose: Sequence[Tensor] = (),
+        time_shift: Tensor | None = None,
+        behind: Visit | None = None,
     ) -> Tensor:
         """Prediction [B, T, C, h, w].
 
@@ -76,6 +88,9 @@ class DenoisingUNet(UNetTrunk):
             reference: features or their keys and values, of B clips; None: plain self-attention.
             keep: [B] bool, False: the clip does not see its reference. None: all see it.
             pose: maps [B, T, c, h', w'], one more than levels, or none.
+            time_shift: [B, T, E], added to the embedding of the time.
+            behind: what hidden states [B*T, c, h', w'] pass at each place behind spatial attention; None:
+                the motion module, if there is one.
 
         Raises:
             ValueError: context, pose maps, reference or clip length do not fit.
@@ -91,13 +106,22 @@ class DenoisingUNet(UNetTrunk):
         elif reference is not None:
             layers = iter(reference.pairs)
 
-        def attend(transformer: SpatialTransformer, hidden: Tensor) -> Tensor:
-            read = None if layers is None else tuple(next(layers) for _ in transformer.blocks)
-            attended, _ = self._run(transformer, hidden, context, read, keep)
-            return attended
+        def mix(place: Place, hidden: Tensor) -> Tensor:
+            motion = place.modules.get("motion_modules")
+            return hidden if motion is None else self._run(motion, hidden, num_frames)
+
+        def visit(place: Place, hidden: Tensor) -> Tensor:
+            transformer = place.spatial
+            if transformer is not None:
+                read = None if layers is None else tuple(next(layers) for _ in transformer.blocks)
+                hidden, _ = self._run(transformer, hidden, context, read, keep)
+            return (behind or mix)(place, hidden)
 
         maps = [each.flatten(0, 1) for each in pose]
-        hidden = self.walk(sample.flatten(0, 1), time, attend, pose=maps, num_frames=num_frames)
+        embedding = self.embed_time(time, sample).repeat_interleave(num_frames, dim=0)
+        if time_shift is not None:
+            embedding = embedding + time_shift.flatten(0, 1)
+        hidden = self.walk(sample.flatten(0, 1), embedding, visit, pose=maps)
         prediction = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return prediction.unflatten(0, (clips, num_frames))
 
@@ -111,32 +135,45 @@ class ReferenceUNet(UNetTrunk):
     Args:
         options: keyword arguments of diffusers' ``UNet2DConditionModel``, with the attention layers of the
             denoising U-Net that reads the features.
+        every_place: give a map at every place too (`ReferenceFeatures.maps`), also behind the last
+            attention.
 
     Raises:
         ValueError: unknown or unsupported option (named), or no attention on the way up.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(_diffusers_unet("reference_unet", options))
+    def __init__(self, options: Mapping[str, Any], *, every_place: bool = False) -> None:
+        super().__init__(_diffusers_unet("reference_unet", options), {})
+        self.every_place = every_place
         with_attention = [index for index, level in enumerate(self.up_levels) if level.spatial_transformers]
         if not with_attention:
             raise ValueError("reference_unet.up_block_types: at least one must be 'CrossAttnUpBlock2D'")
-        self.up_blocks = self.up_blocks[: with_attention[-1] + 1]
+        if not every_place:
+            self.up_blocks = self.up_blocks[: with_attention[-1] + 1]
         self.up_levels[-1].upsamplers = nn.ModuleList()
-        self.spatial_transformers[-1].freeze_behind_tokens()
+        # What is behind the last tokens runs where maps of later places are wanted.
+        if self.up_levels[-1].spatial_transformers:
+            self.spatial_transformers[-1].freeze_behind_tokens()
 
     def forward(self, sample: Tensor, time: Tensor, context: Tensor) -> ReferenceFeatures:
         """Features of clean latents `sample` [B, C, h, w] at `time` [B] with `context` [B, 1, D]."""
-        last = self.spatial_transformers[-1]
+        last = self.places[-1]
         collected: list[Tensor] = []
+        maps: list[Tensor] = []
 
-        def attend(transformer: SpatialTransformer, hidden: Tensor) -> Tensor:
-            hidden, tokens = self._run(transformer, hidden, context, None, None, transformer is last)
-            collected.extend(tokens)
+        def visit(place: Place, hidden: Tensor) -> Tensor:
+            if place.spatial is not None:
+                size = hidden.shape[-2:]
+                end = place.spatial is last.spatial
+                hidden, tokens = self._run(place.spatial, hidden, context, None, None, end)
+                collected.extend(tokens)
+                maps.append(tokens[-1].transpose(1, 2).unflatten(2, size))
+            else:
+                maps.append(hidden)
             return hidden
 
-        self.walk(sample, time, attend)
-        return ReferenceFeatures(tuple(collected))
+        self.walk(sample, self.embed_time(time, sample), visit)
+        return ReferenceFeatures(tuple(collected), tuple(maps) if self.every_place else ())
 
 
 def _diffusers_unet(section: str, options: Mapping[str, Any]) -> UNet2DConditionModel:
@@ -153,3 +190,18 @@ def _diffusers_unet(section: str, options: Mapping[str, Any]) -> UNet2DCondition
     if not isinstance(options.get("cross_attention_dim", 0), int):
         raise ValueError(f"{section}.cross_attention_dim: one number, all levels read the same context")
     return UNet2DConditionModel(**options)
+
+
+def _motion_modules(options: Mapping[str, Any] | None, norm_num_groups: int) -> dict[str, PlaceModules]:
+    """AnimateDiff's motion modules, by the name of their kind; none of them without options."""
+    accepted = ("motion_num_attention_heads", "motion_max_seq_length", "use_motion_mid_block")
+    reject_unknown("motion", options or {}, accepted)
+    if options is None:
+        return {}
+    make = partial(
+        TemporalTransformer,
+        num_attention_heads=options.get("motion_num_attention_heads", 8),
+        max_frames=options.get("motion_max_seq_length", 32),
+        norm_num_groups=norm_num_groups,
+    )
+    return {"motion_modules": PlaceModules(make, options.get("use_motion_mid_block", True))}

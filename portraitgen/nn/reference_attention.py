@@ -6,6 +6,7 @@ returns these tokens and the denoising U-Net receives them: no hooks and no modu
 checkpointing, DDP and compilation see an ordinary function.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,13 +24,27 @@ Reference = Tensor | KeyValue
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFeatures:
-    """Normalised tokens [B, L, C] that enter each self-attention of the reference U-Net, in running order."""
+    """What the reference U-Net makes of images.
+
+    Attributes:
+        tokens: normalised, [B, L, C], that enter each of its self-attentions, in running order.
+        maps: [B, C, h, w] of each place, if asked for: the tokens where there is attention, else what its
+            resnet gives.
+    """
 
     tokens: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...] = ()
 
     def rounded(self, dtype: torch.dtype) -> "ReferenceFeatures":
         """The same features with the precision of `dtype`, in their own dtype."""
-        return ReferenceFeatures(tuple(tokens.to(dtype).to(tokens.dtype) for tokens in self.tokens))
+        return self._each(lambda values: values.to(dtype).to(values.dtype))
+
+    def rows(self, chosen: slice) -> "ReferenceFeatures":
+        """Those of some of the images."""
+        return self._each(lambda values: values[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ReferenceFeatures":
+        return ReferenceFeatures(tuple(map(change, self.tokens)), tuple(map(change, self.maps)))
 
 
 @dataclass(frozen=True, slots=True)
