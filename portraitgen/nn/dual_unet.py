@@ -13,7 +13,6 @@ from portraitgen.nn.reference_attention import (
     Reference,
     ReferenceFeatures,
     ReferenceKeyValues,
-    SpatialTransformer,
 )
 from portraitgen.nn.temporal import TemporalTransformer
 from portraitgen.nn.unet import Place, PlaceModules, UNetTrunk, Visit
@@ -108,13 +107,13 @@ class DenoisingUNet(UNetTrunk):
 
         def mix(place: Place, hidden: Tensor) -> Tensor:
             motion = place.modules.get("motion_modules")
-            return hidden if motion is None else self._run(motion, hidden, num_frames)
+            return hidden if motion is None else self.run(motion, hidden, num_frames)
 
         def visit(place: Place, hidden: Tensor) -> Tensor:
             transformer = place.spatial
             if transformer is not None:
                 read = None if layers is None else tuple(next(layers) for _ in transformer.blocks)
-                hidden, _ = self._run(transformer, hidden, context, read, keep)
+                hidden, _ = self.run(transformer, hidden, context, read, keep)
             return (behind or mix)(place, hidden)
 
         maps = [each.flatten(0, 1) for each in pose]
@@ -165,7 +164,7 @@ class ReferenceUNet(UNetTrunk):
             if place.spatial is not None:
                 size = hidden.shape[-2:]
                 end = place.spatial is last.spatial
-                hidden, tokens = self._run(place.spatial, hidden, context, None, None, end)
+                hidden, tokens = self.run(place.spatial, hidden, context, None, None, end)
                 collected.extend(tokens)
                 maps.append(tokens[-1].transpose(1, 2).unflatten(2, size))
             else:

@@ -76,3 +76,14 @@ def encode_speech_layers(model: Wav2Vec2Model, waveform: Tensor, num_frames: int
         for hook in hooks:
             hook.remove()
     return torch.stack(states, dim=2)
+
+
+def frame_windows(features: Tensor, *, before: int = 2, after: int = 2) -> Tensor:
+    """What is heard around each frame: [B, T, …] → [B, T, before + 1 + after, …], as Hallo and Loopy take it.
+
+    At the ends the first and the last frame stand in for those that there are not.
+    """
+    num_frames = features.shape[1]
+    offsets = torch.arange(-before, after + 1, device=features.device)
+    frames = torch.arange(num_frames, device=features.device)[:, None] + offsets
+    return features[:, frames.clamp(0, num_frames - 1)]

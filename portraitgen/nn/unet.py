@@ -155,7 +155,7 @@ class UNetTrunk(nn.Module):
         skips = [hidden]
         for depth, level in enumerate(self.down_levels, start=1):
             for resnet, place in level.steps():
-                hidden = visit(place, self._run(resnet, hidden, embedding))
+                hidden = visit(place, self.run(resnet, hidden, embedding))
                 skips.append(hidden)
             for downsample in level.downsamplers:
                 hidden = downsample(hidden)
@@ -163,20 +163,21 @@ class UNetTrunk(nn.Module):
             if pose:
                 hidden = _add_map(hidden, pose[depth])
 
-        hidden = self._run(self.mid_block.resnets[0], hidden, embedding)
+        hidden = self.run(self.mid_block.resnets[0], hidden, embedding)
         for resnet, place in self.mid_block.steps(first=1):
-            hidden = self._run(resnet, visit(place, hidden), embedding)
+            hidden = self.run(resnet, visit(place, hidden), embedding)
 
         for level in self.up_levels:
             for resnet, place in level.steps():
                 hidden = torch.cat([hidden, skips.pop()], dim=1)
-                hidden = visit(place, self._run(resnet, hidden, embedding))
+                hidden = visit(place, self.run(resnet, hidden, embedding))
             for upsample in level.upsamplers:
                 # To the skip's size rather than twice the own: odd sizes come back as they were.
                 hidden = upsample(hidden, output_size=skips[-1].shape[-2:])
         return hidden
 
-    def _run(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def run(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Call a module, with gradient checkpointing if that is on."""
         return run(module, *args, recompute=self.gradient_checkpointing, **kwargs)
 
 

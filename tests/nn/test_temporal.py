@@ -74,3 +74,40 @@ def test_too_long_clip_names_the_limit(temporal):
 def test_heads_must_divide_the_channels():
     with pytest.raises(ValueError, match="motion_num_attention_heads=3 does not divide the 16 channels"):
         TemporalTransformer(CHANNELS, num_attention_heads=3)
+
+
+def test_frames_before_the_clip_take_part_and_do_not_come_out(temporal):
+    before, hidden = torch.randn(4, CHANNELS, 3, 5), torch.randn(4, CHANNELS, 3, 5)
+    whole = torch.cat([before.unflatten(0, (2, 2)), hidden.unflatten(0, (2, 2))], dim=1).flatten(0, 1)
+    expected = temporal(whole, 4).unflatten(0, (2, 4))[:, 2:].flatten(0, 1)
+    tokens = temporal.project(before, 2)
+    torch.testing.assert_close(temporal(hidden, 2, before=tokens), expected)
+    seen = torch.ones(2, 2, dtype=torch.bool)
+    torch.testing.assert_close(temporal(hidden, 2, before=tokens, visible=seen), expected)
+
+
+def test_frames_that_are_not_visible_change_nothing(temporal):
+    before, hidden = torch.randn(4, CHANNELS, 3, 5), torch.randn(4, CHANNELS, 3, 5)
+    seen = torch.tensor([[False, True], [True, True]])
+    changed = before.clone()
+    changed[0] += torch.randn(CHANNELS, 3, 5)
+    results = [
+        temporal(hidden, 2, before=temporal.project(each, 2), visible=seen) for each in (before, changed)
+    ]
+    torch.testing.assert_close(results[0], results[1])
+    visible = [temporal(hidden, 2, before=temporal.project(each, 2)) for each in (before, changed)]
+    assert (visible[0][:2] - visible[1][:2]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("positions", ["learned", "learned_from_noise"])
+def test_positions_that_are_learned(temporal, positions):
+    torch.manual_seed(0)
+    learning = TemporalTransformer(
+        CHANNELS, num_attention_heads=4, max_frames=6, norm_num_groups=4, positions=positions
+    )
+    missing, unexpected = learning.load_state_dict(temporal.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], [])  # the names are those of the fixed table
+    hidden = torch.randn(4, CHANNELS, 3, 5)
+    torch.testing.assert_close(learning(hidden, 4), temporal(hidden, 4))
+    learning(hidden, 4).sum().backward()
+    assert learning.transformer_blocks[0].pos_embed.pe.grad[:, :4].abs().min() > 0
