@@ -24,7 +24,8 @@ Of clips:
     key_points           float [B, T, 5, 2]         ArcFace's order
     boxes                float [B, T, 4]            of the face, xyxy
     audio                float [B, N]               16 kHz, in [-1, 1]; begins with the first frame and ends
-                                                    where the frame after the last one would begin
+                                                    where the frame after the last one would begin, or as
+                                                    many frames before and after as `sound_margin` says
     fps                  float [B]                  frames a second of the clip
     caption              list of B str
 
@@ -62,6 +63,8 @@ add keys of their own, such as
     reference_latents    float16 [B, C, h, w]
     image_embeds         float16 [B, T, D]          CLIP's, and reference_image_embeds [B, D]
     motion_latents       float16 [B, M, C, h, w]
+    speech               float16 [B, T, L, D]       hidden states; [B, T + 2m, L, D] with a
+                                                    `sound_margin` of m
     identity             float32 [B, D] of the window's person, [B, P, D] of a photo's people
     face_embedding       float32 [B, D + E]         of one face of the window's person: a recogniser's, not
                                                     normalised, and CLIP's projection, of unit length

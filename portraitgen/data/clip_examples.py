@@ -48,6 +48,8 @@ class ClipExamples:
         captions: read the caption in the shard.
         fps: give the frames a second.
         audio: read the sound of the windows.
+        sound_margin: give so many frames' sound before and after the window too: of `audio`, silent where the
+            clip has none, and of the feature `speech`, where the first and last frame's stand in.
         features: precomputed features to read, such as ["vae"], or "vae@1a2b3c4d" where there are several.
         face: of features of faces, which face; null: one from the window itself.
 
@@ -72,6 +74,7 @@ class ClipExamples:
         captions: bool = False,
         fps: bool = False,
         audio: bool = False,
+        sound_margin: int = 0,
         features: Sequence[str] | None = None,
         face: FaceChoice | None = None,
     ) -> None:
@@ -93,8 +96,12 @@ class ClipExamples:
         self.graded_pictures = () if pictures is False else self.groups
         self.size, self.pose_size = as_size("size", size), as_size("pose_size", pose_size, multiple_of=1)
         self.masks, self.key_points, self.boxes = masks, key_points, boxes
-        self.captions, self.fps, self.audio = captions, fps, audio
+        self.captions, self.fps, self.audio, self.sound_margin = captions, fps, audio, sound_margin
         self.features, self.face = tuple(features or ()), face or FaceChoice()
+        if sound_margin < 0 or (sound_margin and self.strides != (1,)):
+            raise DataError(
+                f"data.examples.sound_margin={sound_margin}: give 0 or more, and windows of stride 1"
+            )
         # Neighbouring windows of one length may differ by a sample: all get the same number.
         for name, asked in (("sound", audio), ("motion frames", motion is not None)):
             if asked and len(self.strides) > 1:
@@ -167,7 +174,7 @@ class OpenClips:
         self._restrictions = [f.window_starts for f in features if f.restricts_windows]
         self._of_faces = [feature for feature in features if feature.kind.unit == "face"]
         self._size = settings.size or selection.frame_size()
-        self._audio_frames = settings.clip_frames * settings.strides[0]
+        self._audio_frames = settings.clip_frames * settings.strides[0] + 2 * settings.sound_margin
         self.layouts = (BatchLayout(self._fields()),)
 
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
@@ -207,9 +214,8 @@ class OpenClips:
             boxes = reader.boxes(shard, row, track, frames)
             targets["boxes"][:] = boxes if framing is None else framing.boxes_to_frame(boxes)
         if settings.audio:
-            begin, _ = frame_audio_window(
-                int(frames[0]), self._audio_frames, fps=Fraction(*index.fps[row].tolist())
-            )
+            first = int(frames[0]) - settings.sound_margin
+            begin, _ = frame_audio_window(first, self._audio_frames, fps=Fraction(*index.fps[row].tolist()))
             reader.audio(shard, row, begin, out=targets["audio"])
         if settings.fps:
             targets["fps"][...] = float(Fraction(*index.fps[row].tolist()))
@@ -228,7 +234,8 @@ class OpenClips:
         for feature in self._features:
             if feature.kind.unit == "face":
                 continue
-            texts |= feature.fill(shard, row, track, frames, reference, targets)
+            heard = self._heard(feature, frames, int(index.num_frames[row]))
+            texts |= feature.fill(shard, row, track, heard, reference, targets)
             if history is not None and feature.kind.unit == "frame":
                 self._fill_motion(feature, shard, row, window, history, targets)
         return texts
@@ -253,6 +260,16 @@ class OpenClips:
         run_start = run_before(runs, window.track, first)
         stride = self._settings.strides[0]
         return window, motion.before(first, stride=stride, run_start=run_start, rng=rng)
+
+    def _heard(self, feature: FeatureReader, frames: np.ndarray, num_frames: int) -> np.ndarray:
+        """The frames whose values are given: those of the window, of speech those around it too."""
+        margin = self._margin(feature)
+        if not margin:
+            return frames
+        return np.arange(frames[0] - margin, frames[-1] + margin + 1).clip(0, num_frames - 1)
+
+    def _margin(self, feature: FeatureReader) -> int:
+        return self._settings.sound_margin if feature.kind.batch_key == "speech" else 0
 
     def _framing(self, shard: int, row: int, track: int, frames: np.ndarray) -> Framing | None:
         """What is shown of these frames, the same of all; None where all of it is, at its own size."""
@@ -373,7 +390,7 @@ class OpenClips:
         return table
 
     def _feature_fields(self, feature: FeatureReader, motion: tuple[int, ...]) -> dict[str, Field]:
-        fields = dict(feature.fields(self._settings.clip_frames))
+        fields = dict(feature.fields(self._settings.clip_frames + 2 * self._margin(feature)))
         key, unit, shape, dtype = feature.kind
         if unit == "frame":
             if self._settings.reference is None:

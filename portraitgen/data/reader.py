@@ -123,12 +123,15 @@ class ClipReader:
         return cv2.cvtColor(decode_jpeg(self._archives[shard].read(member), member.name), cv2.COLOR_BGR2RGB)
 
     def audio(self, shard: int, row: int, begin: int, *, out: np.ndarray) -> None:
-        """The clip's sound from sample `begin` on into `out`, float32 [N] at 16 kHz; silence after its end.
+        """The clip's sound from sample `begin` on into `out`, float32 [N] at 16 kHz; silence around it.
 
         Raises:
             ValueError: the sound is damaged or of another rate.
         """
         place = self._catalog.indexes[shard].members(row)["wav"]
+        before = min(max(-begin, 0), len(out))
+        out[:before] = 0
+        begin, out = max(begin, 0), out[before:]
         sound, sample_rate = decode_wav(self._archives[shard].read(place), begin=begin, count=len(out))
         if sample_rate != SAMPLE_RATE:
             raise DataError(f"its sound has {sample_rate} samples a second, shards have {SAMPLE_RATE}")

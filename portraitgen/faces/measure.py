@@ -11,6 +11,35 @@ _MOUTHS = {
     "ibug68": ((61, 62, 63), (67, 66, 65), (_LEFT_EYE_OUTER, _RIGHT_EYE_OUTER)),
     "mediapipe478": ((82, 13, 312), (87, 14, 317), (33, 263)),
 }
+NOSE_TIP = 30
+UPPER_FACE = (0, 1, 2, 14, 15, 16, *range(17, 27), *range(27, 36), *range(36, 48))
+"""37 of the 68 iBUG points that speech hardly moves: upper jaw line, brows, nose, eyes."""
+# Scheme → tip of the nose, and the 37 points; of MediaPipe's mesh those at the same places.
+_UPPER_FACES = {
+    "ibug68": (NOSE_TIP, UPPER_FACE),
+    "mediapipe478": (
+        4,
+        (
+            *(162, 234, 93, 323, 454, 389),
+            *(71, 63, 105, 66, 107, 336, 296, 334, 293, 301),
+            *(168, 197, 5, 4, 75, 97, 2, 326, 305),
+            *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),
+        ),
+    ),
+}
+
+
+def upper_face(scheme: str) -> tuple[int, tuple[int, ...]]:
+    """The tip of the nose and the 37 points of the upper face in landmarks of a scheme.
+
+    Raises:
+        ValueError: landmarks of a scheme other than `ibug68` and `mediapipe478`.
+    """
+    if scheme not in _UPPER_FACES:
+        raise ValueError(
+            f"no upper face known in landmarks of scheme {scheme!r}; known: {', '.join(_UPPER_FACES)}"
+        )
+    return _UPPER_FACES[scheme]
 
 
 def interocular_distance(landmarks: np.ndarray) -> np.ndarray:

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portraitgen.faces.measure import NOSE_TIP, UPPER_FACE
 from portraitgen.metrics.rgb import Clip, as_uint8
 
-NOSE_TIP = 30
-UPPER_FACE = (0, 1, 2, 14, 15, 16, *range(17, 27), *range(27, 36), *range(36, 48))
-"""37 of the 68 iBUG points that speech hardly moves: upper jaw line, brows, nose, eyes."""
 UNIT_SIZE = 512
 """Landmarks are scaled to a frame of this many pixels a side before their variance is taken."""
 

@@ -9,13 +9,13 @@ from portraitgen.training.learner import Batch
 
 
 def latents_of(
-    codec: LatentCodec, batch: Batch, pictures: Literal["frames", "reference"], *, sample: bool
+    codec: LatentCodec, batch: Batch, pictures: Literal["frames", "reference", "motion"], *, sample: bool
 ) -> Tensor:
     """Latents of the pictures of that name, without gradient.
 
     A stored distribution (`latent_distribution`, see docs/data.md) is drawn from as the codec would draw; of
     latents that were stored alone (`latents`) there is nothing to draw, they are the mode. Those of a
-    reference have `reference_` before their names.
+    reference or of motion frames have `reference_` or `motion_` before their names.
 
     Args:
         sample: draw from the posterior instead of taking its mode.

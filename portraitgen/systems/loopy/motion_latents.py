@@ -39,7 +39,7 @@ class MotionLatents(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"network.motion_latents: heads={heads} does not divide dim={dim}")
-        self.heads, self.per_frame = heads, per_frame
+        self.heads, self.per_frame, self.num_landmarks = heads, per_frame, num_landmarks
         widths = {"audio": audio_dim, "landmarks": 2 * num_landmarks, "movement": 1, "expression": 1}
         self.queries = nn.ModuleDict({name: nn.Linear(widths[name], dim) for name in CONDITIONS})
         self.embeddings = nn.Parameter(torch.randn(num_embeddings, dim))
