@@ -1,4 +1,4 @@
-"""Training of Loopy (arXiv:2409.02634): stage 1 on frames, stage 2 on clips with sound; one module for both."""
+"""Training of Loopy (arXiv:2409.02634): stage 1 on frames, stage 2 on clips with sound, a module for both."""
 
 from collections.abc import Callable, Iterator
 from typing import ClassVar
@@ -41,8 +41,8 @@ class Loopy(Generator):
         network: with temporal and audio layers for clips, without for frames.
         codec, objective, optimizer, lr_scheduler, condition_dropout: see `Generator`.
         sampling: `LoopyPipeline` with its settings bound.
-        speech_encoder: hears the sound, frozen and in its own precision; None: of stage 1, or where features are stored (then clips
-            are drawn of prepared features alone).
+        speech_encoder: hears the sound, frozen and in its own precision; None: of stage 1, or where the
+            features are stored, and then needed again to generate.
         sound_margin: frames of sound that are heard around a clip; as many as `data.examples.sound_margin`.
         frame_rate: of the clips, and of the videos that are generated.
         landmark_scheme: of the shards, for audio-to-latents.
@@ -86,13 +86,13 @@ class Loopy(Generator):
         if network.audio_tokens is not None:
             window, layers, width = network.audio_tokens.heard
             self.ears = Ears(speech_encoder, window=window, margin=sound_margin, frame_rate=frame_rate)
-            if speech_encoder is not None and (layers, width) != (
-                speech_encoder.layers,
-                speech_encoder.width,
-            ):
+            given = (layers, width)
+            if speech_encoder is not None:
+                given = (speech_encoder.layers, speech_encoder.width)
+            if given != (layers, width):
                 raise ValueError(
-                    f"the speech encoder gives {speech_encoder.layers} x {speech_encoder.width} numbers a "
-                    f"frame, the network hears {layers} x {width}: set model.network.audio.layers and width"
+                    f"the speech encoder gives {given[0]} x {given[1]} numbers a frame, the network hears "
+                    f"{layers} x {width}: set model.network.audio.layers and model.network.audio.width"
                 )
         self.pipeline = sampling(network, codec)
 
@@ -112,8 +112,8 @@ class Loopy(Generator):
                 )
             if clean.shape[1] != self.network.clip_frames:
                 raise ValueError(
-                    f"clips of {clean.shape[1]} frames, the network draws {self.network.clip_frames} at once: "
-                    f"set data.examples.clip_frames={self.network.clip_frames}"
+                    f"clips of {clean.shape[1]} frames, the network draws {self.network.clip_frames} at "
+                    f"once: set data.examples.clip_frames={self.network.clip_frames}"
                 )
             conditions["motion"] = latents_of(self.codec, batch, "motion", sample=False)
             conditions["motion_found"] = batch["motion_found"]
@@ -177,18 +177,22 @@ class Loopy(Generator):
         generator: Generators | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[Tensor]:
-        """As `Generator.stream`, of a batch of training (`frames`), or of a request: `audio` [B, N] alone."""
+        """As `Generator.stream`, of a batch of training, or of a request, whose `audio` [B, N] is that of the
+        frames `frame_index` [B, T] and no more.
+
+        Raises:
+            ValueError: there is no sound, or nothing to hear it with.
+        """
+        num_frames = batch["frame_index"].shape[1]
         hear: Hear | None = None
-        if self.ears is None:
-            num_frames = batch["frame_index"].shape[1] if "frame_index" in batch else 1
-        elif "motion_found" in batch:
-            num_frames = batch["frame_index"].shape[1]
+        if self.ears is not None and "motion_found" in batch:
             heard = self.ears.of_batch(batch, num_frames)
-            hear = lambda frames: heard  # noqa: E731
-        else:
-            audio = batch["audio"]
-            num_frames = self.ears.frames(audio.shape[1])
-            hear = self.ears.of_sound(audio)
+
+            def hear(frames: range) -> Tensor:
+                return heard
+
+        elif self.ears is not None:
+            hear = self.ears.of_sound(batch["audio"])
         return self.pipeline.stream(
             batch["reference"], num_frames, hear, generator=generator, on_step=on_step
         )

@@ -1,4 +1,4 @@
-"""A chain of clips from a photo and a sound: motion frames, triple guidance and codec around the denoising."""
+"""A chain of clips from a photo and a sound: motion frames, triple guidance and codec around denoising."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

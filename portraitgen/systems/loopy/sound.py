@@ -1,6 +1,8 @@
 """The sound around each frame of a batch or of a whole chain, as the network hears it."""
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,18 +32,19 @@ class Ears:
             raise ValueError(f"network.audio.window={window}: give an odd number of frames")
         if margin < window // 2:
             raise ValueError(
-                f"sound_margin={margin}: windows of {window} frames need {window // 2} frames of sound before "
-                "and after a clip, or more"
+                f"sound_margin={margin}: windows of {window} frames need {window // 2} frames of sound or "
+                "more before and after a clip"
             )
         self.encoder, self.half, self.margin, self.frame_rate = encoder, window // 2, margin, frame_rate
+        self._rate = Fraction(frame_rate).limit_denominator(100_000)
 
     def samples(self, num_frames: int) -> int:
         """How many samples sound during so many frames."""
-        return round(num_frames * SAMPLE_RATE / self.frame_rate)
+        return round(num_frames * SAMPLE_RATE / self._rate)
 
     def frames(self, num_samples: int) -> int:
         """How many frames a sound lasts, the last one perhaps in part."""
-        return -(-num_samples * round(1000 * self.frame_rate) // (1000 * SAMPLE_RATE))
+        return math.ceil(num_samples * self._rate / SAMPLE_RATE)
 
     def of_batch(self, batch: Batch, num_frames: int) -> Tensor:
         """What is heard at T = `num_frames` frames of a training batch: [B, T, window, layers, width].
@@ -66,8 +69,13 @@ class Ears:
         return self._around(features.float())
 
     def of_sound(self, waveform: Tensor) -> Callable[[range], Tensor]:
-        """Hears stretches of a sound [B, N]; around it there is silence."""
-        assert self.encoder is not None
+        """Hears stretches of a sound [B, N]; around it there is silence.
+
+        Raises:
+            ValueError: there is no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("there is nothing to hear a sound with: set model.speech_encoder")
         encoder, total = self.encoder, waveform.shape[1]
 
         def hear(frames: range) -> Tensor:
@@ -88,7 +96,7 @@ class Ears:
     def _require(self, fits: bool, found: float, wanted: int) -> None:
         if not fits:
             raise ValueError(
-                f"the batches hold {found} frames of sound at {self.frame_rate:g} frames a second, a clip with "
-                f"its margins has {wanted}: set data.examples.sound_margin={self.margin} (model.sound_margin), "
-                "and model.frame_rate to that of the clips"
+                f"the batches hold {found} frames of sound at {self.frame_rate:g} frames a second, a clip "
+                f"with its margins has {wanted}: set data.examples.sound_margin={self.margin} "
+                "(model.sound_margin), and model.frame_rate to that of the clips"
             )
