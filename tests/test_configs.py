@@ -24,6 +24,10 @@ KINDRED = {
     "model/aniportrait/audio2pose": "aniportrait/tiny_audio2pose",
     "sampling/aniportrait/poses": "aniportrait/tiny_audio2pose",
     "data/photos": "uniportrait/tiny_stage1",
+    "model/loopy": "loopy/tiny_stage1",
+    "sampling/loopy": "loopy/tiny_stage1",
+    "stage/loopy/image": "loopy/tiny_stage1",
+    "stage/loopy/clip": "loopy/tiny_stage2",
     "model/uniportrait": "uniportrait/tiny_stage1",
     "sampling/uniportrait": "uniportrait/tiny_stage1",
     "stage/uniportrait/single": "uniportrait/tiny_stage1",
@@ -41,6 +45,7 @@ KINDRED = {
 GIVEN = ["data.shards=shards.tar"]
 NEEDS = {
     "stage/aniportrait/temporal": ["stage.init_from=weights.safetensors", "stage.init_command=train"],
+    "stage/loopy/clip": ["stage.init_from=weights.safetensors", "stage.init_command=train"],
     "stage/uniportrait/multi": ["stage.init_from=weights.safetensors", "stage.init_command=train"],
     "trainer/default": ["trainer.max_steps=1"],
     "trainer/slurm": ["trainer.max_steps=1"],

@@ -94,3 +94,17 @@ def test_clips_of_different_rates_have_no_common_length(tmp_path):
 def test_sound_needs_one_stride(tmp_path):
     with pytest.raises(DataError, match=r"examples\.stride=\[1, 4\]: windows with sound need one stride"):
         first_batch(write(tmp_path), stride=[1, 4])
+
+
+def test_sound_around_the_window_comes_too(tmp_path):
+    """Silent before the clip begins and after it ends."""
+    shards = write(tmp_path)
+    batch = first_batch(shards, sound_margin=16)
+    assert batch["audio"].shape == (4, 40 * 640)
+    for sound, frames in zip(batch["audio"], batch["frame_index"].tolist(), strict=True):
+        heard = np.rint(100 * sound.numpy()).astype(int)
+        around = np.arange(frames[0] - 16, frames[-1] + 17).repeat(640)
+        expected = np.where((around >= 0) & (around < FRAMES), around, 0)
+        assert (heard == expected).mean() > 0.999
+    with pytest.raises(DataError, match=r"sound_margin=2: give 0 or more, and windows of stride 1"):
+        first_batch(shards, sound_margin=2, stride=2)

@@ -3,8 +3,14 @@
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
+from portraitgen.diffusion.conditions import ConditionDropout
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.systems.loopy.module import Loopy
 from portraitgen.systems.loopy.network import LoopyNetwork
 
 UNET: dict[str, Any] = {
@@ -42,7 +48,30 @@ def stage1() -> LoopyNetwork:
 def moved(**changes: Any) -> LoopyNetwork:
     """None of its projections is zero any more."""
     network = fresh(**changes)
+    leave_start(network)
+    return network
+
+
+def learner(experiment: str, *overrides: str) -> Loopy:
+    """The model of an experiment as train.py builds it, none of whose projections is zero any more."""
+    torch.manual_seed(0)
+    built: Loopy = instantiate(settings(experiment, *overrides).model, _convert_="all")
+    leave_start(built.network)
+    return built
+
+
+def leave_start(network: nn.Module) -> None:
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
-    return network
+
+
+def settings(experiment: str, *overrides: str) -> Any:
+    """The configuration of an experiment of train.py."""
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [f"experiment={experiment}", "data.shards=none.tar", *overrides])
+
+
+def dropout(table: Any) -> ConditionDropout:
+    return ConditionDropout(OmegaConf.to_container(table))
