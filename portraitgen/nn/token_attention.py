@@ -33,7 +33,7 @@ class TokenAttention(nn.Module):
             heads=num_attention_heads,
             dim_head=channels // num_attention_heads,
         )
-        output = cast(nn.Linear, cast(nn.ModuleList, self.attention.to_out)[0])
+        output = cast(nn.Linear, self.attention.to_out[0])
         nn.init.zeros_(output.weight)
         nn.init.zeros_(output.bias)
 
