@@ -169,6 +169,21 @@ def largest_frame(box: np.ndarray, *, image_size: tuple[int, int], size: tuple[i
     return frame_inside(everything, image_size=image_size, size=size)
 
 
+def covering_frame(keep: np.ndarray, *, image_size: tuple[int, int], size: tuple[int, int]) -> Framing:
+    """As much of the picture as has the proportion of `size`, from its middle, moved only as far as needed to
+    hold a box [4] such as the union of a face's; one that is too large is shown from its own middle.
+    """
+    height, width = image_size
+    columns = min(width, height * size[1] / size[0])
+    sides = np.array([max(round(columns), 1), max(round(columns * size[0] / size[1]), 1)])
+    room = np.array([width, height]) - sides
+    low, high = keep[:2], keep[2:]
+    moved = np.clip(room / 2, np.ceil(high - sides), np.floor(np.maximum(low, np.ceil(high - sides))))
+    start = np.where(high - low > sides, (low + high - sides) / 2, moved)
+    left, top = np.clip(np.round(start), 0, room).astype(int)
+    return Framing(int(left), int(top), int(sides[0]), int(sides[1]), size)
+
+
 def upstream_box(points: np.ndarray, *, image_size: tuple[int, int]) -> np.ndarray:
     """What AniPortrait cuts out around a face mesh [K, 2] (pixels) before all else: int64 [4].
 

@@ -11,6 +11,7 @@ import pytest
 from portraitgen.data.prepare.crop import choose_crop
 from portraitgen.media.framing import (
     Framing,
+    covering_frame,
     face_frame,
     faces_frame,
     frame_around,
@@ -161,3 +162,19 @@ def test_faces_stay_in_the_picture_as_long_as_they_fit(size):
             assert inside.all()
             kept += 1
     assert kept > 60
+
+
+def test_the_middle_is_shown_moved_as_far_as_a_face_needs():
+    size, image_size = (480, 720), (940, 720)
+    middle = covering_frame(np.array([300, 400, 400, 500.0]), image_size=image_size, size=size)
+    assert (middle.x, middle.y, middle.width, middle.height) == (0, 230, 720, 480)
+    above = covering_frame(np.array([300, 56.4, 400, 150]), image_size=image_size, size=size)
+    assert above.y == 56
+    below = covering_frame(np.array([300, 800, 400, 880.2]), image_size=image_size, size=size)
+    assert below.y + below.height == 881
+    too_tall = covering_frame(np.array([300, 100, 400, 700.0]), image_size=image_size, size=size)
+    assert too_tall.y == 160
+    beyond = covering_frame(np.array([300, -20, 400, 90.0]), image_size=image_size, size=size)
+    assert beyond.y == 0
+    wide = covering_frame(np.array([0, 10, 40, 60.0]), image_size=(240, 480), size=size)
+    assert (wide.x, wide.y, wide.width, wide.height) == (0, 0, 360, 240)

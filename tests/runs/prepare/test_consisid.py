@@ -9,6 +9,7 @@ from itertools import islice
 import cv2
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.catalog import Catalog
@@ -188,6 +189,89 @@ def test_sound_and_odd_sizes_come_along(run, shared, tmp_path):
     assert np.corrcoef(sound[: len(whole)], whole[: len(sound)])[0, 1] > 0.99
 
 
+@pytest.fixture(scope="module")
+def cut_demo(repository, shared, tmp_path_factory):
+    """ConsisID's portrait clip at the size that it trains on."""
+    out = tmp_path_factory.mktemp("cut") / "out"
+    register_configs()
+    with initialize_config_dir(str(repository / "conf"), version_base="1.3"):
+        words = [f"source={shared}/testdata/consisid_demo", f"out={out}", "workers=0", "size=[480,720]"]
+        import_consisid(compose("prepare_import_consisid", words))
+    return out
+
+
+def test_the_portrait_demo_keeps_its_face_and_its_mask(cut_demo, run, shared, tmp_path):
+    """The official cut, the middle, has an empty mask in every frame: its masked loss is 0/0."""
+    (sample,) = samples_of(cut_demo)
+    (track,) = sample.tracks
+    assert (sample.height, sample.width, sample.num_frames) == (480, 720, 244)
+    assert track.valid.all()
+    assert (track.boxes[:, :2] >= 0).all()
+    assert (track.boxes[:, 2:] <= [720, 480]).all()
+    catalog = Catalog(str(cut_demo / "shards" / "*.tar"))
+    reader, frames = ClipReader(catalog), np.arange(0, 244, 27)
+    masks = reader.masks(0, 0, 0, frames)
+    assert masks.shape == (10, 480, 720)
+    for mask, box in zip(masks, track.boxes[frames], strict=True):
+        rows, columns = np.nonzero(mask)
+        outline = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert np.abs(outline - box).max() < 12, "mask and box moved together"
+    folder = shared / "testdata" / "consisid_demo" / "dataname"
+    (original,) = folder.glob("videos/*.mp4")
+    (first,) = list(islice(iter_frames(original), 1))
+    planes = np.empty((1, 720, 720), np.uint8)
+    reader.frames(0, 0, np.array([0]), out=planes)
+    shown = cv2.cvtColor(planes[0], cv2.COLOR_YUV2RGB_I420).astype(int)
+    top = round(float(sample.affine.reshape(-1, 2, 3)[0, 1, 2]))
+    assert 0 <= top <= 56, "the face's upper edge"
+    assert np.abs(shown - first.image[top : top + 480]).mean() < 4
+
+    # What is exported of it is a clip of its own, not the original one.
+    run("export", shards=cut_demo / "shards" / "*.tar", out=tmp_path / "back", videos=folder / "videos")
+    assert next(iter_frames(next((tmp_path / "back" / "videos").glob("*.mp4")))).image.shape == (480, 720, 3)
+
+
+def test_windows_of_49_frames_three_apart_have_masks(cut_demo):
+    """What ConsisID trains on, out of our loader: uint8, of the stored size."""
+    from tests.data.modules import clip_module
+
+    module = clip_module(
+        str(cut_demo / "shards" / "*.tar"), clip_frames=49, stride=3, masks="face", reference=None,
+        captions=True, samples_per_epoch=2, batch_size=1, num_workers=0,
+    )  # fmt: skip
+    for batch in module.train_dataloader():
+        assert batch["frames"].dtype == torch.uint8
+        assert batch["frames"].shape == (1, 49, 720, 720)
+        assert (batch["masks"].sum(dim=(2, 3)) > 0).all()
+        assert batch["caption"][0].startswith("The video features a woman")
+
+
+def test_what_only_the_detectors_have_seen_gets_people_and_masks(run, shared, tmp_path):
+    """The demo as it was before ConsisID's steps 3 and 4: the same person, followed from the same frames."""
+    demo, data = shared / "testdata" / "consisid_demo" / "dataname", tmp_path / "data"
+    boxes = json.loads((demo / "refine_bbox_jsons" / f"{NAME}.json").read_text())
+    for objects in boxes.values():
+        for item in [*objects["face"], *objects["head"], *objects["person"]]:
+            item.pop("new_track_id", None)
+    for folder in ("refine_bbox_jsons", "videos"):
+        (data / folder).mkdir(parents=True)
+    (data / "refine_bbox_jsons" / f"{NAME}.json").write_text(json.dumps(boxes))
+    shutil.copy(demo / "videos" / f"{NAME}.mp4", data / "videos")
+    out = tmp_path / "out"
+    run("import", source=data, out=out, workers=0, masks="ellipse", size="[480,720]")
+    (sample,) = samples_of(out)
+    (track,) = sample.tracks
+    assert track.valid.all()
+    assert track.control_frames == {"face": 123, "head": 131, "person": 112}
+    assert sample.masks.source == "ellipse"
+    assert (
+        ClipReader(Catalog(str(out / "shards" / "*.tar")))
+        .masks(0, 0, 0, np.array([0, 100]))
+        .any(axis=(1, 2))
+        .all()
+    )
+
+
 def test_what_cannot_be_is_named(run, tmp_path):
     with pytest.raises(ValueError, match=r"source=.*absent: give a list of ConsisID \(\.txt\), or a folder"):
         run("import", source=tmp_path / "absent", out=tmp_path / "out")
@@ -195,6 +279,10 @@ def test_what_cannot_be_is_named(run, tmp_path):
         run("import", source=tmp_path, out=tmp_path / "out")
     with pytest.raises(ValueError, match="clips_per_shard and min_frames"):
         run("import", source=tmp_path, out=tmp_path / "out", clips_per_shard=0)
+    with pytest.raises(ValueError, match=r"size=480: give \[height,width\], multiples of 4"):
+        run("import", source=tmp_path, out=tmp_path / "out", size=480)
+    with pytest.raises(ValueError, match="masks=hull: hulls are of landmarks; set landmarks=true"):
+        run("import", source=tmp_path, out=tmp_path / "out", masks="hull")
     with pytest.raises(ValueError, match="keyed_by=person: give frame, track, or null"):
         run("export", shards="x.tar", out=tmp_path / "out", keyed_by="person")
     with pytest.raises(ValueError, match=r"videos=.*: no such folder"):

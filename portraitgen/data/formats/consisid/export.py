@@ -77,7 +77,8 @@ class ConsisIDFolder:
     def _video(self, sample: ClipSample) -> bytes:
         assert sample.video is not None
         about = sample.source.get("consisid", {})
-        for path in self._originals.get(str(sample.source.get("uri")), []):
+        # Of any other clip the shard shows a part, in time or in the picture.
+        for path in self._originals.get(str(sample.source.get("uri")), []) if about else ():
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == sample.source["sha256"]:
                 self.copied += 1

@@ -102,7 +102,7 @@ def clip_names(folder: Path | str) -> list[str]:
 
 
 def read_annotations(folder: Path | str, name: str, *, num_frames: int) -> Annotations:
-    """Read all files about one clip; masks may be missing as a whole.
+    """Read all files about one clip; masks may be missing as a whole, and so may all but the detections.
 
     Raises:
         DataError: a file is missing, damaged, or says what cannot be; the message names it.
@@ -114,7 +114,8 @@ def read_annotations(folder: Path | str, name: str, *, num_frames: int) -> Annot
         check_detections(key_by_frame(bbox_data, num_frames=num_frames))
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{boxes}: not detections keyed by frame or by track ({error})") from error
-    tables = {table: _read_json(tracks / f"{table}.json") for table in _TABLES}
+    # Clips that were only looked at by the detectors have no folder.
+    tables = {table: _read_json(tracks / f"{table}.json") if tracks.is_dir() else {} for table in _TABLES}
     for table, content in tables.items():
         _check_table(tracks / f"{table}.json", content, None if table == "corresponding_data" else num_frames)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from portraitgen.data.formats.consisid.framed import framed_track, framing_of
 from portraitgen.data.sample import ClipRegion, ClipTrack, DataError
 from portraitgen.faces.association import match_parts
 from portraitgen.faces.backend import FaceBackend
@@ -13,6 +14,7 @@ from portraitgen.faces.types import Face
 from portraitgen.media.audio import encode_wav, frame_audio_window, read_audio
 from portraitgen.media.decode import VideoError, VideoInfo, iter_frames
 from portraitgen.media.encode import encode_clip
+from portraitgen.media.framing import Framing
 
 SIDE = 4
 """Sides of a sample's picture are multiples of it."""
@@ -23,15 +25,23 @@ class ClipReading:
     """One pass over a clip's video: encoded for a shard, its damage, and where `backend` sees the people.
 
     Attributes:
-        video: mp4 with sides that are multiples of 4.
+        video: mp4 with sides that are multiples of 4, or of the size that was asked for.
         size: (height, width) of the original.
+        framing: what of it the video shows; None: all, see `import_clip`.
         start_s: time of its first frame.
     """
 
     def __init__(
-        self, path: Path, info: VideoInfo, people: Mapping[int, ClipTrack], backend: FaceBackend | None
+        self,
+        path: Path,
+        info: VideoInfo,
+        people: Mapping[int, ClipTrack],
+        backend: FaceBackend | None,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        self._people, self._backend = people, backend
+        self._people, self._backend, self._wanted = people, backend, size
+        self.framing: Framing | None = None
         self._intact: list[bool] = []
         self._faces: dict[int, dict[int, Face]] = {number: {} for number in people}
         self._sizes: set[tuple[int, int]] = set()
@@ -53,6 +63,12 @@ class ClipReading:
             self._intact.append(not frame.corrupt)
             height, width = frame.image.shape[:2]
             self._sizes.add((height, width))
+            if self._wanted is not None and self.framing is None:
+                main = next(iter(self._people.values()))
+                self.framing = framing_of(main, image_size=(height, width), size=self._wanted)
+            if self.framing is not None:
+                yield self.framing.cut(frame.image)
+                continue
             yield np.pad(frame.image, ((0, -height % SIDE), (0, -width % SIDE), (0, 0)), mode="edge")
 
     def _num_frames(self) -> int:
@@ -69,7 +85,12 @@ class ClipReading:
             self._faces[shown[person]][frame] = faces[face]
 
     def finished(self, number: int, track: ClipTrack) -> ClipTrack:
-        """A track with what the video says: damaged frames are not valid, and those without landmarks."""
+        """A track with what the video says: damaged frames are not valid, and those without landmarks; in
+        pixels of `video`."""
+        looked_at = self._looked_at(number, track)
+        return looked_at if self.framing is None else framed_track(looked_at, self.framing)
+
+    def _looked_at(self, number: int, track: ClipTrack) -> ClipTrack:
         intact = np.array(self._intact)
 
         def undamaged(region: ClipRegion | None) -> ClipRegion | None:

@@ -3,12 +3,15 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from portraitgen.data.formats.consisid.detections import key_by_frame
+from portraitgen.data.formats.consisid.framed import framed_masks
+from portraitgen.data.formats.consisid.labelled import surest_frames, usable_frames, with_people
 from portraitgen.data.formats.consisid.layout import (
     Annotations,
     KeyedBy,
@@ -38,17 +41,23 @@ def import_clip(
     caption_entry: Mapping[str, Any] | None = None,
     licence: str | None = None,
     backend: FaceBackend | None = None,
+    size: tuple[int, int] | None = None,
     note: Callable[[str, str], None] = lambda stage, message: None,
 ) -> ClipSample:
     """Make a sample of one clip.
 
-    The picture keeps its size; where a side is not a multiple of 4, its last pixels are repeated at the right
-    and the lower border, and masks are empty there. Tracks are the people that have a face mask, or without
-    masks all that have a face box, those seen longest first, with their heads and whole persons, masks and
+    Clips that only the detectors have looked at get their people and control frames here (`labelled`), valid
+    frames being those that ConsisID would have cut out.
+
+    The picture keeps its size, if none is given; where a side is not a multiple of 4, its last pixels are
+    repeated at the right and the lower border, and masks are empty there. Tracks are the people that have a
+    face mask, or without masks all that have a face box, those seen longest first, with their heads
+    and whole persons, masks and
     control frames. The video is encoded anew at its own rate, the sound brought to 16 kHz.
 
     What the tracks cannot say goes along under `source["consisid"]`: the detections, whose numbers have more
-    digits than float32, and those tables that the tracks do not give back as they were.
+    digits than float32, and those tables that the tracks do not give back as they were. Not where a size was
+    given: such a clip is a new one.
 
     Args:
         folder: holds refine_bbox_jsons and track_masks_data.
@@ -57,6 +66,10 @@ def import_clip(
         caption, caption_entry: what it shows, and all that the captions say of it.
         backend: looks for the landmarks of each person; where it finds none, a frame is not valid. None: no
             landmarks, and systems that are driven by them cannot train on the clip.
+        size: (height, width), multiples of 4: what is shown is as much of the middle as has this
+            proportion, moved as far as needed to hold the face of the person that is seen longest; boxes,
+            landmarks and masks move along, and frames in which a face is cut off are not
+            valid. None: all at its own size.
         note: called with (stage, what happened) for what is left out.
 
     Raises:
@@ -69,16 +82,37 @@ def import_clip(
     info = probe_video(path)
     annotations = read_annotations(folder, name, num_frames=info.num_frames)
     frames = key_by_frame(annotations.bbox_data, num_frames=info.num_frames)
-    people = tracks_of(annotations, frames, np.ones(info.num_frames, dtype=bool))
-    reading = ClipReading(path, info, people, backend)
+    intact = np.ones(info.num_frames, dtype=bool)
+    told = annotations
+    if not annotations.corresponding_data and (labelled := with_people(frames)) is not frames:
+        frames, intact = labelled, usable_frames(frames, info.num_frames)
+        told = replace(annotations, control_sam2_frame=surest_frames(frames))
+    people = tracks_of(told, frames, intact)
+    reading = ClipReading(path, info, people, backend, size=size)
     if annotations.masks is not None and annotations.size != reading.size:
         raise DataError(
             f"clip {name}: its masks have (height, width) {annotations.size}, its video {reading.size}"
         )
-    height, width = (side + -side % SIDE for side in reading.size)
+    height, width = size or (side + -side % SIDE for side in reading.size)
     people = {number: reading.finished(number, track) for number, track in people.items()}
+    if size is not None:
+        people = {number: track for number, track in people.items() if track.valid.any()}
+        if not people:
+            raise DataError(f"clip {name}: no face is inside the {height}x{width} that is shown of it")
     main = next(iter(people.values()))
     found = ~np.isnan(main.scores)
+    kept_tables = {
+        "name": name,
+        "size": list(reading.size),
+        "tracks": list(people),
+        "bbox_data": annotations.bbox_data,
+        "tables": {
+            table: getattr(annotations, table)
+            for table, content in tables_of(people).items()
+            if getattr(annotations, table) != content
+        },
+        "caption": dict(caption_entry or {}),
+    }
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return ClipSample(
@@ -89,29 +123,20 @@ def import_clip(
         height=height,
         tracks=tuple(people.values()),
         landmark_scheme="none" if backend is None else backend.landmark_scheme,
-        affine=np.eye(2, 3, dtype=np.float32),
+        affine=np.eye(2, 3, dtype=np.float32) if reading.framing is None else reading.framing.affine,
         source={
             "uri": path.name,
             "sha256": digest,
             "t0": 0.0,
             "t1": float(info.num_frames / info.fps),
             "licence": licence,
-            "consisid": {
-                "name": name,
-                "size": list(reading.size),
-                "tracks": list(people),
-                "bbox_data": annotations.bbox_data,
-                "tables": {
-                    table: getattr(annotations, table)
-                    for table, content in tables_of(people).items()
-                    if getattr(annotations, table) != content
-                },
-                "caption": dict(caption_entry or {}),
-            },
+            **({} if size is not None else {"consisid": kept_tables}),
         },
         video=reading.video,
         audio=clip_sound(path, info, reading.start_s, note),
-        masks=_resized(annotations.masks, reading.size, (height, width)),
+        masks=_resized(annotations.masks, reading.size, (height, width))
+        if reading.framing is None
+        else framed_masks(annotations.masks, reading.framing, reading.size),
         scores={
             "min_face": float((main.boxes[found, 2:] - main.boxes[found, :2]).max(axis=1).min()),
             "coverage": float(found.mean()),

@@ -111,10 +111,12 @@ class ConsisIDReader:
 
     Attributes:
         backend: finds landmarks, None for none.
+        size: see `import_clip`.
     """
 
     licence: str | None
     backend: FaceBackend | None
+    size: tuple[int, int] | None = None
 
     def __call__(
         self,
@@ -133,11 +135,14 @@ class ConsisIDReader:
                 caption_entry=source.entry,
                 licence=self.licence,
                 backend=self.backend,
+                size=self.size,
                 note=note,
             )
         except DataError as error:
             raise SourceError(source, "import", str(error)) from error
         if not any(track.valid.any() for track in sample.tracks):
-            raise SourceError(source, "detect", "no landmarks found where its face boxes are")
+            raise SourceError(
+                source, "detect", "no landmarks found where its face boxes are, or no valid frame"
+            )
         progress(sample.num_frames)
         yield replace(sample, key=make_key(source.key))
