@@ -61,6 +61,10 @@ NOT_RUN = {
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
         "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
     ),
+    r"consisid/(global|identity)": (
+        "needs CogVideoX-5B, T5 and EVA-CLIP whole: tests/systems/consisid and tests/test_loss_curves.py run "
+        "tiny ones"
+    ),
     r"models/aniportrait\.safetensors (faces=mediapipe|shards=)": (
         "needs the extra mediapipe, or clips prepared with it: tests/runs/generate/test_mesh_driving.py"
     ),

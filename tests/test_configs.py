@@ -40,6 +40,10 @@ KINDRED = {
         f"model/flux_identity/{way}": f"flux_identity/tiny_{way}"
         for way in ("fill_diptych", "kontext", "none")
     },
+    "model/consisid": "consisid/tiny_global",
+    "sampling/consisid": "consisid/tiny_global",
+    "stage/consisid/global": "consisid/tiny_global",
+    "stage/consisid/identity": "consisid/tiny_identity",
 }
 # What a user must say: the data, and for options that need more than a tiny run has.
 GIVEN = ["data.shards=shards.tar"]

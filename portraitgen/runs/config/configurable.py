@@ -11,6 +11,10 @@ lists: `CONFIGURABLE = ("module.function", …)`.
 OWN_MODEL = (
     "portraitgen.diffusion.*",
     "portraitgen.diffusion.sampling.sample",
+    "portraitgen.faces.conditioner.FaceConditioner",
+    "portraitgen.faces.conditioner.untrained_conditioner",
+    "portraitgen.faces.eva_clip.load_eva_clip",
+    "portraitgen.faces.parsing.parser.load_parser",
     "portraitgen.faces.recognition.*",
     "portraitgen.faces.recognition.recognizer.load_recognition",
     "portraitgen.nn.*",

@@ -1,12 +1,13 @@
 """ConsisID's network: a video transformer that is shown a face as a picture and as tokens of who it is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from portraitgen.nn.lora import add_lora
+from portraitgen.nn.lora import add_lora, lora_settings, merged_lora, set_lora
 from portraitgen.nn.pretrained import build_model
 from portraitgen.systems.consisid.identity import FaceTokens
 from portraitgen.systems.consisid.positions import rotary_positions
@@ -66,9 +67,24 @@ class ConsisIDNetwork(nn.Module):
         return True
 
     @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return int(self.config.out_channels)
+
+    @property
     def text_dim(self) -> int:
         """Width of text embeddings."""
         return int(self.config.text_embed_dim)
+
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """Inside the block adapters are part of the weights, for sampling; outside they train."""
+        scales = dict.fromkeys(lora_settings(self), 1.0)
+        try:
+            with merged_lora(self, scales):
+                yield
+        finally:
+            set_lora(self, scales)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations, those of the face modules too, instead of storing them."""
@@ -108,6 +124,7 @@ class ConsisIDNetwork(nn.Module):
         text: Tensor,
         picture: Tensor | None = None,
         faces: Tensor | None = None,
+        face_scale: float = 1.0,
     ) -> Tensor:
         """Predict the objective's target [B, t, C, h, w].
 
@@ -118,6 +135,7 @@ class ConsisIDNetwork(nn.Module):
             picture: latents [B, 1, C, h, w] of the face; they stand beside the first ones, zeros beside the
                 others. None: zeros.
             faces: from `face_tokens`; needed where `has_faces`.
+            face_scale: of the attention to them.
         """
         dtype = self._precision(noisy)
         frames, _, height, width = noisy.shape[1:]
@@ -126,6 +144,7 @@ class ConsisIDNetwork(nn.Module):
         if picture is not None:
             beside[:, :1] = picture
         shown = torch.cat([noisy, beside], dim=2)
+        self.transformer.local_face_scale = face_scale
         prediction = self.transformer(
             hidden_states=shown.to(dtype),
             encoder_hidden_states=text.to(dtype),

@@ -3,8 +3,13 @@
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor
 
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.systems.consisid.module import ConsisID
 from portraitgen.systems.consisid.network import ConsisIDNetwork
 
 FULL: dict[str, Any] = {
@@ -76,3 +81,37 @@ def network_inputs(*, batch: int = 2, frames: int = 3, seed: int = 0) -> dict[st
         "embedding": draw(20),
         "hidden": draw(5, 7, 16),
     }
+
+
+def config(stage: str, *overrides: str, shards: str = "none.tar", runs: str = "runs") -> DictConfig:
+    register_configs()
+    given = [f"experiment=consisid/tiny_{stage}", f"data.shards={shards}", f"paths.runs={runs}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*given, *overrides])
+
+
+def build(stage: str, *overrides: str) -> ConsisID:
+    """The module of a tiny experiment."""
+    torch.manual_seed(0)
+    made: ConsisID = instantiate(config(stage, *overrides).model, _convert_="all")
+    return made
+
+
+def batch(rows: int = 2, *, seed: int = 0, masks: bool = False) -> dict[str, Any]:
+    """Random clips of 5 frames with features of faces, as the loader gives them."""
+    source = torch.Generator().manual_seed(seed)
+
+    def pictures(*shape: int) -> Tensor:
+        return torch.rand(rows, *shape, generator=source) * 2 - 1
+
+    made = {
+        "key": [f"row{row}" for row in range(rows)],
+        "frames": pictures(5, 3, 64, 64),
+        "face_picture": pictures(3, 96, 96),
+        "face_embedding": pictures(280),
+        "face_hidden": pictures(5, 17, 32),
+    }
+    if masks:
+        made["masks"] = torch.zeros(rows, 5, 1, 64, 64)
+        made["masks"][..., 16:48, 16:48] = 1
+    return made

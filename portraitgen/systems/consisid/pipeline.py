@@ -1,0 +1,137 @@
+"""Draws a video of a person as a prompt says: face tokens once, then guided denoising."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from portraitgen.diffusion.latents import LatentCodec
+from portraitgen.diffusion.noise import Generators, draw_noise
+from portraitgen.diffusion.sampling import Scheduler, sample
+from portraitgen.nn.text.encoding import TextEncoding
+from portraitgen.nn.text.prompts import Prompts
+from portraitgen.systems.consisid.face_pictures import stretched
+from portraitgen.systems.consisid.network import ConsisIDNetwork
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What is known of the faces of B samples.
+
+    Attributes:
+        picture: [B, 3, S, S] in [-1, 1], upright and on white.
+        embedding: [B, E].
+        hidden: [B, L, N, C].
+    """
+
+    picture: Tensor
+    embedding: Tensor
+    hidden: Tensor
+
+
+class ConsisIDPipeline:
+    """Samples latents of videos; decoding them is for the codec.
+
+    What does not change from one denoising step to the next is computed once: face tokens, text, positions.
+    The transformer computes in the precision of its weights; latents, guidance and the scheduler's steps are
+    float32. Adapters are part of the weights meanwhile.
+
+    Args:
+        network, codec, prompts: as trained; without prompts the text is one zero.
+        scheduler: a diffusers scheduler with the schedule of the training objective.
+        num_steps: denoising steps.
+        guidance_scale: 1 samples with the prompt alone; above 1 it is pushed away from the negative prompt.
+        face_scale: of the attention to face tokens.
+        negative_prompt: where a batch gives none.
+        fps: frames a second that videos are shown at; the transformer knows of none.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        network: ConsisIDNetwork,
+        codec: LatentCodec,
+        *,
+        scheduler: Scheduler,
+        prompts: Prompts | None = None,
+        num_steps: int = 50,
+        guidance_scale: float = 6.0,
+        face_scale: float = 1.0,
+        negative_prompt: str = "",
+        fps: float = 8.0,
+    ) -> None:
+        if num_steps < 1:
+            raise ValueError(f"sampling.num_steps is {num_steps}: it must be 1 or more")
+        self.network, self.codec, self.prompts = network, codec, prompts
+        self.scheduler = scheduler
+        self.num_steps, self.guidance_scale, self.face_scale = num_steps, guidance_scale, face_scale
+        self.negative_prompt, self.fps = negative_prompt, fps
+
+    def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:
+        """Of prompts; one zero a sample without a text encoder, and the empty prompt where none is given."""
+        if self.prompts is None:
+            embeds = like.new_zeros(batch, 1, self.network.text_dim)
+            return TextEncoding(embeds, torch.ones(batch, 1, dtype=torch.bool, device=like.device))
+        return self.prompts.encode(prompts or [""] * batch, like=like)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        text: TextEncoding,
+        negative: TextEncoding,
+        face: Face,
+        *,
+        size: tuple[int, int],
+        num_frames: int,
+        face_scale: float | None = None,
+        generator: Generators | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Clean latents [B, t, C, h, w].
+
+        Args:
+            text, negative: of prompts and negative prompts.
+            size: (height, width) in pixels.
+            num_frames: 1 + time_factor·k of the codec.
+            face_scale: None: the pipeline's.
+            generator: of the noise; the picture's posterior is drawn first, as in diffusers' pipeline.
+        """
+        codec, network, count = self.codec, self.network, len(face.picture)
+        height, width = (side // codec.factor for side in size)
+        frames = codec.num_latents(num_frames)
+        network.check_size(frames, height, width)
+        picture = None
+        if network.shows_picture:
+            picture = codec.encode_image(stretched(face.picture, size), sample=True, generator=generator)
+        shape = (count, frames, codec.channels, height, width)
+        noise = draw_noise(shape, device=face.picture.device, generator=generator)
+        guide = self.guidance_scale != 1
+        read = torch.cat([negative.embeds, text.embeds]) if guide else text.embeds
+        scale = self.face_scale if face_scale is None else face_scale
+        faces = network.face_tokens(face.embedding, face.hidden) if network.has_faces else None
+        if guide:
+            picture, faces = (None if each is None else torch.cat([each, each]) for each in (picture, faces))
+
+        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+            if guide:
+                noisy, time = torch.cat([noisy, noisy]), torch.cat([time, time])
+            found = network(noisy, time, text=read, picture=picture, faces=faces, face_scale=scale)
+            if not guide:
+                return found
+            without, wanted = found.chunk(2)
+            return without + self.guidance_scale * (wanted - without)
+
+        with network.adapted():
+            return sample(
+                predict,
+                self.scheduler,
+                noise,
+                num_steps=self.num_steps,
+                generator=generator,
+                on_step=on_step,
+            )

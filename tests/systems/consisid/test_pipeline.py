@@ -1,0 +1,126 @@
+"""Sampling against diffusers' pipeline with the same parts, and what it computes how often."""
+
+from functools import partial
+
+import pytest
+import torch
+from diffusers import CogVideoXDPMScheduler
+from diffusers import ConsisIDPipeline as DiffusersPipeline
+
+from portraitgen.diffusion.noise import seeded_generators
+from portraitgen.nn.text.encoding import TextEncoding
+from portraitgen.systems.consisid.face_pictures import stretched
+from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face
+from tests.systems.consisid import tiny
+from tests.systems.consisid.test_module import with_video_vae
+
+SIZE, FRAMES, STEPS = (64, 64), 5, 3
+
+
+def text(seed):
+    embeds = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(seed))
+    return TextEncoding(embeds, torch.ones(1, 4, dtype=torch.bool))
+
+
+@pytest.fixture
+def parts():
+    module = with_video_vae().eval()
+    torch.manual_seed(1)
+    for name, parameter in module.network.named_parameters():
+        if parameter.ndim > 1 and "proj_out" not in name:
+            parameter.data.mul_(1.5)  # so that guidance and face count
+    batch = tiny.batch(1)
+    face = Face(batch["face_picture"], batch["face_embedding"], batch["face_hidden"])
+    return module, face
+
+
+def scheduler():
+    return CogVideoXDPMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_latents_are_those_of_diffusers_pipeline(parts, guidance):
+    module, face = parts
+    make = partial(ConsisIDPipeline, scheduler=scheduler(), num_steps=STEPS, guidance_scale=guidance)
+    ours = make(module.network, module.codec)(
+        text(1), text(2), face, size=SIZE, num_frames=FRAMES, generator=seeded_generators([3])
+    )
+    theirs = DiffusersPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=module.codec.vae,
+        transformer=module.network.transformer,
+        scheduler=scheduler(),
+    )
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(
+        image=(stretched(face.picture, SIZE) + 1) / 2,
+        height=SIZE[0],
+        width=SIZE[1],
+        num_frames=FRAMES,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        prompt_embeds=text(1).embeds,
+        negative_prompt_embeds=text(2).embeds,
+        id_cond=face.embedding,
+        id_vit_hidden=[*face.hidden.unbind(1)],
+        generator=seeded_generators([3]),
+        output_type="latent",
+    ).frames
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_face_tokens_are_made_once_and_both_sides_of_guidance_in_one_pass(parts):
+    module, face = parts
+    made, shown = [], []
+    mapping = module.network.transformer.local_facial_extractor.id_embedding_mapping
+    mapping.register_forward_hook(lambda *_: made.append(1))
+    module.network.transformer.patch_embed.register_forward_pre_hook(
+        lambda _, args: shown.append(len(args[1]))
+    )
+    steps = []
+    pipeline = ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), num_steps=STEPS)
+    pipeline(text(1), text(2), face, size=SIZE, num_frames=FRAMES, on_step=lambda *done: steps.append(done))
+    assert made == [1]
+    assert shown == [2] * STEPS
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_scale_of_zero_is_the_transformer_without_face_modules(parts):
+    module, face = parts
+    pipeline = ConsisIDPipeline(
+        module.network, module.codec, scheduler=scheduler(), num_steps=STEPS, face_scale=0.0
+    )
+    draw = partial(pipeline, text(1), text(2), size=SIZE, num_frames=FRAMES)
+    other = Face(face.picture, face.embedding + 1, face.hidden)
+    without, with_other = (draw(each, generator=seeded_generators([3])) for each in (face, other))
+    assert torch.equal(without, with_other)
+    followed = draw(other, face_scale=1.0, generator=seeded_generators([3]))
+    assert not torch.allclose(followed, without)
+
+
+def test_settings_out_of_range_are_refused(parts):
+    module, _ = parts
+    with pytest.raises(ValueError, match=r"sampling\.num_steps is 0"):
+        ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), num_steps=0)
+
+
+def test_adapters_are_merged_while_sampling_and_train_afterwards():
+    network = tiny.network(rank=2).eval()
+    torch.manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    given = tiny.network_inputs()
+    names = ("noisy", "time", "text", "picture")
+    faces = network.face_tokens(given["embedding"], given["hidden"])
+    predict = partial(network, **{name: given[name] for name in names}, faces=faces)
+    with torch.no_grad():
+        apart = predict()
+        with network.adapted():
+            merged = predict()
+        again = predict()
+    torch.testing.assert_close(merged, apart, atol=1e-5, rtol=1e-5)
+    assert torch.equal(again, apart)
