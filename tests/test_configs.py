@@ -44,6 +44,7 @@ KINDRED = {
     "sampling/consisid": "consisid/tiny_global",
     "stage/consisid/global": "consisid/tiny_global",
     "stage/consisid/identity": "consisid/tiny_identity",
+    "losses/routing_identity": "uniportrait/tiny_stage2",
 }
 # What a user must say: the data, and for options that need more than a tiny run has.
 GIVEN = ["data.shards=shards.tar"]

@@ -206,10 +206,15 @@ class VAECodec(FrozenVAE):
     Args:
         vae: see `FrozenVAE`.
         chunk: frames in one pass, which bounds the memory; the result does not depend on it.
+        gradient_checkpointing: where a loss looks at decoded pictures, run the decoder's blocks again for the
+            gradient; it is equal. The identity loss runs the decoder of one sample again anyway: this is for
+            large pictures, of which the activations of one are too many.
     """
 
-    def __init__(self, vae: "AutoencoderKL", *, chunk: int = 8) -> None:
+    def __init__(self, vae: "AutoencoderKL", *, chunk: int = 8, gradient_checkpointing: bool = False) -> None:
         super().__init__(vae, channels=vae.config["latent_channels"])
+        if gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}")
         self.chunk = chunk

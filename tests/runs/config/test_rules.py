@@ -134,6 +134,23 @@ def test_a_loss_needs_what_the_network_gives(toy_losses):
     )
 
 
+def test_the_identity_loss_is_one_switch_and_asks_for_what_it_looks_at(tmp_path):
+    given = config("losses=identity")
+    assert list(setting_problems(given)) == []
+    missing = [line for line in machine_problems(given) if line.startswith("losses")]
+    assert missing[0].startswith("losses.identity.arcface_weights: there is no file")
+    assert "non-commercial research only" in missing[0]
+    (tmp_path / "backbone.pth").touch()
+    there = config("losses=identity", f"losses.identity.arcface_weights={tmp_path}/backbone.pth")
+    assert not [line for line in machine_problems(there) if line.startswith("losses")]
+    (problem,) = setting_problems(config("losses=identity", "data.examples.key_points=false"))
+    assert problem == (
+        "losses.identity: it looks for faces by their key_points: set data.examples.key_points=true"
+    )
+    (problem,) = setting_problems(config("losses=identity", "losses.identity.face_align_mode=bbox"))
+    assert "set data.examples.boxes=true" in problem
+
+
 def test_models_that_draw_nothing_take_no_losses(toy_losses):
     given = compose_experiment("aniportrait/tiny_audio2mesh")
     given.losses = {"extra": {"_target_": f"{toy_losses}.Contrast", "weight": 0.1}}
