@@ -50,7 +50,9 @@ def convert(config: DictConfig) -> None:
     system, kind = _kind(config.kind, config.system)
     if Path(config.out).suffix != ".safetensors":
         raise ValueError(f"out={config.out}: weights files end in .safetensors")
-    settings = _experiment(kind.experiment, [*kind.settings, *config.settings], models=config.paths.models)
+    own_settings = () if kind.adapt is None else kind.adapt(config.source)
+    overrides = [*kind.settings, *own_settings, *config.settings]
+    settings = _experiment(kind.experiment, overrides, models=config.paths.models)
     network = build_on_meta(settings["model"]["network"])
     tensors = kind.read(config.source)
     own = {name: value for name, value in network.state_dict().items() if matches(name, kind.gives)}

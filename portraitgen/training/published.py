@@ -22,6 +22,7 @@ class Kind:
         gives: patterns of the network's tensors that the source must hold, all of them.
         on_base: what `gives` leaves out is the network's base, which no weights file holds.
         landmark_scheme: of the drawings that a network for pictures was trained on.
+        adapt: overrides that a source itself asks for, such as the rank of its adapter; None: none.
         computed: tensors that no source holds, of a network with this state; None: there are none.
     """
 
@@ -32,6 +33,7 @@ class Kind:
     gives: tuple[str, ...] = ("*",)
     on_base: bool = False
     landmark_scheme: str | None = None
+    adapt: Callable[[str], tuple[str, ...]] | None = None
     computed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     @property
