@@ -18,6 +18,7 @@ REQUIRED = {
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
     "generate_landmarks": {"driving": "d", "out": "o"},
+    "generate_ipvg": {"people": "p", "prompts": "t", "out": "o.jsonl"},
     "prepare": {"source": "s", "out": "o"},
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},

@@ -56,6 +56,7 @@ NOT_RUN = {
     r"source=pip:": "takes a whole clip: tests/runs/prepare/test_prepare.py runs it",
     r"^convert kind=lora$": "names a kind and is no whole command: tests/runs/test_convert_lora.py",
     r"features\.prompt\.": "needs T5 and CLIP whole: tests/runs/prepare/test_prompt_feature.py",
+    r"^generate ipvg": "needs photos of 200 people: tests/runs/generate/test_ipvg.py draws some",
     r"^evaluate selftest": "runs golden tests of this suite: tests/runs/evaluate/test_selftest.py",
     r"uniportrait|portraits|groups": (
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "

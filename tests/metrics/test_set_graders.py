@@ -1,6 +1,7 @@
 """FID, KID, FVD and E-FID through the graders: what goes in, what is missing, what order does not change."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,26 @@ def test_fid_of_methods_is_that_of_all_their_frames_in_any_order(inception, monk
     assert np.isnan(empty["fid"].value)
     assert "at least 2 samples in each set" in empty["fid"].reason
     assert "subset_size=100 is more than the 0 real" in empty["kid"].reason
+
+
+def test_what_has_no_truth_is_held_against_the_photos_it_was_made_from(inception, monkeypatch):
+    """Generated from a face and words: the set of all photos, those of several people too."""
+    shown, photos = videos(3, seed=1) // 2, videos(4, frames=1)
+    grader = fid_grader(inception, monkeypatch, kid_subset=4, against="reference")
+    alone = replace(clip(shown[0], shown[0]), truth=None)
+    grader.add(alone)  # without a photo it is of no use here
+    pictures = [Pictures(photo, BACKEND, name="photo") for photo in photos]
+    for number in range(2):
+        grader.add(replace(clip(shown[number], shown[0]), truth=None, reference=pictures[number]))
+    grader.add(replace(clip(shown[2], shown[0]), truth=None, people=tuple(pictures[2:])))
+    metric = FrechetDistance(grader.network, num_features=32)
+    metric.update(photos.flatten(0, 1), real=True)
+    metric.update(shown.flatten(0, 1), real=False)
+    figure = grader.compute(GENERATED)["fid_reference"]
+    assert figure.value == pytest.approx(float(metric.compute()), rel=1e-5)
+    assert figure.num_samples == 18
+    with pytest.raises(ValueError, match="against must be 'truth' or 'reference'"):
+        FidGrader(inception, against="photo")
 
 
 def test_a_picture_is_one_sample_and_a_short_clip_has_each_frame_once(inception, monkeypatch):

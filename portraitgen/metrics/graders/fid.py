@@ -1,4 +1,6 @@
-"""FID and KID of the frames of generated clips from true ones: whole frames, or the faces in them."""
+"""FID and KID of the frames of generated clips from true ones, or from photos: whole frames, or their
+faces.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -33,6 +35,8 @@ class FidGrader:
         resize: how pictures are brought to 299x299, a value of `inception.RESIZES`.
         crop: `frame` takes whole frames, `face` the largest face of each, upright at 224x224; frames without
             a face are left out and counted.
+        against: `truth`, the true frames; `reference`, the photos of all clips, for generators that are
+            given a face and words and have no truth. A photo counts once for each clip that it was given for.
         frames: so many frames of each clip, from the first to the last, all of a shorter clip, one of a
             picture; None takes all.
         kid_subset: frames in each subset of KID.
@@ -48,12 +52,16 @@ class FidGrader:
         *,
         resize: Resize = "clean_fid",
         crop: Literal["frame", "face"] = "frame",
+        against: Literal["truth", "reference"] = "truth",
         frames: int | None = NUM_FRAMES,
         kid_subset: int = 100,
     ) -> None:
         if crop not in ("frame", "face"):
             raise ValueError(f"crop must be 'frame' or 'face', got {crop!r}")
+        if against not in ("truth", "reference"):
+            raise ValueError(f"against must be 'truth' or 'reference', got {against!r}")
         path = require(weights, WEIGHTS, setting="weights")
+        self.against = against
         self.network = load_inception(path, resize=resize)
         self.crop, self.num_frames = crop, frames
         self.sets = FeatureSets(NUM_FEATURES, kernel_subset=kid_subset)
@@ -62,6 +70,7 @@ class FidGrader:
             **weights_facts(path),
             "resize": resize,
             "crop": crop,
+            "against": against,
             "frames": frames,
             "frames of shorter clips": "each once",
             "kid_subset": kid_subset,
@@ -69,6 +78,12 @@ class FidGrader:
         of = "whole frames" if crop == "frame" else f"the largest faces, upright at {FACE_SIDE}x{FACE_SIDE}"
         how = f"of InceptionV3-2015 features of {of}, resized as {resize}"
         suffix, label = ("_face", " (faces)") if crop == "face" else ("", "")
+        if against == "reference":
+            suffix, label, how = (
+                f"{suffix}_reference",
+                f"{label}, references",
+                f"{how}, from the reference pictures",
+            )
         self.names = {"frechet": f"fid{suffix}", "kernel": f"kid{suffix}"}
         self.metrics = {
             f"fid{suffix}": MetricInfo(f"FID{label}", "", 2, False, f"Fréchet distance {how}", "set"),
@@ -76,12 +91,14 @@ class FidGrader:
         }
 
     def add(self, clip: GradedClip) -> None:
-        """Take the frames of a clip and of its truth, where there is one."""
-        if clip.method == TRUTH or clip.truth is None:
+        """Take the frames of a clip, and of what it is held against where there is that."""
+        against = (clip.truth,) if self.against == "truth" else (clip.reference, *clip.people)
+        real = [self._features(pictures) for pictures in against if pictures is not None]
+        if clip.method == TRUTH or not real:
             return
         generated = self._features(clip.pictures)
         chosen = len(self._chosen(clip.pictures))
-        self.sets.add(clip.method, generated, self._features(clip.truth), missing=chosen - len(generated))
+        self.sets.add(clip.method, generated, torch.cat(real), missing=chosen - len(generated))
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
         """`fid` and `kid`; the truth has none."""

@@ -107,6 +107,12 @@ GENERATE: dict[str, SubCommand] = {
         "driving=talk.mp4 out=out/",
         "find the face of a video or picture, write its landmarks, and draw them",
     ),
+    "ipvg": SubCommand(
+        "portraitgen.runs.generate.ipvg.write_ipvg",
+        "generate_ipvg",
+        "people=faces/ prompts=prompts.txt out=ipvg.jsonl",
+        "write a requests file of people times prompts, as IPVG has them",
+    ),
 }
 """What generate.py does, by its first word; without one it generates."""
 
