@@ -34,7 +34,8 @@ class Request:
         scheme: order and meaning of `landmarks`.
         references: files of each person's photos.
         prompt, negative_prompt: the texts that the system was given.
-        source: more facts for samples.jsonl: plain JSON values.
+        source: more facts for samples.jsonl: plain JSON values. Of a prepared photo `part`, if only a part of
+            it was drawn: [x, y, width, height] in its pixels, and the result's [width, height].
     """
 
     key: str

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.faces.motion import landmarks_of_photo
+from portraitgen.faces.padded_search import find_face
 from portraitgen.media.framing import Framing, face_frame, faces_frame
 from portraitgen.media.geometry import expand_box
 from portraitgen.media.pictures import read_picture
@@ -86,8 +86,8 @@ class Inputs(SystemInputs):
             ((path,),) = people
             backend = self.resources.faces()
             picture = read_picture(path)
-            _, face = landmarks_of_photo(path, picture, backend)
-            batch["ref"] = _as_picture(self._reference_frame(face.box, picture, size, given).cut(picture))
+            box = _face_box("reference", path, picture, backend)
+            batch["ref"] = _as_picture(self._reference_frame(box, picture, size, given).cut(picture))
             if photo is not None:
                 picture = read_picture(photo)
                 hole = _hole(given["layout"], photo, picture, backend, grow=self._trained("grow", 0.2))
@@ -119,6 +119,7 @@ class Inputs(SystemInputs):
             request,
             batch=batch,
             truth=truth,
+            source={**request.source, "part": [shown.x, shown.y, shown.width, shown.height, *size[::-1]]},
             length=None,
             fps=None,
             sound=None,
@@ -166,6 +167,21 @@ def _as_picture(pixels: np.ndarray) -> Tensor:
     return (torch.from_numpy(pixels.copy()).movedim(-1, 0) / 127.5 - 1)[None]
 
 
+def _face_box(setting: str, path: Path, picture: np.ndarray, backend: FaceBackend) -> np.ndarray:
+    """xyxy of the largest face.
+
+    Raises:
+        ValueError: there is none.
+    """
+    face = find_face(picture, backend)
+    if face is None:
+        raise ValueError(
+            f"{setting}={path}: {backend.name} finds no face in it; give a photo that shows the face larger and "
+            "from the front, or another face backend (faces=insightface)"
+        )
+    return face.box
+
+
 def _hole(
     layout: tuple[Path | tuple[float, ...], ...] | None,
     path: Path,
@@ -181,8 +197,8 @@ def _hole(
     """
     height, width = picture.shape[:2]
     if layout is None:
-        _, face = landmarks_of_photo(path, picture, backend)
-        return _box_hole(expand_box(face.box, 1 + 2 * grow), picture)
+        box = _face_box("inputs.photo", path, picture, backend)
+        return _box_hole(expand_box(box, 1 + 2 * grow), picture)
     (place,) = layout
     if not isinstance(place, Path):
         return _box_hole(np.array(place) * np.array([width, height] * 2), picture)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.decode import VideoError
 from portraitgen.media.files import inside
+from portraitgen.media.framing import Framing
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
@@ -93,6 +95,10 @@ class GeneratedSamples:
         clips, clip = ShardClips(sample["shard"]), _clip(sample)
         landmarks = clips.landmarks(clip, frames)
         truth = as_uint8(clips.pictures(clip, frames), name=f"{key}: true frames")
+        if "part" in sample:
+            shown = _part(sample)
+            truth = torch.stack([_cut(shown, picture) for picture in truth])
+            landmarks = shown.to_frame(landmarks)
         height, width = truth.shape[-2:]
         first = clips.pictures(clip, np.array([sample["reference_frame"]]))[0]
         reference = as_uint8(first, name=f"{key}: reference")
@@ -198,6 +204,17 @@ class GeneratedSamples:
 def _clip(sample: Mapping[str, Any]) -> str:
     """Key of the prepared clip that a sample was made from."""
     return str(sample.get("clip", sample["key"]))
+
+
+def _part(sample: Mapping[str, Any]) -> Framing:
+    """What of a prepared photo was drawn again, and at which size."""
+    x, y, columns, rows, width, height = sample["part"]
+    return Framing(x, y, columns, rows, (height, width))
+
+
+def _cut(shown: Framing, picture: Tensor) -> Tensor:
+    """The part of one, uint8 [3, H, W]."""
+    return torch.from_numpy(shown.cut(picture.movedim(0, -1).numpy()).copy()).movedim(-1, 0)
 
 
 def _rate(sample: Mapping[str, Any]) -> float:
