@@ -176,8 +176,8 @@ def _face_box(setting: str, path: Path, picture: np.ndarray, backend: FaceBacken
     face = find_face(picture, backend)
     if face is None:
         raise ValueError(
-            f"{setting}={path}: {backend.name} finds no face in it; give a photo that shows the face larger and "
-            "from the front, or another face backend (faces=insightface)"
+            f"{setting}={path}: {backend.name} finds no face in it; give a photo that shows the face "
+            "larger and from the front, or another face backend (faces=insightface)"
         )
     return face.box
 

@@ -1,4 +1,4 @@
-"""The identity loss on Flux: which half it looks at, that it reaches every adapter and lowers, what weight 0 is."""
+"""The identity loss on Flux: what it looks at, that it reaches every adapter and falls, what weight 0 is."""
 
 import pytest
 import torch
