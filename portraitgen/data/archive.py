@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ _BLOCK = 512
 # More than the order of samples mixes, fewer than a process may hold files open.
 _MAX_OPEN = 64
 _REGULAR_FILE = (b"0", b"\0")
+_OCTAL = re.compile(rb"[0-7]*")
 
 
 class Member(NamedTuple):
@@ -100,10 +102,10 @@ def _text(field: bytes) -> str:
 
 def _member_size(header: bytes) -> int | None:
     """Size field of a USTAR header; None for the end mark and for a header whose checksum is wrong."""
-    try:
-        checksum = int(header[148:156].split(b"\0", 1)[0].strip() or b"x", 8)
-        size = int(header[124:136].split(b"\0", 1)[0].strip() or b"0", 8)
-    except ValueError:
+    fields = [header[begin:end].split(b"\0", 1)[0].strip() for begin, end in ((148, 156), (124, 136))]
+    # Octal digits and nothing else: int() would take a sign too, and a negative size leads back for ever.
+    if not fields[0] or not all(_OCTAL.fullmatch(field) for field in fields):
         return None
+    checksum, size = (int(field or b"0", 8) for field in fields)
     # The checksum is taken with its own field read as blanks.
     return size if checksum == sum(header) - sum(header[148:156]) + 8 * ord(" ") else None

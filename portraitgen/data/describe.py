@@ -1,16 +1,15 @@
 """What a data set, or one sample of it, holds, in lines for the eye."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from portraitgen.data.archive import Archive
+from portraitgen.data.description import read_description
 from portraitgen.data.features.store import FeatureFacts
 from portraitgen.data.index import ShardIndex
 from portraitgen.data.manifest import read_manifest
@@ -18,6 +17,7 @@ from portraitgen.data.members import valid_runs
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.sample import ClipSample
 from portraitgen.media.audio import decode_wav
+from portraitgen.media.bounded import parse_rate
 
 _ERRORS_SHOWN = 5
 _MOST = 6
@@ -28,7 +28,7 @@ def describe_shards(root: Path, shards: Sequence[Path], indexes: Sequence[ShardI
     about = [each for shard, index in zip(shards, indexes, strict=True) for each in _jsons(shard, index)]
     clips = [each for each in about if each["video"]["codec"] != "jpeg"]
     frames = sum(each["video"]["n"] for each in clips)
-    seconds = sum(each["video"]["n"] / Fraction(each["video"]["fps"]) for each in clips)
+    seconds = sum(each["video"]["n"] / parse_rate(each["video"]["fps"]) for each in clips)
     size = sum(shard.stat().st_size for shard in shards)
     yield (
         f"{count(len(shards), 'shard')}, {size / 1e6:.1f} MB: {count(len(clips), 'clip')} of"
@@ -86,7 +86,7 @@ def describe_sample(sample: ClipSample, *, shard: Path, sizes: dict[str, int]) -
 def _jsons(shard: Path, index: ShardIndex) -> Iterator[dict[str, Any]]:
     archive = Archive(shard)
     for row in range(len(index)):
-        yield json.loads(bytes(archive.read(index.members(row)["json"])))
+        yield read_description(archive.read(index.members(row)["json"]))
 
 
 def _line(name: str, values: Iterable[str]) -> str:

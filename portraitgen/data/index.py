@@ -6,12 +6,14 @@ data/scan makes it from the tar, once; it is kept beside the shard.
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from portraitgen.data.archive import Member
-from portraitgen.data.members import SCHEMA_VERSION
+from portraitgen.data.description import MAX_LANDMARKS, MAX_PEOPLE, MAX_SIDE, SCHEMA_VERSION
 from portraitgen.data.sample import DAMAGE, REGIONS, DataError
+from portraitgen.media.bounded import read_arrays
 from portraitgen.media.files import replace_file
 from portraitgen.media.gop import PacketTable
 
@@ -136,15 +138,85 @@ class ShardIndex:
     def load(cls, path: Path) -> "ShardIndex":
         """DataError when the file is not an index of this schema version."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                columns = dict(stored)
+            columns = read_arrays(path)
         except (OSError, *DAMAGE) as error:
             raise DataError(f"{path} is not an index: {error}") from error
         if columns.get("version") != SCHEMA_VERSION or columns.keys() != {
             field.name for field in fields(cls)
         }:
             raise DataError(f"{path} is of another schema version than {SCHEMA_VERSION}")
-        return cls(**columns)
+        index = cls(**columns)
+        try:
+            index.check()
+        except DAMAGE as error:
+            raise DataError(f"{path} is damaged: {error}") from error
+        return index
+
+    def check(self) -> None:
+        """ValueError unless columns fit each other and lie within the tar: what they claim is then read."""
+        samples, shard_bytes = len(self.keys), int(self.shard_bytes)
+        people = int(self.num_tracks.sum(dtype=np.int64))
+        lengths = {
+            **dict.fromkeys(("num_frames", "fps", "size", "num_tracks", "landmarks_offset"), samples),
+            **dict.fromkeys(("scores", "num_masks", "mask_cuts_offset", "mask_packed_offset"), samples),
+            **dict.fromkeys(("mask_columns", "identities"), people),
+            **dict.fromkeys(("packet_sizes", "keyframes"), len(self.packet_offsets)),
+            **dict.fromkeys(("member_offset", "member_size"), len(self.member_kind)),
+            "configuration": samples,
+        }
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length:
+                raise ValueError(f"{name} has {len(getattr(self, name))} rows, not {length}")
+        for name, column, rows in (
+            ("run_splits", self.runs, samples),
+            ("packet_splits", self.packet_offsets, samples),
+            ("member_splits", self.member_kind, samples),
+            ("configuration_splits", self.configurations, len(self.configuration_splits) - 1),
+        ):
+            splits = getattr(self, name)
+            ends = splits.shape == (rows + 1,) and splits[0] == 0 and splits[-1] == len(column)
+            if not ends or (np.diff(splits) < 0).any():
+                raise ValueError(f"{name} do not cut its column")
+        for name, width in (("fps", 2), ("size", 2), ("runs", 3), ("mask_columns", len(REGIONS))):
+            if getattr(self, name).shape[1:] != (width,):
+                raise ValueError(f"{name} has rows of {getattr(self, name).shape[1:]}, not ({width},)")
+        is_clip = self.configuration >= 0
+        frames = np.where(is_clip, np.diff(self.packet_splits), 1)
+        landmarks = self.num_frames * self.num_tracks.astype(np.int64) * int(self.num_landmarks) * 8
+        limits = {
+            "num_frames": (self.num_frames == frames).all(),
+            "num_tracks": (self.num_tracks >= 1).all(),
+            "num_landmarks": 0 <= int(self.num_landmarks) <= MAX_LANDMARKS,
+            "size": ((self.size >= 1) & (self.size <= MAX_SIDE)).all(),
+            "fps": ((self.fps[:, 1] >= 1) & (self.fps[:, 0] >= is_clip)).all(),
+            "landmarks_offset": _within(self.landmarks_offset, landmarks, shard_bytes),
+            "member_offset": _within(self.member_offset, self.member_size, shard_bytes),
+            "mask_cuts_offset": _within(self.mask_cuts_offset, 0, shard_bytes),
+            "mask_packed_offset": _within(self.mask_packed_offset, 0, shard_bytes),
+            "num_masks": ((self.num_masks >= 0) & (self.num_masks <= 3 * MAX_PEOPLE)).all(),
+            "member_kind": _rows(self.member_kind, 0, len(self.member_names)),
+            "identities": _rows(self.identities, -1, len(self.identity_names)),
+            "configuration": _rows(self.configuration, -1, len(self.configuration_splits) - 1),
+            "runs": self._runs_fit(),
+        }
+        for name, holds in limits.items():
+            if not holds:
+                raise ValueError(f"{name} claims what the tar of {shard_bytes} bytes does not hold")
+
+    def _runs_fit(self) -> bool:
+        """Whether all runs of valid frames are of people and frames that their samples have."""
+        owner = np.repeat(np.arange(len(self)), np.diff(self.run_splits))
+        track, start, end = self.runs.T
+        fits = (track >= 0) & (track < self.num_tracks[owner]) & (start >= 0) & (start < end)
+        return bool((fits & (end <= self.num_frames[owner])).all())
+
+
+def _within(offset: np.ndarray, size: Any, limit: int) -> bool:
+    return bool(((offset >= 0) & (size >= 0) & (offset <= limit - size)).all())
+
+
+def _rows(column: np.ndarray, first: int, count: int) -> bool:
+    return bool(((column >= first) & (column < count)).all())
 
 
 def index_path(shard: Path) -> Path:

@@ -18,16 +18,15 @@ Landmarks are float32 because float16 rounds to a quarter of a pixel from pixel 
 import io
 import json
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from portraitgen.data.description import SCHEMA_VERSION, read_description
 from portraitgen.data.sample import DAMAGE, REGIONS, ClipMasks, ClipRegion, ClipSample, ClipTrack, DataError
+from portraitgen.media.bounded import parse_rate, read_arrays
 from portraitgen.media.masks import pack_runs, unpack_runs
-
-SCHEMA_VERSION = 1
 
 
 def valid_runs(valid: np.ndarray) -> list[list[int]]:
@@ -71,14 +70,12 @@ def sample_from_members(members: Mapping[str, bytes | memoryview]) -> ClipSample
 
 
 def _parsed(members: Mapping[str, bytes | memoryview]) -> ClipSample:
-    about = json.loads(bytes(members["json"]))
-    if about["v"] != SCHEMA_VERSION:
-        raise DataError(f"sample {about['key']}: schema v{about['v']}, this program reads v{SCHEMA_VERSION}")
-    arrays = _load_npz(members["tracks.npz"])
-    landmarks = _load_npz(members["lmk.npz"])["lmk"]
+    about = read_description(members["json"])
+    arrays = read_arrays(members["tracks.npz"])
+    landmarks = read_arrays(members["lmk.npz"])["lmk"]
     masks = None
     if "masks.npz" in members:
-        stored = _load_npz(members["masks.npz"])
+        stored = read_arrays(members["masks.npz"])
         runs = [unpack_runs(stored["packed"][slice(*cut)].tobytes()) for cut in pairwise(stored["off"])]
         offsets = np.cumsum([0, *map(len, runs)], dtype=np.int64)
         joined = np.concatenate([np.zeros(0, np.uint32), *runs])
@@ -106,7 +103,7 @@ def _parsed(members: Mapping[str, bytes | memoryview]) -> ClipSample:
     return ClipSample(
         key=about["key"],
         num_frames=about["video"]["n"],
-        fps=Fraction(about["video"]["fps"]),
+        fps=parse_rate(about["video"]["fps"]),
         width=about["video"]["w"],
         height=about["video"]["h"],
         tracks=tuple(
@@ -117,7 +114,7 @@ def _parsed(members: Mapping[str, bytes | memoryview]) -> ClipSample:
                 landmarks=landmarks[:, i],
                 valid=arrays["valid"][:, i, 0],
                 embedding=arrays["embedding"][i] if "embedding" in arrays else None,
-                identity_name=about.get("identities", {}).get(str(i + 1)),
+                identity_name=(about.get("identities") or {}).get(str(i + 1)),
                 faces=crops(i + 1),
                 head=region(i + 1, "head"),
                 person=region(i + 1, "person"),
@@ -222,8 +219,3 @@ def _npz(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
-
-
-def _load_npz(data: bytes | memoryview) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return dict(archive)

@@ -1,7 +1,5 @@
 """Read single samples through the index: chosen frames, their landmarks, or the whole sample."""
 
-import io
-
 import cv2
 import numpy as np
 
@@ -11,6 +9,7 @@ from portraitgen.data.members import sample_from_members
 from portraitgen.data.pictures import decode_jpeg, photo_planes
 from portraitgen.data.sample import DAMAGE, ClipSample, DataError
 from portraitgen.media.audio import SAMPLE_RATE, decode_wav
+from portraitgen.media.bounded import read_arrays
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle, unpack_runs
 
@@ -47,7 +46,11 @@ class ClipReader:
         index = self._catalog.indexes[shard]
         shape = (int(index.num_frames[row]), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
         place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
-        return np.frombuffer(self._archives[shard].read(place), "<f4").reshape(shape)[frames, track]
+        found = np.frombuffer(self._archives[shard].read(place), "<f4").reshape(shape)[frames, track]
+        # Where there is no face they are NaN, all of them; an infinite one would reach the loss.
+        if np.isinf(found).any():
+            raise DataError(f"landmarks of person {track + 1} are infinite")
+        return found
 
     def key_points(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
         """The five key points of person `track` in these frames: float32 [n, 5, 2]; NaN where not found."""
@@ -147,11 +150,14 @@ class ClipReader:
     def _tracks(self, shard: int, row: int) -> dict[str, np.ndarray]:
         """Boxes and key points of a sample, kept until another one is asked for."""
         if self._last_tracks is None or self._last_tracks[0] != (shard, row):
-            member = self._catalog.indexes[shard].members(row)["tracks.npz"]
-            data = io.BytesIO(self._archives[shard].read(member))
+            index = self._catalog.indexes[shard]
+            member = index.members(row)["tracks.npz"]
+            names = ("box", "kps")
             try:
-                with np.load(data, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in ("box", "kps")}
+                arrays = read_arrays(self._archives[shard].read(member), names)
+                frames, people = int(index.num_frames[row]), int(index.num_tracks[row])
+                if [arrays[name].shape[:2] for name in names] != [(frames, people)] * 2:
+                    raise ValueError("arrays of other shapes than the index says")
             except DAMAGE as error:
                 raise DataError(f"tracks.npz is damaged ({error})") from error
             self._last_tracks = (shard, row), arrays

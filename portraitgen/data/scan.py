@@ -1,8 +1,8 @@
 """From a tar to its index: find the complete samples, say what is wrong with the others."""
 
 import io
-import json
 import logging
+import math
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from portraitgen.data.archive import Archive, Member
+from portraitgen.data.description import SCHEMA_VERSION, read_description
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.manifest import read_manifest
-from portraitgen.data.members import SCHEMA_VERSION
 from portraitgen.data.sample import DAMAGE, REGIONS, DataError, check_key
+from portraitgen.media.bounded import parse_rate
 from portraitgen.media.gop import PacketTable, packet_table
 
 log = logging.getLogger(__name__)
@@ -126,12 +127,9 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
     for extension in ("json", "lmk.npz", "tracks.npz"):
         if extension not in members:
             raise DataError(f"{extension} is missing")
-    about: dict[str, Any] = json.loads(bytes(archive.read(members["json"])))
-    if about["v"] != SCHEMA_VERSION:
-        raise DataError(f"is of schema v{about['v']}, this program reads v{SCHEMA_VERSION}")
-    video = about["video"]
-    num_frames, num_tracks = int(video["n"]), len(about["tracks"])
-    num_landmarks = int(about["landmarks"]["num"])
+    about = read_description(archive.read(members["json"]))
+    video, rate = about["video"], parse_rate(about["video"]["fps"]).limit_denominator(100_000)
+    num_frames, num_tracks, num_landmarks = video["n"], len(about["tracks"]), about["landmarks"]["num"]
     packets = None
     if "mp4" in members:
         packets = packet_table(archive.read(members["mp4"]), name=key)
@@ -140,8 +138,12 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
                 f"video has {len(packets.sizes)} frames of {packets.width}x{packets.height},"
                 f" the json says {num_frames} of {video['w']}x{video['h']}"
             )
+        if not rate:
+            raise DataError("its json claims a clip of 0 frames a second")
     elif "jpg" not in members:
         raise DataError("neither mp4 nor jpg is there")
+    elif num_frames != 1:
+        raise DataError(f"its json claims {num_frames} frames of one photo")
     tracks = [about["tracks"][str(track + 1)] for track in range(num_tracks)]
     mask_ids, masks = list(about.get("mask_ids") or ()), None
     if "masks.npz" in members:
@@ -154,14 +156,14 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
     return _Entry(
         key=key,
         num_frames=num_frames,
-        fps=Fraction(video["fps"]),
-        size=(int(video["h"]), int(video["w"])),
+        fps=rate,
+        size=(video["h"], video["w"]),
         num_tracks=num_tracks,
         landmarks=(str(about["landmarks"]["scheme"]), num_landmarks),
         landmarks_offset=landmarks,
         scores={name: float(value) for name, value in about["scores"].items()},
         runs=[
-            (track, int(start), int(end))
+            (track, start, end)
             for track, regions in enumerate(tracks)
             for start, end in regions["face"]["valid"]
         ],
@@ -173,7 +175,7 @@ def _entry(archive: Archive, key: str, members: dict[str, Member]) -> _Entry:
             ]
             for regions in tracks
         ],
-        identities=[about.get("identities", {}).get(str(person)) for person in range(1, num_tracks + 1)],
+        identities=[(about.get("identities") or {}).get(str(person)) for person in range(1, num_tracks + 1)],
         packets=packets,
         members=members,
     )
@@ -201,6 +203,8 @@ def _array_offset(
     fits = len(found) == len(shape) and all(s in (None, f) for f, s in zip(found, shape, strict=True))
     if not fits or fortran or stored != np.dtype(dtype):
         raise DataError(f"{member.name} holds {stored} {found}, expected {np.dtype(dtype)} {shape}")
+    if math.prod(found) * stored.itemsize > min(len(data) - start, info.file_size) - stream.tell():
+        raise DataError(f"{member.name} claims {stored} {found}, more than its bytes")
     return member.offset + start + stream.tell()
 
 

@@ -20,9 +20,10 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
+from portraitgen.data.description import SCHEMA_VERSION
 from portraitgen.data.index import index_path
 from portraitgen.data.manifest import is_done, manifest_path, update_dataset, write_json
-from portraitgen.data.members import SCHEMA_VERSION, sample_members
+from portraitgen.data.members import sample_members
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.data.scan import scan_shard
 from portraitgen.media.decode import VideoError

@@ -11,8 +11,6 @@ transforms   float32 [T, 4, 4]    with mesh; head poses. For other readers: here
 """
 
 import io
-import zipfile
-import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from portraitgen.faces.face_geometry import face_geometry
 from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.media.bounded import parse_rate, read_arrays
 from portraitgen.media.files import replace_file
 
 
@@ -52,12 +51,8 @@ def load_landmarks(path: Path) -> LandmarkSequence:
         ValueError: no such file, not an .npz of plain arrays, or arrays that are missing or do not fit.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, an .npy")
-        with file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_arrays(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a landmark file, an .npz of plain arrays ({error})") from error
     missing = [name for name in ("points", "scheme", "size", "fps") if name not in arrays]
     if missing:
@@ -67,10 +62,10 @@ def load_landmarks(path: Path) -> LandmarkSequence:
             points=arrays["points"].astype(np.float32),
             scheme=str(arrays["scheme"]),
             image_size=(int(arrays["size"][0]), int(arrays["size"][1])),
-            fps=Fraction(*map(int, arrays["fps"])),
+            fps=parse_rate(Fraction(*map(int, arrays["fps"]))),
             found=arrays.get("found", np.ones(len(arrays["points"]), bool)),
             mesh=arrays.get("mesh"),
             blendshapes=arrays.get("blendshapes"),
         )
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise ValueError(f"{path}: {error}") from error

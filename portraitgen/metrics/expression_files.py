@@ -7,6 +7,7 @@ import torch
 from scipy.io import loadmat
 from torch import Tensor
 
+from portraitgen.media.bounded import read_array
 from portraitgen.metrics.feature_metric import deep3d_expression
 
 NUM_EXPRESSION = 64
@@ -35,7 +36,8 @@ def read_expression(path: Path) -> Tensor:
     """
     try:
         if path.suffix == ".npy":
-            whole, part = np.load(path, allow_pickle=False), None
+            whole: np.ndarray | None = read_array(path)
+            part = None
         else:
             content = loadmat(path)
             whole = next((content[name] for name in _WHOLE if name in content), None)

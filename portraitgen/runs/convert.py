@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.nn.lora import lora_settings
+from portraitgen.runs.claims import build_on_meta
 from portraitgen.runs.config.check import ConfigError, check_config, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.systems import all_systems, system_file, system_of
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.runs.convert_lora import export_adapters, import_adapter
-from portraitgen.runs.system import build, build_on_meta, checked_settings, describe_system
+from portraitgen.runs.system import build, checked_settings, describe_system
 from portraitgen.runs.train.rundir import describe_commit
 from portraitgen.training.published import Kind
 from portraitgen.training.weights import load_weights, matches, require_fit, save_weights

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from portraitgen.media.files import writable_folder
+from portraitgen.media.files import inside, writable_folder
 from portraitgen.runs.config.systems import system_of
 from portraitgen.training.diffusers_lora import find_adapters, read_adapter, write_adapter
 from portraitgen.training.weights import load_weights, plain_state, require_fit, save_weights
@@ -33,7 +33,7 @@ def export_adapters(source: Path, out: Path, *, components: Mapping[str, str] | 
     if not adapters:
         raise ValueError(f"{source} holds no adapters: give weights of a run whose network has network.lora")
     for name, adapter in adapters.items():
-        folder = writable_folder(out if len(adapters) == 1 else out / name)
+        folder = writable_folder(out if len(adapters) == 1 else inside(out, name))
         file = write_adapter(folder, adapter)
         log.info("%s: %d layers, rank %d, alpha %g", file, len(adapter.layers), adapter.rank, adapter.alpha)
     others = len(tensors) - sum(2 * len(adapter.layers) for adapter in adapters.values())

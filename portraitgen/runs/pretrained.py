@@ -1,5 +1,6 @@
 """Pretrained models that settings point to: which they are, whether they are here, where else they lie."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,58 @@ def find_moved(model: Any, named: Mapping[str, Mapping[str, Any]], *, models: st
                 found = next((tail for tail in tails if tail.is_dir()), None)
                 if found is not None:
                     node[key] = str(found)
+
+
+def foreign_models(node: Any, stated: Any, place: str, *, models: str) -> Iterator[str]:
+    """A line for each path that a weights file itself names and that does not lie in `paths.models`.
+
+    A file of somebody else could name any file of this machine, or a model of a hub that nobody asked for.
+
+    Args:
+        node: the settings as they are used; what the user changed in them is the user's.
+        stated: the settings as the file states them.
+    """
+    folder = Path(models).expanduser()
+    pretrained = {f"{here}.{key}" for here, _, keys in pretrained_nodes(node, place) for key in keys}
+    for here, value in _texts(stated, place):
+        key = here.rpartition(".")[2]
+        leads_out = value.startswith(("/", "~")) or ".." in Path(value).parts
+        names_model = here in pretrained and key in _PATH_KEYS
+        if not (leads_out or names_model) or _at(node, here.removeprefix(place)) != value:
+            continue
+        if key in _PATH_KEYS:
+            path = Path(value).expanduser()
+            if _is_path(value, models) and not path.exists():
+                continue  # which is another mistake, see `missing_models`
+            leads_out = not path.resolve().is_relative_to(folder.resolve())
+        if leads_out:
+            yield (
+                f"{here}: the file names {value}, which does not lie in paths.models ({models}); if you want "
+                f"it, say so: +{here}={value}"
+            )
+
+
+def _texts(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, str):
+        yield place, node
+    elif isinstance(node, Mapping):
+        for key, each in node.items():
+            yield from _texts(each, f"{place}.{key}")
+    elif isinstance(node, list):
+        for index, each in enumerate(node):
+            yield from _texts(each, f"{place}[{index}]")
+
+
+def _at(node: Any, place: str) -> Any:
+    """What settings hold at `.a.b[0]`; None where they hold nothing."""
+    for part in filter(None, re.split(r"[.\[\]]+", place)):
+        if OmegaConf.is_dict(node):
+            node = node.get(part)
+        elif OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return None
+    return node
 
 
 def _is_path(name: str, models: str) -> bool:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf.errors import OmegaConfBaseException
 
+from portraitgen.runs.claims import oversized, require_fits_file
 from portraitgen.runs.config.check import ConfigError, find_problems
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.targets import MODEL_TARGETS, resolve_target
-from portraitgen.runs.pretrained import find_moved, library_bases, missing_models
+from portraitgen.runs.pretrained import find_moved, foreign_models, library_bases, missing_models
 from portraitgen.training.bases import load_trained, require_same_base, require_same_bases
 from portraitgen.training.generator import Generator
 from portraitgen.training.learner import Learner
@@ -97,11 +99,16 @@ def checked_settings(
         )
     if "${" in json.dumps(facts["config"]):
         raise ValueError(f"{path}: its settings hold interpolations, which train.py never writes")
-    config = OmegaConf.merge(OmegaConf.create(facts["config"]), changes or {})
+    try:
+        config = OmegaConf.merge(OmegaConf.create(facts["config"]), changes or {})
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: its settings are damaged ({str(error).splitlines()[0]})") from error
     assert isinstance(config, DictConfig)
     if models is not None:
         find_moved(config, facts.get("bases", {}), models=models)
-    problems = find_problems(config, allowed=MODEL_TARGETS)
+    problems = [*oversized(config)] or [*find_problems(config, allowed=MODEL_TARGETS)]
+    if models is not None and not problems:
+        problems += foreign_models(config, facts["config"], "model", models=models)
     if problems:
         raise ValueError(f"{path}: {ConfigError(problems)}")
     return config
@@ -149,18 +156,17 @@ def build(described: Description, *, device: torch.device) -> Learner:
     for part in named.keys() & here.keys():
         require_same_base(part, named[part], here[part], source=path)
     tensors, _ = load_weights(path)
-    system: Learner = instantiate(described.config, _convert_="all")
+    require_fits_file(described.config, path)
+    try:
+        system: Learner = instantiate(described.config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, RuntimeError | MemoryError | OverflowError):
+            raise ValueError(f"{path}: its settings cannot be built ({error.__cause__})") from error
+        raise
     require_same_bases(system, facts, source=path)
     load_trained(system.network, tensors, source=path)
     log.info("%s: %s, step %s", described.path, described.system, described.facts["step"])
     return system.eval().requires_grad_(False).to(device)
-
-
-def build_on_meta(node: Mapping[str, Any] | DictConfig) -> nn.Module:
-    """The network that checked settings describe, without memory for its weights."""
-    with torch.device("meta"):
-        network: nn.Module = instantiate(node, _convert_="all")
-    return network
 
 
 def choose_device(name: str) -> torch.device:

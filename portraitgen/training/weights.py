@@ -12,14 +12,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from portraitgen.media.files import replacing
 from portraitgen.nn.lora import plain_name
+from portraitgen.training.weights_header import check_header, parse_facts
 
 _METADATA_KEY = "portraitgen"
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _SHOWN = 8
 
 
@@ -69,7 +72,7 @@ def load_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with _opened(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return tensors, json.loads(metadata.get(_METADATA_KEY, "{}"))
+    return tensors, parse_facts(metadata.get(_METADATA_KEY, ""), path=Path(path))
 
 
 def load_facts(path: Path | str) -> dict[str, Any]:
@@ -80,8 +83,7 @@ def load_facts(path: Path | str) -> dict[str, Any]:
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
-    facts: dict[str, Any] = json.loads(metadata.get(_METADATA_KEY, "{}"))
-    return facts
+    return parse_facts(metadata.get(_METADATA_KEY, ""), path=Path(path))
 
 
 @contextmanager
@@ -91,6 +93,7 @@ def _opened(path: Path | str) -> Iterator[Any]:
         raise ValueError(f"no weights file {path}")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is no .safetensors file: make one of it with python convert.py (--help)")
+    check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
@@ -162,14 +165,29 @@ def require_fit(
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
+    strange = [
+        f"{name}: {_said(tensors[name].dtype)} in the file, {_said(own[name].dtype)} here"
+        for name in own
+        if name in tensors and not _same_kind(tensors[name].dtype, own[name].dtype)
+    ]
     problems = [
         *_listed("not in the file", _with_hints(lost, surplus)),
         *_listed("in the file only", surplus),
         *_listed("of another shape", reshaped),
+        *_listed("of another kind of number", strange),
     ]
     if problems:
         raise ValueError("\n  ".join([f"{source} does not fit {target}:", *problems]))
     return missing
+
+
+def _same_kind(theirs: torch.dtype, ours: torch.dtype) -> bool:
+    """Whether weights may be cast from one to the other: between usual floats, or not at all."""
+    return theirs == ours or (theirs in _FLOATS and ours in _FLOATS)
+
+
+def _said(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

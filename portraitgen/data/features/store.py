@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from portraitgen.data.features.feature import FaceValues, Feature, Unit, Value, WindowValues
 from portraitgen.data.manifest import read_manifest, write_json
 from portraitgen.data.sample import DAMAGE, DataError
+from portraitgen.media.bounded import read_arrays, read_json
 from portraitgen.media.files import replace_file, replacing
 
 VERSION = 1
@@ -56,11 +57,7 @@ class FeatureFacts:
     def load(cls, folder: Path) -> "FeatureFacts":
         """DataError when the folder is not one of features of this version."""
         try:
-            facts = cls(
-                **_renamed(
-                    dict(json.loads((folder / "feature.json").read_text())), {"identity": "depends_on"}
-                )
-            )
+            facts = cls(**_renamed(dict(read_json(folder / "feature.json")), {"identity": "depends_on"}))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{folder} holds no features ({error}); make them again") from error
         if facts.version != VERSION or facts.folder_name != folder.name:
@@ -127,14 +124,30 @@ class FeatureIndex:
         """
         path = feature_index_path(tar)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                index = cls(**stored)
+            index = cls(**read_arrays(path))
             size = tar.stat().st_size
+            index.check(size)
         except (OSError, *DAMAGE) as error:
             raise DataError(f"features {tar} are not finished or damaged ({error})") from error
         if size != int(index.tar_bytes):
             raise DataError(f"features {tar} have {size} bytes and had {int(index.tar_bytes)}")
         return index
+
+    def check(self, tar_bytes: int) -> None:
+        """ValueError unless its columns fit each other and lie within a tar of so many bytes."""
+        samples = len(self.keys)
+        if self.offsets.shape != (samples,) or self.shapes.ndim != 2 or len(self.shapes) != samples:
+            raise ValueError("its columns differ in length")
+        if (self.offsets > tar_bytes).any() or (self.shapes < 0).any() or (self.shapes > tar_bytes).any():
+            raise ValueError("it claims what the tar does not hold")
+        for splits, column in ((self.window_splits, self.windows), (self.face_splits, self.faces)):
+            if (splits is None) != (column is None):
+                raise ValueError("parts of it are missing")
+            if splits is None or column is None:
+                continue
+            ends = splits.shape == (samples + 1,) and splits[0] == 0 and splits[-1] == len(column)
+            if not ends or (np.diff(splits) < 0).any() or (column < 0).any():
+                raise ValueError("its windows or faces are damaged")
 
 
 def feature_index_path(tar: Path) -> Path:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from portraitgen.media.bounded import read_array
 from portraitgen.metrics.grader import Fact, GradedClip, MissingWeights
 from portraitgen.metrics.image_quality import WORDS, quality_score
 from portraitgen.metrics.scores import GENERATED, Grades, MetricInfo, missing_grades
@@ -60,7 +60,7 @@ class ImageQualityGrader:
         if Path(clip.video).name != clip.video or not path.is_file():
             return missing_grades(METRICS, count, f"no {clip.video}.npy in {self.folder}")
         try:
-            logits = np.load(path, allow_pickle=False)
+            logits = read_array(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an array of logits: {error}") from error
         if logits.shape != (count, len(WORDS)):

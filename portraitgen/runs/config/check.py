@@ -114,11 +114,16 @@ def _build_on_meta(target: Callable[..., Any], arguments: Mapping[str, Any]) -> 
     """Build a network without memory for its parameters: it judges its nested settings itself."""
     import torch
 
+    from portraitgen.nn.limits import limited_modules
+
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limited_modules():
             target(**arguments)
     except (ValueError, TypeError) as error:
         yield str(error)
+    # What settings that do not go together come to inside of a library.
+    except (ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError) as error:
+        yield f"cannot be built with these settings ({type(error).__name__}: {error})"
 
 
 UNRESOLVED = object()

@@ -19,6 +19,7 @@ from portraitgen.systems.aniportrait.sound_driving import Speech, driven_by_soun
 from portraitgen.systems.aniportrait.speech_models import load_speech
 from portraitgen.training.inputs import Given, Input, Resources, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip
+from portraitgen.training.weights_header import stated_size
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +206,7 @@ def _picture_size(size: tuple[int, int] | None, facts: Mapping[str, Any], factor
         ValueError: the network or the video codec cannot have this size.
     """
     if size is None:
-        pose_size = facts["data"]["examples"]["pose_size"]
-        sides = [pose_size] * 2 if isinstance(pose_size, int) else list(pose_size)
-        height, width = (side * factor // DRAWING_FACTOR for side in sides)
+        height, width = (side * factor // DRAWING_FACTOR for side in stated_size(facts, "pose_size"))
     else:
         height, width = size
     unit = math.lcm(factor, 2)

@@ -10,6 +10,7 @@ import numpy as np
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.motion import read_motion
 from portraitgen.faces.planar_motion import POSE_SIZE
+from portraitgen.media.bounded import read_array
 from portraitgen.systems.aniportrait.audio_training import Audio2MeshTraining, Audio2PoseTraining
 from portraitgen.systems.aniportrait.sound_driving import Speech, head_template
 from portraitgen.training.learner import Learner
@@ -82,7 +83,7 @@ def _head_motion(
             "plane give a video or a landmark file"
         )
     try:
-        template = np.load(path, allow_pickle=False)
+        template = read_array(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"inputs.head={path}: not an .npy of plain numbers ({error})") from error
     if template.ndim != 2 or template.shape[1] != POSE_SIZE or not np.isfinite(template).all():

@@ -16,6 +16,7 @@ from portraitgen.media.pictures import read_picture
 from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, blend_weights, people_crops
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
+from portraitgen.training.weights_header import stated_size
 
 _SCALES = ("inputs.people_scale", "inputs.structure_scale")
 _WITH_PEOPLE = (
@@ -168,8 +169,7 @@ class Inputs(SystemInputs):
         """
         size = given["size"]
         if size is None:
-            trained = self.resources.facts["data"]["examples"].get("size") or 512
-            size = (trained, trained) if isinstance(trained, int) else tuple(trained)
+            size = stated_size(self.resources.facts, "size", default=512)
         factor = self.resources.system.codec.factor
         if any(side % factor for side in size):
             raise ValueError(f"size=[{size[0]},{size[1]}]: both sides must be multiples of {factor}")
