@@ -197,8 +197,8 @@ def test_a_weights_file_cannot_make_a_conversion_run_anything(tmp_path):
 
 
 def test_a_kind_belongs_to_a_system(tmp_path):
-    with pytest.raises(ValueError, match="system=loopyy: there is none; known: aniportrait"):
-        run("animatediff", "x.ckpt", tmp_path / "y.safetensors", system="loopyy")
+    with pytest.raises(ValueError, match="system=kitten: there is none; known: aniportrait"):
+        run("animatediff", "x.ckpt", tmp_path / "y.safetensors", system="kitten")
     torch.save({"conv_in.weight": torch.ones(1)}, tmp_path / "mm.ckpt")
     with pytest.raises(ValueError, match="does not fit AniPortraitNetwork"):
         run("animatediff", tmp_path / "mm.ckpt", tmp_path / "y.safetensors", *TINY, system="aniportrait")

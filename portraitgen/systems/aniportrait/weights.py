@@ -13,12 +13,12 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.published import (
     from_animatediff,
     from_published,
-    from_stable_diffusion,
-    position_tables,
     published_state,
-    read_published,
 )
+from portraitgen.training.public_unets import position_tables, read_stable_diffusion, read_tensors
 from portraitgen.training.published import Kind
+
+_HINT = "the published ones are ZJYang/AniPortrait on the hub"
 
 
 def publish(network: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -34,20 +34,6 @@ def publish(network: nn.Module) -> dict[str, dict[str, Tensor]]:
     raise ValueError(f"{type(network).__name__} was never published")
 
 
-def _read_stable_diffusion(source: str) -> dict[str, Tensor]:
-    """A single file, or a folder as diffusers writes it: of the pipeline or of the U-Net."""
-    path = Path(source)
-    if path.is_dir():
-        names = [f"diffusion_pytorch_model.{kind}" for kind in ("safetensors", "fp16.safetensors", "bin")]
-        places = [path / part / name for part in ("unet", ".") for name in names]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            raise ValueError(f"source={source}: no unet/diffusion_pytorch_model.safetensors in this folder")
-        path = found[0]
-    hint = "Stable Diffusion 1.5 is stable-diffusion-v1-5/stable-diffusion-v1-5 on the hub (OpenRAIL-M)"
-    return from_stable_diffusion(read_published(path, hint=hint))
-
-
 def _read_aniportrait(source: str) -> dict[str, Tensor]:
     """A folder with the published files; motion modules in their own or with the denoising U-Net."""
     folder = Path(source)
@@ -55,16 +41,16 @@ def _read_aniportrait(source: str) -> dict[str, Tensor]:
     motion = folder / "motion_module.pth"
     if motion.is_file():
         files["motion_module"] = motion
-    return from_published(**{name: read_published(path) for name, path in files.items()})
+    return from_published(**{name: read_tensors(path, hint=_HINT) for name, path in files.items()})
 
 
 def _read_animatediff(source: str) -> dict[str, Tensor]:
     hint = "mm_sd_v15_v2.ckpt is guoyww/animatediff on the hub (Apache-2.0)"
-    return from_animatediff(read_published(source, hint=hint))
+    return from_animatediff(read_tensors(source, hint=hint))
 
 
 def _read_audio(source: str) -> dict[str, Tensor]:
-    return from_published_audio(read_published(source))
+    return from_published_audio(read_tensors(source, hint=_HINT))
 
 
 def _read_wav2vec2(source: str) -> dict[str, Tensor]:
@@ -91,7 +77,7 @@ MOTION = "denoising_unet.*motion_modules.*"
 KINDS = {
     "stable_diffusion": Kind(
         "Stable Diffusion 1.5, a file or a folder of diffusers: what stage 1 starts from",
-        _read_stable_diffusion,
+        read_stable_diffusion,
         "aniportrait/stage1",
         gives=("denoising_unet.*", "reference_unet.*"),
         computed=position_tables,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.nn.reference_attention import ReferenceFeatures
 from portraitgen.systems.aniportrait.network import AniPortraitNetwork
-from portraitgen.systems.aniportrait.published import from_published_name, load_published, published_state
+from portraitgen.systems.aniportrait.published import load_published, published_state
+from portraitgen.training.public_unets import from_published_name
 
 UNET = {
     "block_out_channels": [32, 64, 128, 128],

@@ -12,13 +12,15 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.systems.aniportrait.published import (
     from_animatediff,
     from_published,
+    load_published,
+    published_state,
+    to_published_names,
+)
+from portraitgen.training.public_unets import (
     from_published_name,
     from_stable_diffusion,
-    load_published,
     position_tables,
-    published_state,
-    read_published,
-    to_published_names,
+    read_tensors,
 )
 from portraitgen.training.weights import require_fit
 
@@ -221,7 +223,7 @@ def test_read_files_as_trainers_leave_them(tmp_path, wrap, prefix):
     state = {"conv_in.bias": torch.arange(3.0)}
     torch.save(wrap({prefix + name: value for name, value in state.items()}), tmp_path / "unet.pth")
 
-    found = read_published(tmp_path / "unet.pth")
+    found = read_tensors(tmp_path / "unet.pth", hint="ask its makers")
 
     assert list(found) == ["conv_in.bias"]
     assert torch.equal(found["conv_in.bias"], state["conv_in.bias"])
@@ -245,15 +247,15 @@ class Trap:
 def test_files_that_are_no_state_dict(tmp_path, content, message):
     torch.save(content, tmp_path / "unet.pth")
     with pytest.raises(ValueError, match=f"unet.pth {message}"):
-        read_published(tmp_path / "unet.pth")
+        read_tensors(tmp_path / "unet.pth", hint="ask its makers")
 
 
 def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "unet.pth").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ValueError, match=r"unet\.pth is damaged"):
-        read_published(tmp_path / "unet.pth")
+        read_tensors(tmp_path / "unet.pth", hint="ask its makers")
     (tmp_path / "speech.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
     with pytest.raises(ValueError, match=r"speech\.wav is neither a \.safetensors nor a PyTorch file"):
-        read_published(tmp_path / "speech.wav")
-    with pytest.raises(ValueError, match=r"no weights file .*pose_guider\.pth: .* ZJYang/AniPortrait"):
-        read_published(tmp_path / "pose_guider.pth")
+        read_tensors(tmp_path / "speech.wav", hint="ask its makers")
+    with pytest.raises(ValueError, match=r"no weights file .*pose_guider\.pth: ask its makers"):
+        read_tensors(tmp_path / "pose_guider.pth", hint="ask its makers")
