@@ -1,0 +1,58 @@
+"""How far a long video drifts from how it began: figures of its first frames against those of its last.
+
+Long videos made part by part may slowly change colour, blur, or turn into somebody else. The drift of a
+figure is the distance of its mean over the first 15 % of the frames from that over the last 15 %
+(Helios-Bench's definition).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portraitgen.metrics.rgb import Clip, as_uint8
+
+SHARE = 0.15
+"""Of the frames at either end."""
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+
+
+def drift(values: np.ndarray, *, share: float = SHARE) -> float:
+    """Distance of the means over the first and the last `share` of the frames, those with NaN left out.
+
+    Args:
+        values: [T], or [T, D] with the distance of vectors of D numbers.
+
+    Returns:
+        NaN where one end has no value.
+
+    Raises:
+        ValueError: fewer frames than have a frame at either end.
+    """
+    count = round(len(values) * share)
+    if count < 1 or 2 * count > len(values):
+        raise ValueError(f"drift over {share:.0%} at either end: {len(values)} frames are too few")
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    ends = [end[np.isfinite(end).all(axis=1)] for end in (rows[:count], rows[-count:])]
+    if not all(len(end) for end in ends):
+        return np.nan
+    return float(np.linalg.norm(ends[0].mean(axis=0) - ends[1].mean(axis=0)))
+
+
+def frame_colours(frames: Clip) -> Tensor:
+    """Mean red, green and blue of each frame: float64 [T, 3] in 8-bit steps."""
+    return as_uint8(frames, name="frames of a video").double().mean(dim=(-2, -1))
+
+
+def frame_sharpness(frames: Clip) -> Tensor:
+    """Standard deviation of the Laplacian of each frame's luma: float64 [T] in 8-bit steps; 0 without edges.
+
+    Raises:
+        ValueError: frames of fewer than 3x3 pixels.
+    """
+    clip = as_uint8(frames, name="frames of a video")
+    if min(clip.shape[-2:]) < 3:
+        raise ValueError(f"sharpness needs frames of 3x3 pixels or more, got {list(clip.shape[-2:])}")
+    luma = (clip.double() * _LUMA.to(clip.device)).sum(dim=-3)
+    middle = luma[..., 1:-1, 1:-1]
+    around = luma[..., :-2, 1:-1] + luma[..., 2:, 1:-1] + luma[..., 1:-1, :-2] + luma[..., 1:-1, 2:]
+    return (around - 4 * middle).flatten(1).std(dim=1, correction=0)
