@@ -269,7 +269,7 @@ def test_only_installed_packages_count(installed):
         "toy": "toy_portraits",
         **{
             name: f"portraitgen.systems.{name}"
-            for name in ("aniportrait", "consisid", "flux_identity", "uniportrait")
+            for name in ("aniportrait", "consisid", "flux_identity", "loopy", "uniportrait")
         },
     }
     assert resolve_target("toy_portraits.network.ToyNetwork").__name__ == "ToyNetwork"
