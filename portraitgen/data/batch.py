@@ -29,6 +29,10 @@ Of clips:
     fps                  float [B]                  frames a second of the clip
     caption              list of B str
 
+In validation there is beside:
+
+    position             int64 [B]                  which of the examples it is, whoever reads it
+
 Of photos, people with the largest face first; places without anybody are 0:
 
     key                  list of B str

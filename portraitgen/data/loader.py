@@ -177,7 +177,7 @@ class FixedLoader:
     """The same samples in the same order each time, for validation and samples.
 
     Ranks get every `world_size`-th sample, equally many each: the first samples are repeated where the number
-    does not divide, so gather results by key. With buckets of sizes this holds for each of them.
+    does not divide, so gather results by `position` (int64 [B]), which batches have beside. With buckets of sizes this holds for each of them.
 
     Args:
         examples: samples by position, in a fixed order.
@@ -210,4 +210,5 @@ class FixedLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._reader.read(self._batches)
+        for positions, batch in zip(self._batches, self._reader.read(iter(self._batches)), strict=True):
+            yield {**batch, "position": torch.tensor(positions)}

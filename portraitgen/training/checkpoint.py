@@ -21,6 +21,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from portraitgen.media.files import replacing, temporary_path, writable_folder
+from portraitgen.training.missed_validation import run_missed_validation
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import is_due, positive
 
@@ -107,6 +108,8 @@ class LastCheckpoint(Checkpoint):
         resumed = trainer.ckpt_path
         if resumed is not None and Path(resumed).name == PREVIOUS and trainer.is_global_zero:
             _remove(self.path)  # it is damaged, and must not become the one in reserve
+        if resumed is not None:
+            run_missed_validation(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int

@@ -58,7 +58,7 @@ class ExtraLosses:
         self,
         seen: ForwardPass,
         *,
-        step: int | None,
+        step: int,
         world_size: int,
         sum_over_ranks: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor | Mean]:
@@ -68,17 +68,12 @@ class ExtraLosses:
         would get: rows are counted over all of them, once for all losses.
 
         Args:
-            step: batches since the start; None computes all losses, whatever their `every`.
+            step: batches since the start.
             sum_over_ranks: the sum of a tensor without gradient over all processes; every one calls it.
         """
         if not self._losses:
             return {}
-        # The losses' networks compute in float32; what they call back (decode, predict) as the rest does.
-        with torch.autocast(seen.prediction.device.type, enabled=False):
-            values = {
-                name: self._value(name, loss, seen, due=step is None or step % loss.every == 0)
-                for name, loss in self._losses.items()
-            }
+        values = self._values(seen, step)
         counts = sum_over_ranks(torch.stack([value.loss.count.detach() for value in values.values()]))
         share = world_size / torch.where(counts > 0, counts, 1.0)
         zero = attached_zero(seen.prediction, seen.by_products)
@@ -87,6 +82,23 @@ class ExtraLosses:
             found[f"loss_{name}"] = self._losses[name].weight * share[index] * value.loss.total + zero
             found |= {f"{name}_{figure}": mean for figure, mean in value.figures.items()}
         return found
+
+    def of_clip(self, seen: ForwardPass) -> dict[str, Mean]:
+        """The same in validation, of all losses whatever their `every`, as means over rows of many clips."""
+        found = {}
+        for name, value in self._values(seen, None).items():
+            total, count = value.loss.total.detach(), value.loss.count.detach()
+            found[f"loss_{name}"] = Mean(self._losses[name].weight * total, count)
+            found |= {f"{name}_{figure}": mean for figure, mean in value.figures.items()}
+        return found
+
+    def _values(self, seen: ForwardPass, step: int | None) -> dict[str, LossValue]:
+        # The losses' networks compute in float32; what they call back (decode, predict) as the rest does.
+        with torch.autocast(seen.prediction.device.type, enabled=False):
+            return {
+                name: self._value(name, loss, seen, due=step is None or step % loss.every == 0)
+                for name, loss in self._losses.items()
+            }
 
     def _value(self, name: str, loss: Loss, seen: ForwardPass, *, due: bool) -> LossValue:
         if not due:

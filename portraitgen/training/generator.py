@@ -172,8 +172,8 @@ class Generator(Learner):
             len(clean),
             step=step,
             device=clean.device,
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self.global_rank if training else 0,
+            world_size=self.trainer.world_size if training else 1,
         )
         noised = self.objective.noise(clean, time)
         masks = ConditionMasks()
@@ -185,11 +185,10 @@ class Generator(Learner):
         if not self._extra_losses:
             return {"loss": loss, **figures}
         seen = self._forward_pass(batch, conditions, masks, noised, denoised)
+        if not training:
+            return {"loss": loss, "loss_diffusion": loss, **self._extra_losses.of_clip(seen), **figures}
         extra = self._extra_losses(
-            seen,
-            step=step if training else None,
-            world_size=self.trainer.world_size,
-            sum_over_ranks=self._sum_over_ranks,
+            seen, step=step, world_size=self.trainer.world_size, sum_over_ranks=self._sum_over_ranks
         )
         terms = [loss, *(value for value in extra.values() if isinstance(value, Tensor))]
         return {"loss": torch.stack(terms).sum(), "loss_diffusion": loss, **extra, **figures}

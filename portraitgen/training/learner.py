@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -58,7 +58,7 @@ class Learner(LightningModule, ABC):
         # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
         self.strict_loading = False
         self._frozen_digest = ""
-        self._validation_figures: dict[str, Tensor] = {}
+        self._validated: list[tuple[int, dict[str, Tensor]]] = []
         self._of_base: Mapping[str, str] = {}
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
@@ -75,8 +75,9 @@ class Learner(LightningModule, ABC):
         A `Mean` is a figure: it is logged, exactly over all batches and ranks, and not minimised.
 
         Args:
-            step: batches since the run's start; in validation the number of the batch.
-            training: False in validation: nothing is dropped or augmented.
+            step: batches since the run's start; in validation 0.
+            training: False in validation: nothing is dropped or augmented, the batch is of one clip, and no
+                other process is asked. A term may then be a `Mean`, whose rows are counted over all clips.
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -88,30 +89,38 @@ class Learner(LightningModule, ABC):
         return {"loss": values["loss"], "losses": losses, "figures": figures}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs `val/loss…` with the same random numbers in every validation."""
-        with isolated_rng(stream_seed("validation", self.global_rank, batch_idx), self.device):
-            losses, figures = _apart(self.losses(batch, step=batch_idx, training=False))
-        for name, pair in figures.items():
-            self._validation_figures[name] = self._validation_figures.get(name, 0) + pair
-        metrics: dict[str, Any] = {f"val/{name}": value for name, value in losses.items()}
-        # Lightning files the metrics under the value of "step"; its own count is one behind during a fit.
-        metrics["step"] = float(self.global_step)
-        self.log_dict(metrics, batch_size=len(batch["key"]), sync_dist=True)
+        """Takes the losses clip by clip, each with random numbers of its own, the same in every validation.
+
+        So they do not depend on how many clips a batch has, or on how many processes share them.
+        """
+        for position, clip in clips_of(batch):
+            with isolated_rng(stream_seed("validation", position), self.device):
+                values = self.losses(clip, step=0, training=False)
+            self._validated.append((position, {name: _pair(value) for name, value in values.items()}))
 
     def on_validation_epoch_start(self) -> None:
-        self._validation_figures = {}
+        self._validated = []
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/<figure>` of those that something was counted for."""
-        if not self._validation_figures:
+        """Logs `val/loss…` and `val/<figure>`: means over the clips, each counted once."""
+        if not self._validated:
             return
-        pairs = self.trainer.strategy.reduce(
-            torch.stack([*self._validation_figures.values()]), reduce_op="sum"
-        )
-        assert isinstance(pairs, Tensor)
-        means = mean_figures(dict(zip(self._validation_figures, pairs.tolist(), strict=True)))
+        names = list(self._validated[0][1])
+        positions = torch.tensor([position for position, _ in self._validated], device=self.device)
+        pairs = torch.stack([torch.stack([pair[name] for name in names]) for _, pair in self._validated])
+        # Of all processes; each has as many, and the first clips come twice where the number does not divide.
+        positions, pairs = self.all_gather(positions).flatten(), self.all_gather(pairs).reshape(-1, len(names), 2)
+        order = {position: row for row, position in enumerate(positions.tolist())}
+        rows = [order[position] for position in sorted(order)]
+        totals = dict(zip(names, pairs.cpu().double()[rows].sum(0).tolist(), strict=True))
+        means = mean_figures(totals)
+        terms = [means.get(name, 0.0) for name in names if name.startswith("loss_")]
+        if terms:
+            means["loss"] = sum(terms)
+        # Lightning files the metrics under the value of "step"; its own count is one behind during a fit.
         metrics = {f"val/{name}": mean for name, mean in means.items()}
-        self.log_dict({**metrics, "step": float(self.global_step)}, sync_dist=True)
+        self.log_dict({**metrics, "step": float(self.global_step)})
+        self._validated = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(
@@ -223,9 +232,31 @@ class Learner(LightningModule, ABC):
         return digest.hexdigest()
 
 
+def clips_of(batch: Batch) -> Iterator[tuple[int, Batch]]:
+    """The clips (or photos) of a batch one by one, with what tells each from the others of a data set.
+
+    That is its `position`, or a hash of its key. What all clips share (axis 1 in front) each of them gets.
+    """
+    size = len(batch["key"])
+    positions = batch["position"].tolist() if "position" in batch else map(stream_seed, batch["key"])
+    for index, position in enumerate(positions):
+        yield (
+            position,
+            {
+                name: value[index : index + 1] if len(value) == size else value
+                for name, value in batch.items()
+            },
+        )
+
+
 def mean_figures(pairs: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """total / count by name, of those whose count is not 0."""
     return {name: total / count for name, (total, count) in pairs.items() if count}
+
+
+def _pair(value: Tensor | Mean) -> Tensor:
+    """[total, count] of a clip: of a loss its value, once."""
+    return value.pair() if isinstance(value, Mean) else torch.stack([value.detach(), value.new_ones(())])
 
 
 def _apart(values: Mapping[str, Tensor | Mean]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -39,6 +39,7 @@ class CsvLog(Logger):
         super().__init__()
         self.path = Path(folder) / self.FILE_NAME
         self._step: int | None = None
+        self._resumed_at: int | None = None
         self._columns: list[str] = []
         self._row: dict[str, str] = {}
         self._row_start = 0
@@ -82,14 +83,28 @@ class CsvLog(Logger):
             file.seek(self._row_start)
             file.write(self._line(self._row))
 
+    def resume_at(self, step: int) -> None:
+        """Keep the row of this step, whose checkpoint a run goes on from, with what it has."""
+        self._resumed_at = step
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether the row of `step` has a value of a metric whose name begins so."""
+        return any(int(row["step"]) == step and _has(row, prefix) for row in self._rows())
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
     def _rewrite(self, step: int) -> None:
         """The file anew, with all columns: the rows before `step`, whoever wrote them, and this one."""
-        rows: list[dict[str, str]] = []
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                rows = [row for row in reader if int(row["step"]) < step]
-                self._columns = list(reader.fieldnames or [])
+        there = self._rows()
+        rows = [row for row in there if int(row["step"]) < step]
+        self._columns = list(there[0]) if there else self._columns
+        if step == self._resumed_at:
+            same = next((row for row in there if int(row["step"]) == step), {})
+            self._row = {name: value for name, value in same.items() if value} | self._row
         self._columns += [name for name in self._row if name not in self._columns]
         header = dict(zip(self._columns, self._columns, strict=True))
         before = b"".join(self._line(row) for row in (header, *rows))
@@ -101,3 +116,7 @@ class CsvLog(Logger):
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerow(row)
         return text.getvalue().encode()
+
+
+def _has(row: Mapping[str, str], prefix: str) -> bool:
+    return any(name.startswith(prefix) and value for name, value in row.items())

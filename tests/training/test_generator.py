@@ -1,5 +1,6 @@
 """What a training step computes, what stays frozen, and which checkpoints fit."""
 
+import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from portraitgen.diffusion.conditions import ConditionDropout
 from portraitgen.training.generator import Denoised
@@ -52,6 +54,53 @@ def test_the_loss_is_the_objective_of_the_noised_batch(tmp_path: Path) -> None:
 
     generator = toy.make_generator(condition_dropout=None)
     toy.train(tmp_path, generator=generator, callbacks=[Compare()], trainer={"max_steps": 3})
+
+
+class ThreeClips(toy.ToyData):
+    """Clips to validate on, in batches of any size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def val_dataloader(self) -> Any:
+        batches = [list(range(900, 903))[i : i + self.size] for i in range(0, 3, self.size)]
+        return DataLoader(toy.ToyClips(), batch_sampler=batches)
+
+
+def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    """0.709, 0.998 and 0.903 were found for batches of 1, 2 and 4 of the same clips."""
+    found = []
+    for size in (1, 2, 3):
+        recorder = Recorder()
+        trainer = {"max_steps": 5, "val_check_interval": 5}
+        toy.train(tmp_path / f"{size}", data=ThreeClips(size), callbacks=[recorder], trainer=trainer)
+        found.append(recorder.validation)
+    assert found[0] == found[1] == found[2]
+
+
+def make_still() -> toy.ToyGenerator:
+    """Learns nothing, so that it is the same after any training."""
+    generator = toy.make_generator(optimizer=partial(torch.optim.SGD, lr=0.0), condition_dropout=None)
+    generator.network.reference = torch.nn.Identity()
+    return generator
+
+
+def test_validation_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    """Clips that two processes both have, to be equally many each, count once."""
+    monkeypatch.syspath_prepend(str(repository))
+    losses = []
+    for world_size in (1, 2):
+        run = tmp_path / f"{world_size}"
+        options: dict[str, Any] = {"trainer": {"max_steps": 1, "val_check_interval": 1}}
+        processes = toy.start(run, world_size=world_size, make=make_still, **options)
+        assert toy.finish(processes) == [0] * world_size
+        with (run / "metrics.csv").open(newline="") as file:
+            losses.append([row["val/loss"] for row in csv.DictReader(file)])
+    assert losses[0] == losses[1]
+    assert losses[0][0]
 
 
 def test_condition_dropout_acts_in_training_and_not_in_validation(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from portraitgen.training.checkpoint import LastCheckpoint
 from portraitgen.training.preemption import EXIT_CODE, Preempted, Preemption
 from portraitgen.training.slurm import requeue_slurm_job
 from tests.training import toy
+from tests.training.test_resume import differences, read_checkpoint, read_log
 
 
 class Interrupt(Callback):
@@ -72,6 +73,21 @@ def watched(run: Path, number: signal.Signals, batch: int) -> None:
     preemption = Preemption()
     with preemption.watching(until_exit=False):
         interrupted(run, preemption, number, batch)
+
+
+def test_a_validation_that_was_due_at_the_last_step_is_made_up_for(tmp_path: Path) -> None:
+    """The checkpoint is written before it, and the resumed run went on behind it."""
+    preempted, untouched = tmp_path / "preempted", tmp_path / "untouched"
+    options: dict[str, Any] = {"save_every": 100, "every_steps": 5, "trainer": {"max_steps": 8}}
+    toy.train(untouched, **options)
+    with pytest.raises(Preempted):
+        toy.train(preempted, callbacks=[Interrupt(signal.SIGUSR1, 4)], **options)  # validates every 5
+    assert read_log(preempted)[-1]["step"] == "5"
+    assert "val/loss" not in read_log(preempted)[-1]
+    toy.train(preempted, **options)
+    assert read_log(preempted) == read_log(untouched)
+    assert read_log(preempted)[0]["val/loss"]
+    assert not differences(read_checkpoint(preempted), read_checkpoint(untouched))
 
 
 def test_before_the_first_step_the_run_leaves_at_once() -> None:

@@ -46,6 +46,19 @@ def test_a_resumed_run_replaces_what_its_checkpoint_did_not_know(tmp_path: Path)
     ]
 
 
+def test_the_row_of_the_checkpoint_stays_whole(tmp_path: Path) -> None:
+    """What is logged of its step after a resume, such as a validation, once replaced the loss there."""
+    killed = CsvLog(tmp_path)
+    for step in (10, 20, 30):
+        killed.log_metrics({"loss": float(step)}, step=step)
+    resumed = CsvLog(tmp_path)
+    resumed.resume_at(20)
+    assert resumed.has(20, "lo")
+    assert not resumed.has(20, "val/")
+    resumed.log_metrics({"val/loss": 0.5}, step=20)
+    assert [tuple(row.values()) for row in read(tmp_path)] == [("10", "10.0", ""), ("20", "20.0", "0.5")]
+
+
 def test_steps_do_not_go_back(tmp_path: Path) -> None:
     log = CsvLog(tmp_path)
     log.log_metrics({"loss": 1}, step=2)
