@@ -1,5 +1,6 @@
 """Shards to batches on the device: the one datamodule of all systems."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -69,6 +70,8 @@ class ShardDataModule(LightningDataModule):
         if val_span and not val_shards and train_span[0] < val_span[1] and val_span[0] < train_span[1]:
             log.warning(f"data.val_span {list(val_span)} overlaps data.train_span {list(train_span)}")
         self.landmark_scheme: str | None = None  # known from `setup` on
+        self.may_change = False
+        """Whether a resumed run may go on with other samples than those it was started with."""
         self._train: OpenExamples | None = None
         self._val: OpenExamples | None = None
         self._train_loader: ResumableLoader | None = None
@@ -152,6 +155,30 @@ class ShardDataModule(LightningDataModule):
             world_size=world_size,
             pin_memory=pin_memory,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the training samples depends on beside the settings; for checkpoints."""
+        assert self._train is not None
+        catalog = self._train.selection.catalog
+        digest = hashlib.sha256()
+        for shard, index in zip(catalog.shards, catalog.indexes, strict=True):
+            digest.update(f"{shard.name} {int(index.shard_bytes)}\n".encode() + index.keys.tobytes())
+        return {"shards": len(catalog.shards), "samples": len(catalog), "digest": digest.hexdigest()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare with a `state_dict`.
+
+        Raises:
+            DataError: the samples are others, and `may_change` is false.
+        """
+        now = self.state_dict()
+        if now["digest"] != state["digest"] and not self.may_change:
+            then, there = (f"{each['samples']} samples in {each['shards']} shards" for each in (state, now))
+            raise DataError(
+                f"data.shards: the run was started with {then}, there are now {there}, or they were prepared"
+                " anew. Name the shards that it was started with, start a new run (name=…), or go on with"
+                " allow_config_change=true"
+            )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Pictures to float in [-1, 1], on the device; see data/batch."""

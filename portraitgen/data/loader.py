@@ -153,11 +153,21 @@ class ResumableLoader:
             yield list(range(first, first + self._batch_size))
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, from 0, and how many of its batches were handed out."""
-        return {"epoch": self._epoch, "batches": self._batches}
+        """The epoch, from 0, how many of its batches were handed out, and of how many samples they are."""
+        return {
+            "epoch": self._epoch,
+            "batches": self._batches,
+            "samples": self._batch_size * self._world_size,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a `state_dict`. DataError if it is of a loader with longer epochs."""
+        """Go on from a `state_dict`. DataError if it is of a loader with other batches or longer epochs."""
+        samples = self._batch_size * self._world_size
+        if state.get("samples", samples) != samples:
+            raise DataError(
+                f"the run was started with batches of {state['samples']} samples over all devices, they would"
+                f" now be of {samples}, and samples be left out: keep data.batch_size × devices × nodes"
+            )
         if not 0 <= state["batches"] <= self._batches_per_epoch:
             raise DataError(
                 f"the checkpoint stands at batch {state['batches']} of an epoch, but epochs have now"
@@ -177,7 +187,8 @@ class FixedLoader:
     """The same samples in the same order each time, for validation and samples.
 
     Ranks get every `world_size`-th sample, equally many each: the first samples are repeated where the number
-    does not divide, so gather results by `position` (int64 [B]), which batches have beside. With buckets of sizes this holds for each of them.
+    does not divide, so gather results by `position` (int64 [B]), which batches have beside. With
+    buckets of sizes this holds for each of them.
 
     Args:
         examples: samples by position, in a fixed order.

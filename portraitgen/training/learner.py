@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from portraitgen.losses.mean import Mean
 from portraitgen.nn.lora import plain_name
@@ -58,6 +58,9 @@ class Learner(LightningModule, ABC):
         # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
         self.strict_loading = False
         self._frozen_digest = ""
+        self.may_change = False
+        """Whether a resumed run may go on with other settings of the optimizer, and on other processes."""
+        self._group_settings: list[dict[str, Any]] = []
         self._validated: list[tuple[int, dict[str, Tensor]]] = []
         self._of_base: Mapping[str, str] = {}
         self._make_optimizer = optimizer
@@ -109,7 +112,8 @@ class Learner(LightningModule, ABC):
         positions = torch.tensor([position for position, _ in self._validated], device=self.device)
         pairs = torch.stack([torch.stack([pair[name] for name in names]) for _, pair in self._validated])
         # Of all processes; each has as many, and the first clips come twice where the number does not divide.
-        positions, pairs = self.all_gather(positions).flatten(), self.all_gather(pairs).reshape(-1, len(names), 2)
+        gather = self.trainer.strategy.all_gather
+        positions, pairs = gather(positions).flatten(), gather(pairs).reshape(-1, len(names), 2)
         order = {position: row for row, position in enumerate(positions.tolist())}
         rows = [order[position] for position in sorted(order)]
         totals = dict(zip(names, pairs.cpu().double()[rows].sum(0).tolist(), strict=True))
@@ -128,6 +132,10 @@ class Learner(LightningModule, ABC):
             ((plain_name(name), parameter) for name, parameter in self.network.named_parameters()),
             lr_scale=self.lr_scale,
         )
+        self._group_settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
         if self._make_lr_scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self._make_lr_scheduler(optimizer)
@@ -147,6 +155,29 @@ class Learner(LightningModule, ABC):
     def on_fit_start(self) -> None:
         # Lightning keeps the mode it finds, and pretrained parts arrive in eval mode.
         self.train()
+
+    def on_train_start(self) -> None:
+        if self.may_change and self.global_step:
+            self._apply_optimizer_settings()
+
+    def _apply_optimizer_settings(self) -> None:
+        """Put the settings of this run where the checkpoint has brought those of its own optimizer."""
+        (optimizer,) = self.trainer.optimizers
+        for group, settings in zip(optimizer.param_groups, self._group_settings, strict=True):
+            group.update(settings, initial_lr=settings["lr"])
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if not isinstance(schedule, LambdaLR):
+                raise ValueError(
+                    "lr_scheduler: only a schedule of the step alone can go on with other settings"
+                )
+            schedule.base_lrs = [settings["lr"] for settings in self._group_settings]
+            schedule.last_epoch = self.global_step
+            schedule._step_count = self.global_step + 1
+            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [rate * scale(self.global_step) for rate, scale in rates]
+            for group, rate in zip(optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; in train mode, submodules in which no parameter trains are still in eval mode."""
@@ -180,6 +211,7 @@ class Learner(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = {"name": self.stage, "frozen": self._frozen_digest}
+        checkpoint["processes"] = self.trainer.world_size
         if "state_dict" in checkpoint:
             checkpoint["state_dict"] = self.trained_state()
 
@@ -189,6 +221,13 @@ class Learner(LightningModule, ABC):
         Raises:
             ValueError: says which of these, and what to do.
         """
+        processes = checkpoint.get("processes", self.trainer.world_size)
+        if processes != self.trainer.world_size and not self.may_change:
+            raise ValueError(
+                f"the run was started on {processes} process(es) and would go on on"
+                f" {self.trainer.world_size}, with other random numbers (trainer.devices, trainer.num_nodes):"
+                " use as many, or go on with allow_config_change=true"
+            )
         stage = checkpoint["stage"]
         if stage["name"] != self.stage:
             raise ValueError(

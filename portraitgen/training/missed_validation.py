@@ -1,4 +1,4 @@
-"""The validation of a resumed run's step: it is due after the checkpoint, and may not have come to its end."""
+"""The validation at the step that a run resumes from: it is due after the checkpoint was written."""
 
 from lightning.pytorch import Trainer
 

@@ -187,7 +187,7 @@ def test_resumes_with_the_next_batch_over_epoch_borders(make, num_workers, stop)
     resumed = make(num_workers=num_workers)
     resumed.load_state_dict(first.state_dict())
     assert_same(before + take(resumed, 10 - stop), whole)
-    assert resumed.state_dict() == {"epoch": 2, "batches": 2}
+    assert resumed.state_dict() == {"epoch": 2, "batches": 2, "samples": 2}
 
 
 def test_going_on_in_the_same_process_is_resuming(make):
@@ -208,10 +208,10 @@ def test_reading_draws_nothing_from_the_global_generators(make, num_workers):
 def test_an_epoch_has_the_length_that_it_says(make):
     stream = make()
     assert len(stream) == len(list(stream)) == len(list(stream)) == 4
-    assert stream.state_dict() == {"epoch": 1, "batches": 4}
+    assert stream.state_dict() == {"epoch": 1, "batches": 4, "samples": 2}
     for _ in stream:
         break
-    assert stream.state_dict() == {"epoch": 2, "batches": 1}
+    assert stream.state_dict() == {"epoch": 2, "batches": 1, "samples": 2}
     assert len(list(stream)) == 3, "the rest of the epoch"
 
 
@@ -246,6 +246,13 @@ def test_another_seed_is_another_stream(make):
 def test_a_state_of_longer_epochs_is_refused(make):
     with pytest.raises(DataError, match="batch 9 of an epoch, but epochs have now 4"):
         make().load_state_dict({"epoch": 0, "batches": 9})
+
+
+def test_a_state_of_other_batches_is_refused(make):
+    """With twice as many devices every second sample was left out."""
+    state = make(world_size=2).state_dict()
+    with pytest.raises(DataError, match="batches of 4 samples over all devices, they would now be of 2"):
+        make().load_state_dict(state)
 
 
 def test_fixed_clips_are_the_same_each_time_and_shared_out_evenly(root):

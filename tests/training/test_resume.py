@@ -3,6 +3,7 @@
 import csv
 import signal
 import time
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import AdamW
 
+from portraitgen.training.optim import warmup_cosine
 from portraitgen.training.preemption import EXIT_CODE
 from tests.training import toy
 
@@ -157,3 +160,31 @@ def test_without_step_seed_a_resumed_run_would_differ(tmp_path: Path) -> None:
     one = toy.train(tmp_path / "one", callbacks=[Unseed()])
     two = toy.train(tmp_path / "two", callbacks=[Unseed()])
     assert differences(one.state_dict(), two.state_dict())
+
+
+@pytest.mark.parametrize("lr_scheduler", [None, partial(warmup_cosine, warmup_steps=2, total_steps=20)])
+def test_a_run_goes_on_as_its_changed_optimizer_says(tmp_path: Path, lr_scheduler: Any) -> None:
+    """Lightning puts the rate of the checkpoint into the optimizer and its schedule."""
+    toy.train(tmp_path, trainer={"max_steps": 3})
+    generator = toy.make_generator(
+        optimizer=partial(AdamW, lr=0.5, weight_decay=0.2), lr_scheduler=lr_scheduler
+    )
+    generator.may_change = True
+    toy.train(tmp_path, generator=generator, trainer={"max_steps": 4})
+    state = read_checkpoint(tmp_path)
+    expected = 0.5
+    if lr_scheduler is not None:
+        fresh = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        expected *= lr_scheduler(fresh).lr_lambdas[0](4)
+    decays, plain = state["optimizer_states"][0]["param_groups"]
+    assert decays["lr"] == plain["lr"] == pytest.approx(expected)
+    assert (decays["weight_decay"], plain["weight_decay"]) == (0.2, 0.0)
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    toy.train(tmp_path, trainer={"max_steps": 3})
+    path = tmp_path / LAST
+    state = read_checkpoint(tmp_path)
+    torch.save({**state, "processes": 2}, path)
+    with pytest.raises(ValueError, match=r"started on 2 process\(es\) and would go on on 1"):
+        toy.train(tmp_path)

@@ -20,7 +20,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,25 @@ SHAPES_THE_RESULT = (
     "seed",
     "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
     "trainer.precision",
+    "strategy",
+    "callbacks.ema",
+    "deterministic",
 )
-"""Settings that must stay as they are when a run is resumed."""
+"""Settings that must stay as they are when a run is resumed, unless `allow_config_change` says otherwise."""
+
+CANNOT_CHANGE = (
+    "model._target_",
+    "model.network",  # the checkpoint holds its weights
+    "stage.name",
+    "stage.train",  # … and the optimizer's state of what trains
+    "optimizer._target_",
+    "data.batch_size",  # where in the data the run stands is counted in batches, and in epochs of so many
+    "data.samples_per_epoch",
+    "trainer.accumulate_grad_batches",
+)
+"""Among them, those that no resumed run can apply."""
 
 FREE_TO_CHANGE = (
     "data.num_workers",  # batches are the same for any number
@@ -82,20 +98,29 @@ class RunDirectory:
         self.last_checkpoint = self.checkpoints / LAST
         self.weights = folder / "weights"
 
-    def check_resumable(self, config: Mapping[str, Any]) -> None:
-        """ValueError that lists what differs between `config` (resolved) and the saved one and may not.
+    def changes(self, config: Mapping[str, Any], *, allowed: bool) -> list[str]:
+        """`key: old → new` of what shapes the result and differs between the saved config and this one.
 
         Only for a run that has a checkpoint: without one everything may differ.
+
+        Args:
+            allowed: whether it may differ, where a resumed run can apply it.
+
+        Raises:
+            ValueError: it may not, or no resumed run can apply it.
         """
         if not self.config.is_file():
-            return
-        changes = list(_changes(yaml.safe_load(self.config.read_text()), config))
-        if changes:
-            raise ValueError(
-                f"the run in {self.folder} was started with other settings:\n  "
-                + "\n  ".join(changes)
-                + "\nStart a new run under another name=…, or go on with allow_config_change=true"
-            )
+            return []
+        found = dict(_changes(yaml.safe_load(self.config.read_text()), config))
+        refused = {key: line for key, line in found.items() if not allowed or _is_under(key, CANNOT_CHANGE)}
+        if refused:
+            lines = "\n  ".join(refused.values())
+            if all(_is_under(key, CANNOT_CHANGE) for key in refused):
+                advice = "\nA run cannot change these. Start a new run under another name=…"
+            else:
+                advice = "\nStart a new run under another name=…, or go on with allow_config_change=true"
+            raise ValueError(f"the run in {self.folder} was started with other settings:\n  {lines}{advice}")
+        return list(found.values())
 
     def find_resume(self) -> Resume | None:
         """Where the run goes on, see `training.checkpoint.find_resume`."""
@@ -136,16 +161,19 @@ class RunDirectory:
             raise ValueError(f"optimized_metric={name}: {path} holds no such value")
         return float(values[-1])
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Save the resolved configuration."""
+    def record_start(self, config: Mapping[str, Any], *, step: int, changes: Sequence[str]) -> None:
+        """Say with which settings the weights come about from `step` on: config.yaml, versions.json.
+
+        Where settings changed, those up to this step stay beside it, as config.until_step_<step>.yaml.
+        """
+        if changes:
+            self.config.replace(self.folder / f"config.until_step_{step:08d}.yaml")
         with replacing(self.config) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-    def write_versions(self) -> None:
-        """Add this start to versions.json."""
         starts = json.loads(self.versions.read_text()) if self.versions.is_file() else []
+        this = {**describe_start(), "from_step": step, "changes": list(changes)}
         with replacing(self.versions) as temporary:
-            temporary.write_text(json.dumps([*starts, describe_start()], indent=2) + "\n")
+            temporary.write_text(json.dumps([*starts, this], indent=2) + "\n")
 
 
 def describe_start() -> dict[str, Any]:
@@ -194,14 +222,14 @@ def describe_commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """`key: old → new` for every setting that differs and shapes the result."""
+def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Key and `key: old → new` for every setting that differs and shapes the result."""
     # Runs from before there were losses to add say nothing of them: they had none.
     old, new = _leaves({"losses": {}, **saved}), _leaves({"losses": {}, **config})
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
         if before != after and _is_under(key, SHAPES_THE_RESULT) and not _is_under(key, FREE_TO_CHANGE):
-            yield f"{key}: {before} → {after}"
+            yield key, f"{key}: {before} → {after}"
 
 
 def _is_under(key: str, places: tuple[str, ...]) -> bool:

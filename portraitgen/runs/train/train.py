@@ -47,12 +47,11 @@ def train(config: DictConfig) -> float | None:
     preemption = instantiate(config.callbacks.get("preemption"), _convert_="all")
     with preemption.watching(until_exit=_is_alone()) if preemption else nullcontext():
         resume = run.find_resume()
-        if resume is not None and not config.allow_config_change:
-            run.check_resumable(settings)
+        changes = run.changes(settings, allowed=config.allow_config_change) if resume is not None else []
         if resume is not None and 0 < config.trainer.max_steps <= resume.step:
             log.info("nothing to do: %s has trained for %d steps", run.folder, resume.step)
         else:
-            _fit(config, settings, run, resume, preemption)
+            _fit(config, settings, run, resume, preemption, changes)
     return run.last_metric(config.optimized_metric) if config.optimized_metric else None
 
 
@@ -67,9 +66,11 @@ def _fit(
     run: RunDirectory,
     resume: Resume | None,
     preemption: "Preemption | None",
+    changes: list[str],
 ) -> None:
     """Build everything, in the order in which mistakes are cheap, and train."""
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.callbacks import LambdaCallback
 
     _quiet_lightning()
     system = _system(config.model)
@@ -80,6 +81,7 @@ def _fit(
     losses = {name: instantiate(node, _convert_="all") for name, node in config.losses.items() if node}
     if losses:
         model.use_losses(losses)
+    model.may_change = data.may_change = config.allow_config_change
     features = settings["data"]["examples"].get("features")
     if features and process_rank() == 0:
         from portraitgen.runs.train.check_features import check_features
@@ -106,15 +108,20 @@ def _fit(
             },
         )
     loggers = [instantiate(node, _convert_="all") for node in config.logger.values() if node]
-    trainer = instantiate(
-        config.trainer, callbacks=[stage, *callbacks.values()], logger=loggers, _convert_="all"
+    start = LambdaCallback(
+        on_train_start=lambda trainer, _: (
+            run.record_start(settings, step=trainer.global_step, changes=changes)
+            if trainer.is_global_zero
+            else None
+        )
     )
+    trainer = instantiate(
+        config.trainer, callbacks=[stage, *callbacks.values(), start], logger=loggers, _convert_="all"
+    )
+    _check_accumulation(data, trainer)
 
-    if process_rank() == 0:
-        if resume is None and callbacks.get("last_checkpoint"):
-            run.begin_anew()
-        run.write_config(settings)
-        run.write_versions()
+    if process_rank() == 0 and resume is None and callbacks.get("last_checkpoint"):
+        run.begin_anew()
     log.info("%s %s", "resuming from" if resume else "starting in", resume.path if resume else run.folder)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume.path if resume else None)
@@ -123,6 +130,21 @@ def _fit(
             import wandb
 
             wandb.finish()  # the next trial of a sweep, in this process, is a run of its own
+
+
+def _check_accumulation(data: Any, trainer: Any) -> None:
+    """ValueError unless each optimizer step sees as many batches, also the last of an epoch."""
+    accumulate = trainer.accumulate_grad_batches
+    if accumulate == 1:
+        return
+    batches = len(data.train_stream(world_size=trainer.world_size))
+    if batches % accumulate:
+        samples = (batches - batches % accumulate) * data.batch_size * trainer.world_size
+        advice = f"set data.samples_per_epoch={samples}, or lower trainer.accumulate_grad_batches"
+        raise ValueError(
+            f"an epoch is {batches} batches, no multiple of trainer.accumulate_grad_batches ({accumulate}):"
+            f" its last step would see fewer samples; {advice if samples else 'lower it'}"
+        )
 
 
 def _quiet_lightning() -> None:

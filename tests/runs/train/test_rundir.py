@@ -36,7 +36,7 @@ def changed(**changes):
 def run(tmp_path):
     """A run that was started with SETTINGS and has a checkpoint."""
     run = RunDirectory(tmp_path)
-    run.write_config(SETTINGS)
+    run.record_start(SETTINGS, step=0, changes=[])
     run.last_checkpoint.parent.mkdir()
     run.last_checkpoint.touch()
     return run
@@ -60,7 +60,7 @@ def test_config_is_written_whole(run):
     ],
 )
 def test_free_changes_resume(run, changes):
-    run.check_resumable(changed(**changes))
+    run.changes(changed(**changes), allowed=False)
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,21 @@ def test_free_changes_resume(run, changes):
         ({"data__stride": 2}, "data.stride: (not set) → 2"),
         ({"stage__train": ["a.*"]}, "stage.train: ['*'] → ['a.*']"),
         ({"seed": 1}, "seed: 0 → 1"),
+        ({"callbacks": {"ema": {"decay": 0.5}}}, "callbacks.ema.decay: (not set) → 0.5"),
         ({"lr_scheduler": {"warmup_steps": 3}}, "lr_scheduler.warmup_steps: (not set) → 3"),
         ({"trainer__precision": "bf16-mixed"}, "trainer.precision: 32-true → bf16-mixed"),
     ],
 )
 def test_changes_that_shape_the_result_are_refused(run, changes, line):
-    with pytest.raises(ValueError, match="allow_config_change=true") as error:
-        run.check_resumable(changed(**changes))
+    with pytest.raises(ValueError, match="started with other settings") as error:
+        run.changes(changed(**changes), allowed=False)
     assert f"\n  {line}\n" in str(error.value)
 
 
 def test_several_changes_are_listed_at_once_and_the_group_counts_once(run):
     settings = changed(optimizer__lr=0.2, model__optimizer__lr=0.2, data__batch_size=8)
     with pytest.raises(ValueError) as error:
-        run.check_resumable(settings)
+        run.changes(settings, allowed=False)
     assert str(error.value).count("→") == 2
 
 
@@ -95,7 +96,9 @@ def test_what_an_earlier_start_left_is_moved_out_of_the_way(run):
     (run.folder / "metrics.csv").touch()
     run.begin_anew()
     assert sorted(os.listdir(run.folder)) == ["checkpoints", "earlier"]
-    assert sorted(os.listdir(run.folder / "earlier/1")) == ["config.yaml", "metrics.csv", "weights"]
+    assert sorted(os.listdir(run.folder / "earlier/1")) == [
+        *("config.yaml", "metrics.csv", "versions.json", "weights")
+    ]
     run.weights.mkdir()
     (run.weights / "last.safetensors").touch()
     run.begin_anew()
@@ -105,7 +108,7 @@ def test_what_an_earlier_start_left_is_moved_out_of_the_way(run):
 def test_rows_of_a_start_that_came_to_no_weights_are_removed(run):
     (run.folder / "metrics.csv").touch()
     run.begin_anew()
-    assert sorted(os.listdir(run.folder)) == ["checkpoints", "config.yaml"]
+    assert sorted(os.listdir(run.folder)) == ["checkpoints", "config.yaml", "versions.json"]
 
 
 def test_the_last_value_of_a_metric(tmp_path):
@@ -119,19 +122,39 @@ def test_the_last_value_of_a_metric(tmp_path):
 
 def test_versions_gain_an_entry_at_each_start(tmp_path):
     run = RunDirectory(tmp_path)
-    run.write_versions()
-    run.write_versions()
+    run.record_start({}, step=0, changes=[])
+    run.record_start({}, step=7, changes=["seed: 0 → 1"])
     starts = json.loads(run.versions.read_text())
     assert len(starts) == 2
     assert starts[0]["packages"]["torch"]
-    assert set(starts[0]) == {"started", "command", "python", "packages", "commit", "dirty"}
+    plain = {"started", "command", "python", "packages", "commit", "dirty"}
+    assert set(starts[0]) == {*plain, "from_step", "changes"}
+    assert (starts[1]["from_step"], starts[1]["changes"]) == (7, ["seed: 0 → 1"])
+
+
+def test_the_settings_of_the_steps_before_a_change_stay(run):
+    (line,) = run.changes(changed(optimizer__lr=0.2), allowed=True)
+    assert line == "optimizer.lr: 0.1 → 0.2"
+    run.record_start(changed(optimizer__lr=0.2), step=5, changes=[line])
+    assert yaml.safe_load(run.config.read_text())["optimizer"]["lr"] == 0.2
+    until = run.folder / "config.until_step_00000005.yaml"
+    assert yaml.safe_load(until.read_text()) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model__network__width": 16}, {"stage__train": ["a.*"]}, {"data__batch_size": 4}]
+)
+def test_what_no_resumed_run_can_apply_is_refused_even_if_changes_are_allowed(run, changes):
+    with pytest.raises(ValueError, match="A run cannot change these") as error:
+        run.changes(changed(**changes), allowed=True)
+    assert "allow_config_change" not in str(error.value)
 
 
 def test_losses_are_part_of_what_a_run_is(run):
     """A run from before there were any goes on; another loss is another run."""
-    run.check_resumable({**SETTINGS, "losses": {}})
-    run.write_config({**SETTINGS, "losses": {"identity": {"weight": 0.1}}})
+    run.changes({**SETTINGS, "losses": {}}, allowed=False)
+    run.record_start({**SETTINGS, "losses": {"identity": {"weight": 0.1}}}, step=0, changes=[])
     with pytest.raises(ValueError, match=r"losses\.identity\.weight: 0\.1 → 0\.2"):
-        run.check_resumable({**SETTINGS, "losses": {"identity": {"weight": 0.2}}})
+        run.changes({**SETTINGS, "losses": {"identity": {"weight": 0.2}}}, allowed=False)
     with pytest.raises(ValueError, match=r"losses\.identity\.weight: 0\.1 → \(not set\)"):
-        run.check_resumable({**SETTINGS, "losses": {}})
+        run.changes({**SETTINGS, "losses": {}}, allowed=False)

@@ -124,6 +124,40 @@ def test_a_run_does_not_go_on_under_other_settings(run, config):
     assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] == 0.5
 
 
+def test_settings_that_may_change_are_applied(run, config):
+    """The checkpoint brought its own rate along, and config.yaml told of the other."""
+    train(
+        config("trainer.max_steps=4", "optimizer.lr=0.5", "lr_scheduler=constant", "allow_config_change=true")
+    )
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert {group["initial_lr"] for group in state["optimizer_states"][0]["param_groups"]} == {0.5}
+    assert state["lr_schedulers"][0]["base_lrs"][0] == 0.5
+    starts = json.loads((run / "versions.json").read_text())
+    assert starts[1]["from_step"] == 2
+    assert any(line.startswith("optimizer.lr: ") for line in starts[1]["changes"])
+    assert yaml.safe_load((run / "config.until_step_00000002.yaml").read_text())["optimizer"]["lr"] != 0.5
+
+
+def test_shards_that_grew_are_told_from_those_a_run_was_started_with(run, config, shards, tmp_path):
+    grown = tmp_path / "grown"
+    shutil.copytree(shards.parents[1], grown)
+    with ShardWriter(grown, "train", first_shard=1) as writer:
+        writer.write(synthetic_clip("late", num_frames=16, size=64, seed=7))
+    pattern = f"data.shards={grown}/shards/train-*.tar"
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved["data"]["shards"] = pattern.partition("=")[2]
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(ValueError, match="started with 2 samples in 1 shards, there are now 3 samples in 2"):
+        train(config("trainer.max_steps=3", pattern))
+    train(config("trainer.max_steps=3", pattern, "allow_config_change=true"))
+
+
+def test_accumulation_that_no_epoch_is_a_multiple_of_is_refused(config):
+    """Also where the length of an epoch is that of the data."""
+    with pytest.raises(ValueError, match=r"an epoch is 2 batches.*accumulate_grad_batches \(3\)"):
+        train(config("trainer.accumulate_grad_batches=3", "data.samples_per_epoch=null"))
+
+
 def test_stage_two_names_the_command_that_makes_stage_one(config, tmp_path):
     with pytest.raises(ValueError, match=r"python train\.py experiment=aniportrait/tiny_stage1"):
         train(config(experiment="aniportrait/tiny_stage2"))
