@@ -151,6 +151,7 @@ def test_systems_see_pictures_in_minus_one_to_one(root):
     assert shapes == {
         "frames": ((2, 3, 3, 32, 32), torch.float32),
         "frame_index": ((2, 3), torch.int64),
+        "position": ((2,), torch.int64),
         "landmarks": ((2, 3, 68, 2), torch.float32),
         "reference": ((2, 3, 32, 32), torch.float32),
         "reference_index": ((2,), torch.int64),
