@@ -1,9 +1,9 @@
 """Read features of windows in place: twelve frames of latents cost the bytes of twelve frames."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ class FeatureReader:
         ]
         self._archives = OpenArchives(tars)
         self.kind = self._kind()
+
+    @property
+    def depends_on(self) -> Mapping[str, Any]:
+        """The weights and settings that made it, see `Feature.depends_on`."""
+        return self._facts.depends_on
 
     def has_values(self) -> np.ndarray:
         """bool [samples of all shards]: those that the feature could be computed of."""

@@ -1,6 +1,6 @@
 """Are precomputed features those of the model that trains? Looked at once, before a run learns nonsense."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from portraitgen.data.catalog import Catalog
+from portraitgen.data.features.feature import weights_digest
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
+from portraitgen.faces.recognition.recognizer import FaceRecognizer
+from portraitgen.losses.identity.face_loss import DifferentiableFaceLoss
+from portraitgen.losses.loss import Loss
 from portraitgen.media.yuv import yuv420_to_rgb
 
 if TYPE_CHECKING:
@@ -23,22 +27,46 @@ _LARGEST_ERROR = 0.05
 # The same network in half precision is about 0.01 off, another one 0.3 and more.
 
 
-def check_features(shards: str | Sequence[str], features: Sequence[str], model: nn.Module) -> None:
+def check_features(
+    shards: str | Sequence[str],
+    features: Sequence[str],
+    model: nn.Module,
+    *,
+    losses: Iterable[Loss] = (),
+) -> None:
     """Encode one frame (or one window) of the shards anew and compare it with what is stored of it.
 
     Args:
         shards, features: as the data module takes them; features that the model has no encoder for are not
             looked at.
         model: its `codec` makes latents, its `image_encoder` image embeddings.
+        losses: those of the run, of which one may compare faces with stored identities.
 
     Raises:
         ValueError: they are not what this model makes.
     """
     catalog, encoders = Catalog(shards), _encoders(model)
     for reader in (FeatureReader(catalog, name) for name in features):
+        for loss in losses:
+            if isinstance(loss, DifferentiableFaceLoss) and loss.face_target == "identity":
+                _same_recognizer(reader, loss.recognizer)
         if reader.kind.batch_key in encoders:
             part, encode = encoders[reader.kind.batch_key]
             _compare(catalog, reader, part, encode)
+
+
+def _same_recognizer(feature: FeatureReader, recognizer: FaceRecognizer) -> None:
+    """Refuse stored identities of another network than the one that they are compared by."""
+    if feature.kind.batch_key != "identity":
+        return
+    made = feature.depends_on
+    if (made.get("network"), made.get("weights")) != (recognizer.name, weights_digest(recognizer)):
+        raise DataError(
+            f"data.examples.features: {feature.name} are embeddings of {made.get('network')}, and the"
+            f" identity loss looks with {recognizer.name}, or with other weights of it: compute them with"
+            " its network and file (python prepare.py features features=[identity] …), or set"
+            " losses.identity.face_target=picture"
+        )
 
 
 def _encoders(model: nn.Module) -> Mapping[str, tuple[str, Encode]]:

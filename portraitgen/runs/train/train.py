@@ -86,7 +86,7 @@ def _fit(
     if features and process_rank() == 0:
         from portraitgen.runs.train.check_features import check_features
 
-        check_features(settings["data"]["shards"], features, model)
+        check_features(settings["data"]["shards"], features, model, losses=losses.values())
     stage = instantiate(config.stage, _convert_="all")
     callbacks: dict[str, Any] = {
         name: preemption if name == "preemption" else instantiate(node, _convert_="all")

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import pytest
 
@@ -43,3 +44,28 @@ def test_the_switch_trains(name, talking_man, tmp_path):
         assert math.isclose(loss, diffusion + identity, rel_tol=1e-5)
         assert identity > 0
         assert -1 <= float(row["train/identity_similarity"]) <= 1
+
+
+def test_stored_embeddings_must_be_of_the_network_that_looks(talking_man, shared, tmp_path, capfd):
+    """What is constant is computed once, by prepare.py, and by nobody else's network."""
+    shutil.copytree(talking_man / "data", tmp_path / "data")
+    assert run_command("prepare.py", "features", "out=data", "features=[identity]", folder=tmp_path) == 0
+    words = [
+        *(
+            "experiment=aniportrait/tiny_stage1",
+            "data.shards=data/shards/train-*.tar",
+            "callbacks.samples=null",
+        ),
+        *("data.examples.features=[identity]", f"paths.runs={tmp_path}", "trainer.max_steps=1"),
+        *("data.val_span=null", "losses=identity", "losses.identity.face_target=identity"),
+        *("losses.identity.recognizer=dlib", "losses.identity.arcface_model=null"),
+    ]
+    dlib = "losses.identity.arcface_weights=null"
+    assert run_command("train.py", *words, dlib, folder=tmp_path) == 0
+    with (tmp_path / "aniportrait/tiny_stage1/metrics.csv").open(newline="") as file:
+        (row,) = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    assert float(row["train/loss_identity"]) > 0
+    file = shared / "testdata/models/mobileface_v2_256.safetensors"
+    other = ["losses.identity.recognizer=mobileface", f"losses.identity.arcface_weights={file}", "name=other"]
+    assert run_command("train.py", *words, *other, folder=tmp_path) == 1
+    assert "are embeddings of dlib, and the identity loss looks with mobileface_v2" in capfd.readouterr().err
