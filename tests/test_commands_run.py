@@ -62,7 +62,7 @@ NOT_RUN = {
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
         "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
     ),
-    r"consisid/(global|identity)|kind=consisid|models/consisid|published/consisid": (
+    r"consisid/(global|identity|wan)|kind=consisid|models/consisid|published/consisid": (
         "needs CogVideoX-5B, T5 and EVA-CLIP whole: tests/systems/consisid and tests/test_loss_curves.py run "
         "tiny ones"
     ),

@@ -60,9 +60,8 @@ class Inputs(SystemInputs):
             raise ValueError("prompt: these weights were trained without text; leave it out")
         if settings.get("prompts") is not None and given["reference"] and given["prompt"] is None:
             raise ValueError("prompt: not given; say what is to be seen")
-        if settings["network"]["transformer"].get("is_train_face") is False and (
-            given["inputs.face_scale"] is not None
-        ):
+        transformer = settings["network"].get("transformer") or {}
+        if transformer.get("is_train_face") is False and given["inputs.face_scale"] is not None:
             raise ValueError("inputs.face_scale: these weights are of the global stage, without face modules")
 
     @cached_property
@@ -128,8 +127,10 @@ class Inputs(SystemInputs):
         return self.resources.facts.get("data", {}).get("examples", {}).get(name, default)
 
     def _native_size(self) -> tuple[int, int]:
-        network, factor = self._system.network, self._system.codec.factor
-        return network.config["sample_height"] * factor, network.config["sample_width"] * factor
+        size, factor = self._system.network.native_size, self._system.codec.factor
+        if size is None:
+            raise ValueError("size: not given, and these weights have no favourite, such as size=[480,832]")
+        return size[0] * factor, size[1] * factor
 
     def _check_extent(self, size: tuple[int, int], length: int) -> None:
         codec = self._system.codec

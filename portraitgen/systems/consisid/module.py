@@ -17,7 +17,7 @@ from portraitgen.media.latent_masks import resize_mask
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.consisid.face_pictures import ReferenceNoise, reference_views, stretched
-from portraitgen.systems.consisid.network import ConsisIDNetwork
+from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face, OnStep
 from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
 from portraitgen.training.optim import MakeOptimizer
@@ -48,11 +48,11 @@ class ConsisID(Generator):
         ValueError: codec or face features do not fit the network.
     """
 
-    network: ConsisIDNetwork
+    network: Host
 
     def __init__(
         self,
-        network: ConsisIDNetwork,
+        network: Host,
         codec: LatentCodec,
         objective: Objective,
         *,
@@ -78,7 +78,7 @@ class ConsisID(Generator):
                 f"the codec's latents have {codec.channels} channels, where the transformer has "
                 f"{network.latent_channels}: set network.transformer.out_channels to {codec.channels}"
             )
-        if face_condition is not None and network.has_faces:
+        if face_condition is not None and network.extractor is not None:
             _require_same_width(network, face_condition)
         network.set_gradient_checkpointing(gradient_checkpointing)
         self.face_condition = face_condition
@@ -119,7 +119,7 @@ class ConsisID(Generator):
         if self.prompts is not None:
             text = self.prompts.with_empty(text, masks.keep.get("text"))
         faces = None
-        if self.network.has_faces:
+        if self.network.extractor is not None:
             faces = self.network.face_tokens(conditions["face_embedding"], conditions["face_hidden"])
         picture = conditions.get("picture")
         return Denoised(self.network(noisy, time, text=text.embeds, picture=picture, faces=faces))
@@ -193,15 +193,9 @@ class ConsisID(Generator):
         return self.prompts.of_batch(batch, like=like)
 
 
-def _require_same_width(network: ConsisIDNetwork, conditioner: FaceConditioner) -> None:
+def _require_same_width(network: Host, conditioner: FaceConditioner) -> None:
     looks = conditioner.looks
-    for name, width in (
-        ("LFE_id_dim", conditioner.embedding_dim),
-        ("LFE_vit_dim", looks.width),
-        ("LFE_num_scale", len(looks.inner)),
-    ):
-        if network.config[name] != width:
-            raise ValueError(
-                f"network.transformer.{name} is {network.config[name]}, but model.face_condition gives "
-                f"{width}"
-            )
+    given = (conditioner.embedding_dim, looks.width, len(looks.inner))
+    for (setting, taken), width in zip(network.extractor_settings.items(), given, strict=True):
+        if taken != width:
+            raise ValueError(f"{setting} is {taken}, but model.face_condition gives {width}")

@@ -1,14 +1,14 @@
 """ConsisID's network: a video transformer that is shown a face as a picture and as tokens of who it is."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from portraitgen.nn.lora import add_lora, lora_settings, merged_lora, set_lora
+from portraitgen.nn.lora import add_lora
 from portraitgen.nn.pretrained import build_model
+from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.identity import FaceTokens
 from portraitgen.systems.consisid.positions import rotary_positions
 from portraitgen.systems.consisid.transformer import ConsisIDTransformer
@@ -16,7 +16,7 @@ from portraitgen.systems.consisid.transformer import ConsisIDTransformer
 FACE_MODULES = ("local_facial_extractor.*", "perceiver_cross_attention.*")
 
 
-class ConsisIDNetwork(nn.Module):
+class ConsisIDNetwork(Host):
     """The identity-preserving DiT on CogVideoX.
 
     Args:
@@ -52,49 +52,28 @@ class ConsisIDNetwork(nn.Module):
         self._positions: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     @property
-    def config(self) -> Any:
-        """Of the transformer."""
-        return self.transformer.config
+    def extractor(self) -> FaceTokens | None:
+        return self.transformer.local_facial_extractor if self.config.is_train_face else None
 
     @property
-    def has_faces(self) -> bool:
-        """Whether it is told who somebody is, beside the picture of the face."""
-        return bool(self.config.is_train_face)
+    def extractor_settings(self) -> Mapping[str, int]:
+        names = ("LFE_id_dim", "LFE_vit_dim", "LFE_num_scale")
+        return {f"network.transformer.{name}": self.config[name] for name in names}
 
     @property
     def shows_picture(self) -> bool:
-        """Whether it is shown a picture of the face."""
         return True
 
     @property
-    def latent_channels(self) -> int:
-        """C of the latents."""
-        return int(self.config.out_channels)
-
-    @property
     def text_dim(self) -> int:
-        """Width of text embeddings."""
         return int(self.config.text_embed_dim)
 
-    @contextmanager
-    def adapted(self) -> Iterator[None]:
-        """Inside the block adapters are part of the weights, for sampling; outside they train."""
-        scales = dict.fromkeys(lora_settings(self), 1.0)
-        try:
-            with merged_lora(self, scales):
-                yield
-        finally:
-            set_lora(self, scales)
-
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations, those of the face modules too, instead of storing them."""
-        if enabled:
-            self.transformer.enable_gradient_checkpointing()
-        else:
-            self.transformer.disable_gradient_checkpointing()
+    @property
+    def native_size(self) -> tuple[int, int]:
+        return self.config.sample_height, self.config.sample_width
 
     def check_size(self, frames: int, height: int, width: int) -> None:
-        """ValueError unless latents of that size can be drawn: learned positions are of one size only."""
+        """As `Host.check_size`: learned positions are of one size only."""
         config = self.config
         patch = config.patch_size
         if height % patch or width % patch:
@@ -110,12 +89,6 @@ class ConsisIDNetwork(nn.Module):
                 "480x720 pixels)"
             )
 
-    def face_tokens(self, embedding: Tensor, hidden: Tensor) -> Tensor:
-        """Tokens [B, n, D] of faces, from the embedding [B, E] and CLIP's inner layers [B, L, N, C]."""
-        dtype = self._precision(embedding)
-        extractor = cast(FaceTokens, self.transformer.local_facial_extractor)
-        return extractor(embedding.to(dtype), [each.to(dtype) for each in hidden.unbind(1)])
-
     def forward(
         self,
         noisy: Tensor,
@@ -126,18 +99,10 @@ class ConsisIDNetwork(nn.Module):
         faces: Tensor | None = None,
         face_scale: float = 1.0,
     ) -> Tensor:
-        """Predict the objective's target [B, t, C, h, w].
-
-        Args:
-            noisy: latents [B, t, C, h, w].
-            time: [B], on the scale of the noise scheduler's steps.
-            text: embeddings [B, L, D].
-            picture: latents [B, 1, C, h, w] of the face; they stand beside the first ones, zeros beside the
-                others. None: zeros.
-            faces: from `face_tokens`; needed where `has_faces`.
-            face_scale: of the attention to them.
+        """As `Host.forward`; time is on the scale of the noise scheduler's steps. The picture stands beside
+        the first latents, zeros beside the others.
         """
-        dtype = self._precision(noisy)
+        dtype = self.precision(noisy)
         frames, _, height, width = noisy.shape[1:]
         self.check_size(frames, height, width)
         beside = torch.zeros_like(noisy)
@@ -172,9 +137,3 @@ class ConsisIDNetwork(nn.Module):
                 on=on,
             )
         return self._positions[key]
-
-    def _precision(self, like: Tensor) -> torch.dtype:
-        """Autocast chooses where it is on; else that of the weights counts."""
-        if torch.is_autocast_enabled(like.device.type):
-            return like.dtype
-        return cast(torch.dtype, self.transformer.dtype)

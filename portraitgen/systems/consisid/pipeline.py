@@ -12,7 +12,7 @@ from portraitgen.diffusion.sampling import Scheduler, sample
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.consisid.face_pictures import stretched
-from portraitgen.systems.consisid.network import ConsisIDNetwork
+from portraitgen.systems.consisid.host import Host
 
 OnStep = Callable[[int, int], None]
 
@@ -54,7 +54,7 @@ class ConsisIDPipeline:
 
     def __init__(
         self,
-        network: ConsisIDNetwork,
+        network: Host,
         codec: LatentCodec,
         *,
         scheduler: Scheduler,
@@ -113,7 +113,9 @@ class ConsisIDPipeline:
         guide = self.guidance_scale != 1
         read = torch.cat([negative.embeds, text.embeds]) if guide else text.embeds
         scale = self.face_scale if face_scale is None else face_scale
-        faces = network.face_tokens(face.embedding, face.hidden) if network.has_faces else None
+        faces = None
+        if network.extractor is not None:
+            faces = network.face_tokens(face.embedding, face.hidden)
         if guide:
             picture, faces = (None if each is None else torch.cat([each, each]) for each in (picture, faces))
 

@@ -29,7 +29,7 @@ def publish(network: nn.Module) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: the network has none.
     """
-    if not isinstance(network, ConsisIDNetwork) or not network.has_faces:
+    if not isinstance(network, ConsisIDNetwork) or network.extractor is None:
         raise ValueError(
             f"{type(network).__name__} has no face modules: give weights of the identity stage; without "
             "them a transformer is one of diffusers as it is"

@@ -1,0 +1,109 @@
+"""What module and sampling need of a video transformer that is told who somebody is, whichever it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from portraitgen.nn.lora import lora_settings, merged_lora, set_lora
+from portraitgen.systems.consisid.identity import FaceTokens
+
+
+class Host(nn.Module, ABC):
+    """A video transformer of diffusers as `transformer`, and ConsisID's modules for a face."""
+
+    transformer: Any
+
+    @property
+    def config(self) -> Any:
+        """Of the transformer."""
+        return self.transformer.config
+
+    @property
+    @abstractmethod
+    def extractor(self) -> FaceTokens | None:
+        """Makes face tokens; None where the network is not told who somebody is."""
+
+    @property
+    @abstractmethod
+    def extractor_settings(self) -> Mapping[str, int]:
+        """Settings of the network by which features of faces must fit: embedding, layers' width, layers."""
+
+    @property
+    @abstractmethod
+    def shows_picture(self) -> bool:
+        """Whether it is shown a picture of the face beside the noise."""
+
+    @property
+    @abstractmethod
+    def text_dim(self) -> int:
+        """Width of text embeddings."""
+
+    @property
+    @abstractmethod
+    def native_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the latents that it was made for; None where it has no favourite."""
+
+    @abstractmethod
+    def check_size(self, frames: int, height: int, width: int) -> None:
+        """ValueError unless latents of that size can be drawn."""
+
+    @abstractmethod
+    def forward(
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        *,
+        text: Tensor,
+        picture: Tensor | None = None,
+        faces: Tensor | None = None,
+        face_scale: float = 1.0,
+    ) -> Tensor:
+        """Predict the objective's target [B, t, C, h, w].
+
+        Args:
+            noisy: latents [B, t, C, h, w].
+            time: [B], on the objective's scale.
+            text: embeddings [B, L, D].
+            picture: latents [B, 1, C, h, w] of the face, where it `shows_picture`; None: zeros.
+            faces: from `face_tokens`; needed where there is an `extractor`.
+            face_scale: of the attention to them.
+        """
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return int(self.config.out_channels)
+
+    def face_tokens(self, embedding: Tensor, hidden: Tensor) -> Tensor:
+        """Tokens [B, n, D] of faces, from the embedding [B, E] and CLIP's inner layers [B, L, N, C]."""
+        extractor, dtype = self.extractor, self.precision(embedding)
+        assert extractor is not None, "this network takes no face tokens"
+        tokens: Tensor = extractor(embedding.to(dtype), [each.to(dtype) for each in hidden.unbind(1)])
+        return tokens
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations, those of the face modules too, instead of storing them."""
+        if enabled:
+            self.transformer.enable_gradient_checkpointing()
+        else:
+            self.transformer.disable_gradient_checkpointing()
+
+    @contextmanager
+    def adapted(self) -> Iterator[None]:
+        """Inside the block adapters are part of the weights, for sampling; outside they train."""
+        scales = dict.fromkeys(lora_settings(self), 1.0)
+        try:
+            with merged_lora(self, scales):
+                yield
+        finally:
+            set_lora(self, scales)
+
+    def precision(self, like: Tensor) -> torch.dtype:
+        """Of what goes in: autocast chooses where it is on; else that of the weights counts."""
+        if torch.is_autocast_enabled(like.device.type):
+            return like.dtype
+        return cast(torch.dtype, self.transformer.dtype)
