@@ -62,6 +62,10 @@ NOT_RUN = {
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
         "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
     ),
+    r"flux_identity|flux_fill|insert_anything|people/|ann_in_group": (
+        "needs Flux, T5, SigLIP and ArcFace whole: tests/systems/flux_identity, tests/test_loss_curves.py and "
+        "tests/runs/generate/test_flux_identity.py run tiny ones"
+    ),
     r"consisid/(global|identity|wan)|kind=consisid|models/consisid|published/consisid": (
         "needs CogVideoX-5B, T5 and EVA-CLIP whole: tests/systems/consisid and tests/test_loss_curves.py run "
         "tiny ones"
