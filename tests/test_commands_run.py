@@ -63,7 +63,7 @@ NOT_RUN = {
         "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
     ),
     r"flux_identity|flux_fill|insert_anything|people/|ann_in_group": (
-        "needs Flux, T5, SigLIP and ArcFace whole: tests/systems/flux_identity, tests/test_loss_curves.py and "
+        "needs Flux, T5, SigLIP and ArcFace whole: tests/systems/flux_identity and "
         "tests/runs/generate/test_flux_identity.py run tiny ones"
     ),
     r"consisid/(global|identity|wan)|kind=consisid|models/consisid|published/consisid": (
