@@ -1,7 +1,6 @@
 """Results as files: results.json with frames.csv holds all of them, so that they can be compared later."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from portraitgen.media.bounded import read_json
 from portraitgen.metrics.csv_text import from_text
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.protocol import fingerprint, one_or_all
@@ -137,7 +137,7 @@ def load_results(path: Path) -> SavedResults:
         if not file.is_file():
             raise ValueError(f"{file}: no such file; evaluate.py writes {RESULTS} and {FRAMES} side by side")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         protocol = content["protocol"]
         metrics = {name: MetricInfo(**info) for name, info in protocol["metrics"].items()}
         values = _frame_values(frames, metrics)
@@ -150,12 +150,23 @@ def load_results(path: Path) -> SavedResults:
             )
             for name, counts in content["sets"].items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+        _require_known(content, protocol)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, csv.Error) as error:
         raise ValueError(
             f"{path} with {FRAMES} is not what this evaluate.py writes ({type(error).__name__}: {error}); "
             "evaluate again"
         ) from error
     return SavedResults(path, rows, metrics, sets, protocol, content["skipped"])
+
+
+def _require_known(content: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
+    """ValueError unless what reports read of a protocol is there, each of its kind."""
+    kinds = {"settings": Mapping, "fingerprint": str, "metrics": Mapping, "videos": list, "source": Mapping}
+    for name, kind in kinds.items():
+        if name in protocol and not isinstance(protocol[name], kind):
+            raise ValueError(f"protocol.{name} is no {kind.__name__.lower()}")
+    if not isinstance(protocol["settings"], Mapping) or not isinstance(content["skipped"], Mapping):
+        raise ValueError("protocol.settings or skipped is no mapping")
 
 
 def _frame_values(path: Path, metrics: Mapping[str, MetricInfo]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,11 @@ class CsvLog(Logger):
         return any(int(row["step"]) == step and _has(row, prefix) for row in self._rows())
 
     def _rows(self) -> list[dict[str, str]]:
+        """Those that are there; damaged ones are not."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            return [row for row in csv.DictReader(file) if _is_sound(row)]
 
     def _rewrite(self, step: int) -> None:
         """The file anew, with all columns: the rows before `step`, whoever wrote them, and this one."""
@@ -120,3 +122,8 @@ class CsvLog(Logger):
 
 def _has(row: Mapping[str, str], prefix: str) -> bool:
     return any(name.startswith(prefix) and value for name, value in row.items())
+
+
+def _is_sound(row: Mapping[str | None, str | None]) -> bool:
+    """Whether a row has a step, and no more cells than the file has columns."""
+    return None not in row and re.fullmatch(r"[0-9]{1,15}", row.get("step") or "") is not None

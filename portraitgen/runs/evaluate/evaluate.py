@@ -37,6 +37,7 @@ from portraitgen.runs.evaluate.processes import evaluation_processes
 from portraitgen.runs.evaluate.sources.choose import choose_source
 from portraitgen.runs.evaluate.sources.source import ClipSource
 from portraitgen.runs.evaluate.wandb_report import send_report
+from portraitgen.runs.secrets import words_without_secrets
 from portraitgen.runs.train.rundir import describe_commit, package_versions
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _protocol(
         source=source.place,
         commit=f"{commit['commit'] or 'unknown'}{' (changed)' if commit['dirty'] else ''}",
         versions=package_versions(),
-        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join(["python", Path(sys.argv[0]).name, *words_without_secrets(sys.argv[1:])]),
     )
 
 

@@ -43,13 +43,13 @@ class KeptRows:
         self.file = self.folder / f"rows-{rank}.jsonl"
         self._kept: dict[str, Mapping[str, Any]] = {}
         for path in sorted(self.folder.glob("rows-*.jsonl")):
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     kept = json.loads(line)
-                except json.JSONDecodeError:
+                    if kept["protocol"] == self.protocol:
+                        self._kept[kept["facts"]["video"]] = kept
+                except (ValueError, LookupError, TypeError, RecursionError):
                     continue
-                if kept["protocol"] == self.protocol:
-                    self._kept[kept["facts"]["video"]] = kept
 
     def find(self, video: str, stamp: object) -> GradedVideo | None:
         """A video as it was graded from the same files; None where it was not.
@@ -59,9 +59,12 @@ class KeptRows:
             stamp: says which files these are; anything that JSON takes.
         """
         kept = self._kept.get(video)
-        if kept is None or kept["stamp"] != _digest(stamp):
+        if kept is None or kept.get("stamp") != _digest(stamp):
             return None
-        return GradedVideo(VideoFacts(**kept["facts"]), tuple(_row(video, row) for row in kept["rows"]))
+        try:
+            return GradedVideo(VideoFacts(**kept["facts"]), tuple(_row(video, row) for row in kept["rows"]))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None  # a damaged line is none
 
     def keep(self, graded: GradedVideo, stamp: object) -> None:
         """Write a video down at once."""

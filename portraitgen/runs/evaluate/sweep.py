@@ -22,6 +22,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
+from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file, writable_folder
 from portraitgen.media.public_weights import file_digest
 from portraitgen.metrics.comparison import label_runs
@@ -140,8 +141,11 @@ def _finished(folder: Path) -> str | None:
     """The fingerprint of the trial that was finished in `folder`; None when there is none."""
     if not (folder / TRIAL).is_file() or not (folder / RESULTS).is_file():
         return None
-    found: str = json.loads((folder / TRIAL).read_text())["fingerprint"]
-    return found
+    try:
+        found = read_json(folder / TRIAL)["fingerprint"]
+    except (ValueError, LookupError, TypeError):
+        return None  # damaged: it is done again
+    return found if isinstance(found, str) else None
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:

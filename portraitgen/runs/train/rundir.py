@@ -27,7 +27,10 @@ from typing import Any
 
 import yaml
 
+from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replacing
+from portraitgen.runs.config.yaml_files import load_yaml
+from portraitgen.runs.secrets import without_secrets, words_without_secrets
 from portraitgen.training.checkpoint import LAST, Resume, find_resume
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ class RunDirectory:
         """
         if not self.config.is_file():
             return []
-        found = dict(_changes(yaml.safe_load(self.config.read_text()), config))
+        found = dict(_changes(_mapping(load_yaml(self.config), self.config), without_secrets(config)))
         refused = {key: line for key, line in found.items() if not allowed or _is_under(key, CANNOT_CHANGE)}
         if refused:
             lines = "\n  ".join(refused.values())
@@ -153,13 +156,16 @@ class RunDirectory:
             ValueError: the run has logged no such value.
         """
         path = self.folder / "metrics.csv"
-        values: list[str] = []
+        values: list[float] = []
         if path.is_file():
-            with path.open(newline="") as file:
-                values = [row[name] for row in csv.DictReader(file) if row.get(name)]
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    values = [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+            except (csv.Error, ValueError, TypeError) as error:
+                raise ValueError(f"optimized_metric={name}: {path} is damaged ({error})") from error
         if not values:
             raise ValueError(f"optimized_metric={name}: {path} holds no such value")
-        return float(values[-1])
+        return values[-1]
 
     def record_start(self, config: Mapping[str, Any], *, step: int, changes: Sequence[str]) -> None:
         """Say with which settings the weights come about from `step` on: config.yaml, versions.json.
@@ -169,18 +175,34 @@ class RunDirectory:
         if changes:
             self.config.replace(self.folder / f"config.until_step_{step:08d}.yaml")
         with replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        starts = json.loads(self.versions.read_text()) if self.versions.is_file() else []
+            hidden = without_secrets(config)
+            temporary.write_text(yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True))
+        starts = self._starts()
         this = {**describe_start(), "from_step": step, "changes": list(changes)}
         with replacing(self.versions) as temporary:
             temporary.write_text(json.dumps([*starts, this], indent=2) + "\n")
+
+    def _starts(self) -> list[Any]:
+        """What versions.json holds; a damaged one is set aside, since nothing depends on it."""
+        if not self.versions.is_file():
+            return []
+        try:
+            starts = read_json(self.versions)
+            if isinstance(starts, list):
+                return starts
+        except ValueError:
+            pass
+        aside = self.versions.with_suffix(".damaged.json")
+        self.versions.replace(aside)
+        log.warning("%s is damaged: it is now %s, and a new one begins", self.versions, aside.name)
+        return []
 
 
 def describe_start() -> dict[str, Any]:
     """What it takes to run the same again: time, command line, Python, packages, commit."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "command": [os.path.basename(sys.argv[0]), *words_without_secrets(sys.argv[1:])],
         "python": platform.python_version(),
         "packages": package_versions(),
         **describe_commit(),
@@ -220,6 +242,12 @@ def describe_commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": changed != ""}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+def _mapping(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no settings; move it away, or choose another name=…")
+    return content
 
 
 def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

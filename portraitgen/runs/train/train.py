@@ -19,6 +19,7 @@ from portraitgen.runs.config.rules import check_training
 from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.pretrained import library_bases
+from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 from portraitgen.training.checkpoint import Resume
 
@@ -96,11 +97,11 @@ def _fit(
     if "weights" in callbacks:
         bases = library_bases(config.model)
         callbacks["weights"] = callbacks["weights"](
-            config=settings["model"],
+            config=without_secrets(settings["model"]),
             system=system,
             provenance={
                 "run": config.name,
-                "data": settings["data"],
+                "data": without_secrets(settings["data"]),
                 "landmark_scheme": data.landmark_scheme,
                 "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
                 **({"bases": bases} if bases else {}),
