@@ -51,7 +51,7 @@ class ClipExamples:
         sound_margin: give so many frames' sound before and after the window too: of `audio`, silent where the
             clip has none, and of the feature `speech`, where the first and last frame's stand in.
         features: precomputed features to read, such as ["vae"], or "vae@1a2b3c4d" where there are several.
-        face: of features of faces, which face; null: one from the window itself.
+        cross_face: of features of faces: probability of a face from elsewhere in the clip, see FaceChoice.
 
     Raises:
         DataError: settings that make no sense, naming the key.
@@ -76,7 +76,7 @@ class ClipExamples:
         audio: bool = False,
         sound_margin: int = 0,
         features: Sequence[str] | None = None,
-        face: FaceChoice | None = None,
+        cross_face: float = 0.0,
     ) -> None:
         if not isinstance(pictures, bool) and not set(pictures) <= set(GROUPS):
             raise DataError(
@@ -97,7 +97,7 @@ class ClipExamples:
         self.size, self.pose_size = as_size("size", size), as_size("pose_size", pose_size, multiple_of=1)
         self.masks, self.key_points, self.boxes = masks, key_points, boxes
         self.captions, self.fps, self.audio, self.sound_margin = captions, fps, audio, sound_margin
-        self.features, self.face = tuple(features or ()), face or FaceChoice()
+        self.features, self.face = tuple(features or ()), FaceChoice(cross_face)
         if sound_margin < 0 or (sound_margin and self.strides != (1,)):
             raise DataError(
                 f"data.examples.sound_margin={sound_margin}: give 0 or more, and windows of stride 1"

@@ -23,7 +23,7 @@ class FaceChoice:
 
     def __post_init__(self) -> None:
         if not 0 <= self.cross <= 1:
-            raise DataError(f"data.examples.face.cross={self.cross}: give a probability from 0 to 1")
+            raise DataError(f"data.examples.cross_face={self.cross}: give a probability from 0 to 1")
 
     def choose(self, faces: np.ndarray, track: int, frames: np.ndarray, rng: np.random.Generator) -> int:
         """Which row of `faces` it is; two draws are taken from `rng`.

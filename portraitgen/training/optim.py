@@ -73,6 +73,21 @@ def warmup_cosine(
     return LambdaLR(optimizer, scale)
 
 
+def warmup_cosine_restarts(
+    optimizer: Optimizer, *, warmup_steps: int, total_steps: int, cycles: int = 1
+) -> LambdaLR:
+    """ConsisID's: a linear rise from 0 over `warmup_steps`, then half a cosine down to 0, `cycles` times.
+
+    Diffusers' own; `warmup_cosine` differs in that its first step is not at 0.
+    """
+    from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
+
+    schedule: LambdaLR = get_cosine_with_hard_restarts_schedule_with_warmup(
+        optimizer, warmup_steps, total_steps, num_cycles=cycles
+    )
+    return schedule
+
+
 def _warmup(step: int, warmup_steps: int) -> float:
     return min((step + 1) / (warmup_steps + 1), 1.0)
 

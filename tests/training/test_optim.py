@@ -1,13 +1,15 @@
 """Parameter groups and learning-rate schedules."""
 
 import itertools
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from portraitgen.training.optim import build_optimizer, warmup_constant, warmup_cosine
+from portraitgen.training.optim import build_optimizer, warmup_constant, warmup_cosine, warmup_cosine_restarts
 
 
 def network() -> nn.Module:
@@ -82,3 +84,18 @@ def test_warmup_cosine_rises_falls_and_stays() -> None:
 def test_warmup_longer_than_the_run_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"total_steps \(5\) must exceed warmup_steps \(5\)"):
         rates(partial(warmup_cosine, warmup_steps=5, total_steps=5), 1)
+
+
+@pytest.mark.golden
+def test_cosine_with_restarts_is_consisids(shared: Path) -> None:
+    golden = json.loads((shared / "golden" / "consisid_lr_schedule.json").read_text())
+    assert golden["scheduler"] == "cosine_with_restarts"
+    make = partial(
+        warmup_cosine_restarts,
+        warmup_steps=golden["warmup"],
+        total_steps=golden["total"],
+        cycles=golden["num_cycles"],
+    )
+    found = rates(make, golden["total"] + 1)
+    for step, rate in golden["points"].items():
+        assert golden["lr"] * found[int(step)] == pytest.approx(rate, rel=1e-9, abs=1e-18)

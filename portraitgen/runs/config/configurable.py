@@ -20,6 +20,7 @@ OWN_MODEL = (
     "portraitgen.nn.*",
     "portraitgen.training.optim.warmup_constant",
     "portraitgen.training.optim.warmup_cosine",
+    "portraitgen.training.optim.warmup_cosine_restarts",
 )
 """Of portraitgen: what builds models, and so may stand in a weights file too."""
 

@@ -119,7 +119,7 @@ def test_a_batch_holds_a_face_of_the_windows_person(run, root):
 
 def test_a_loader_resumes_with_the_same_faces(run, root):
     run(f"out={root}", *WORDS)
-    first, again = (batches(root, face=FaceChoice(cross=0.5)) for _ in range(2))
+    first, again = (batches(root, cross_face=0.5) for _ in range(2))
     assert all(
         torch.equal(a[k], b[k]) for a, b in zip(first, again, strict=True) for k in a if k.startswith("face_")
     )
@@ -137,7 +137,7 @@ def test_faces_from_elsewhere_are_as_frequent_as_asked():
     assert FaceChoice(0.0).choose(faces, 0, np.arange(101, 110), rng) == 19, "the nearest"
     with pytest.raises(DataError, match="no face of person 3"):
         FaceChoice().choose(faces, 2, frames, rng)
-    with pytest.raises(DataError, match=r"data.examples.face.cross=1.5: give a probability"):
+    with pytest.raises(DataError, match=r"data.examples.cross_face=1.5: give a probability"):
         FaceChoice(1.5)
 
 
