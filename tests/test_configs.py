@@ -160,6 +160,7 @@ def test_every_other_command(name):
     needed = {
         "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "generate_landmarks": ["driving=talk.mp4", "out=out"],
+        "generate_ipvg": ["people=p", "prompts=t", "out=o.jsonl"],
         "evaluate": ["generated=out"],
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
