@@ -6,9 +6,10 @@
     python -m benchmarks.loopy_lip_sync --weights runs/loopy/talk_stage2/weights/last.safetensors \
         --shards talk/shards/train-000003.tar --truth videos [--frames 100] [--steps 10]
 
-Draws held-out clips from their first frame and their sound, finds the face in each frame drawn, and correlates
-the opening of the mouth with the openings that the videos were made with: by the clip's own sound, by the
-sound turned round by 3 s (a control that has the same sound at other times), and with sampling.audio_scale=0.
+Draws held-out clips from their first frame and their sound, finds the face in each frame drawn, and
+correlates the opening of the mouth with the openings that the videos were made with: by the clip's own sound,
+by the sound turned round by 3 s (a control that has the same sound at other times), and with
+sampling.audio_scale=0.
 Also printed is what the landmark finder makes of the true frames. The goals, for each weights file: a
 correlation of at least 0.6, and at least 0.3 above both controls. Exits with 1 if one is missed.
 """
@@ -98,7 +99,8 @@ def main() -> None:
     given = parser.parse_args()
     clips = ShardClips(given.shards)
     settings = {"clips": clips, "truth": given.truth, "frames": given.frames, "steps": given.steps}
-    sys.exit(0 if all([measure(weights, **settings) for weights in given.weights]) else 1)
+    passed = [measure(weights, **settings) for weights in given.weights]
+    sys.exit(0 if all(passed) else 1)
 
 
 if __name__ == "__main__":
