@@ -103,17 +103,23 @@ def assert_equal_runs(one: Path, two: Path) -> None:
 
 
 def check_stage(
-    repository: Path, shards: Path, tmp_path: Path, experiment: str, *overrides: str, workers: int
+    repository: Path,
+    shards: Path,
+    tmp_path: Path,
+    experiment: str,
+    *overrides: str,
+    workers: int,
+    system: str = "aniportrait",
 ) -> None:
     """Runs an experiment once without interruption and once killed and resumed, and compares them."""
-    words = [f"experiment=aniportrait/{experiment}", *overrides]
+    words = [f"experiment={system}/{experiment}", *overrides]
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     finish(start(repository, shards, whole, *words))
     again = [*words, *DISTRACTED, f"data.num_workers={workers}"]
     kill(start(repository, shards, interrupted, *again), at_step=KILLED_AT)
     assert "resuming from" in finish(start(repository, shards, interrupted, *again))
     # Files hold where they lie; the runs must not differ in that.
-    assert_equal_runs(whole / "aniportrait" / experiment, interrupted / "aniportrait" / experiment)
+    assert_equal_runs(whole / system / experiment, interrupted / system / experiment)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,14 @@ def test_stage_one_with_workers(repository, shards, tmp_path):
 def test_stage_two_in_two_processes(repository, shards, stage1_weights, tmp_path):
     words = [f"stage.init_from={stage1_weights}", *TWO_PROCESSES]
     check_stage(repository, shards, tmp_path, "tiny_stage2", *words, workers=0)
+
+
+@pytest.mark.parametrize(
+    "processes", [[], pytest.param(TWO_PROCESSES, marks=pytest.mark.slow)], ids=["one", "two"]
+)
+def test_clips_with_sound_and_motion_frames(repository, talking_man, tmp_path, processes):
+    shards, words = talking_man / "data/shards/train-*.tar", ["stage.init_from=null", *processes]
+    check_stage(repository, shards, tmp_path, "tiny_stage2", *words, workers=0, system="loopy")
 
 
 @pytest.mark.slow

@@ -10,10 +10,13 @@ from hydra import compose, initialize_config_dir
 
 from portraitgen.media.audio import SAMPLE_RATE, encode_wav, read_audio
 from portraitgen.media.decode import read_video
+from portraitgen.metrics.drift import drift, frame_colours, frame_sharpness
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.generate.generate import generate
 from portraitgen.training.weights import load_weights, save_weights
 from tests.runs.tiny import save_tiny
+
+FIGURES = (frame_colours, frame_sharpness)
 
 
 def stage_weights(path, stage):
@@ -97,3 +100,20 @@ def test_what_cannot_be_drawn_is_refused_by_name(folder, tmp_path, monkeypatch, 
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
         run(folder, tmp_path / "out", *words, stage=stage)
+
+
+def test_a_long_chain_on_a_real_clip(folder, shared, tmp_path):
+    """A real face and its own voice: 29 clips of 4 frames, in sync from the first sample to the last."""
+    video = shared / "testdata/clips/AOC_short.mp4"
+    cv2.imwrite(str(tmp_path / "face.png"), read_video(video)[0][..., ::-1])
+    out = tmp_path / "out"
+    (row,) = run(folder, out, f"reference={tmp_path / 'face.png'}", f"audio={video}")
+    voice = read_audio(video)
+    frames = read_video(out / row["video"])
+    assert len(frames) == -(-len(voice) // 640) > 40
+    heard = read_audio(out / row["video"])[: len(voice)]
+    spectra = np.fft.rfft(np.stack([voice[: len(heard)], heard]), n=2 * len(voice))
+    lag = np.fft.irfft(spectra[1] * spectra[0].conj()).argmax()
+    assert min(lag, 2 * len(voice) - lag) < 640
+    drifts = [drift(figure(torch.from_numpy(frames).movedim(-1, 1)).numpy()) for figure in FIGURES]
+    assert np.isfinite(drifts).all()

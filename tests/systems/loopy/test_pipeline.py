@@ -1,5 +1,6 @@
 """Chains of clips: guidance, what is computed how often, the past, length, streaming. L3, L10, L14."""
 
+import gc
 import itertools
 
 import pytest
@@ -195,3 +196,21 @@ def test_what_is_known_of_a_range_is_meaned():
 def test_settings_that_make_no_sense(network, settings, message):
     with pytest.raises(ValueError, match=message):
         pipeline(network, **settings)
+
+
+def live_bytes():
+    """Bytes of all tensors that somebody holds."""
+    gc.collect()
+    alive = (each for each in gc.get_objects() if type(each) is torch.Tensor)
+    return sum({each.data_ptr(): each.numel() * each.element_size() for each in alive}.values())
+
+
+def test_memory_does_not_grow_with_the_chain(network):
+    pipe = pipeline(network, num_steps=1)
+    reference, before = torch.zeros(1, 3, 48, 48), live_bytes()
+
+    def peak(clips):
+        chunks = pipe.stream(reference, 3 * clips, sound, generator=seeded_generators([0]))
+        return max(live_bytes() - before for _ in chunks)
+
+    assert peak(10) <= 1.1 * peak(3)  # by then the past is as long as it gets
