@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from portraitgen.faces.recognition.alignment import align_faces
+from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.faces.types import Face
 
@@ -45,7 +45,7 @@ def embed_faces(
         chunk = flat[first : first + CHUNK]
         images = frames[owner[first : first + CHUNK]].to(device).float() / 127.5 - 1
         keypoints = torch.from_numpy(np.stack([face.keypoints for face in chunk])).to(device)
-        crops, _ = align_faces(images, keypoints, template)
+        crops, _ = upright_faces(images, keypoints, template)
         vectors.append(recognizer(avg_pool2d(crops, template.side // recognizer.template.side)).cpu().numpy())
     ends = np.cumsum([len(found) for found in faces])
     return np.split(np.concatenate(vectors), ends[:-1])

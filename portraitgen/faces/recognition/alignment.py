@@ -83,3 +83,13 @@ def align_faces(images: Tensor, keypoints: Tensor, template: FaceTemplate) -> tu
     anything = torch.eye(2, 3, dtype=matrices.dtype, device=matrices.device)
     crops = warp_crops(images, torch.where(valid[:, None, None], matrices, anything), side=template.side)
     return torch.where(valid[:, None, None, None], crops, 0.0), valid
+
+
+def upright_faces(pictures: Tensor, keypoints: Tensor, template: FaceTemplate) -> tuple[Tensor, Tensor]:
+    """As `align_faces`, of pictures in [-1, 1]: outside them, and in rows without a face, is black (−1).
+
+    So are the crops of insightface and dlib, of bytes, on which recognition networks were trained; zeros of
+    `align_faces` would be grey.
+    """
+    crops, valid = align_faces(pictures + 1, keypoints, template)
+    return crops - 1, valid

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from portraitgen.faces.dlib_files import EMBEDDING_FILE, IDENTITY_THRESHOLD, model_file
-from portraitgen.faces.recognition.alignment import align_faces
+from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.recognition.dlib_resnet import DlibResNet, read_dlib_tensors
 from portraitgen.faces.recognition.iresnet import DEPTHS, IResNet, arcface_depth, from_tface
 from portraitgen.faces.recognition.mobileface import MobileFace
@@ -89,7 +89,7 @@ class FaceRecognizer(nn.Module):
         Returns:
             Unit vectors float32 [B, D], zeros where there is no face, and bool [B], whether there is one.
         """
-        crops, valid = align_faces(images.float(), keypoints, self.template)
+        crops, valid = upright_faces(images.float(), keypoints, self.template)
         return torch.where(valid[:, None], self(crops), 0.0), valid
 
     def train(self, mode: bool = True) -> "FaceRecognizer":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.padded_search import find_face
-from portraitgen.faces.recognition.alignment import align_faces
+from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.recognition.box_crops import crop_boxes
 from portraitgen.faces.templates import FaceTemplate
 
@@ -42,8 +42,7 @@ class FaceCrops:
         pictures = pictures.float()
         if self.mode == "bbox":
             return crop_boxes(pictures, places, side=self.template.side)
-        crops, valid = align_faces(pictures + 1, places, self.template)
-        return crops - 1, valid
+        return upright_faces(pictures, places, self.template)
 
     def detect(self, pictures: Tensor, backend: FaceBackend) -> Tensor:
         """Where the largest face of each picture [N, 3, H, W] is; NaN where none is found. Without gradient.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from portraitgen.faces.recognition.alignment import align_faces, fit_similarities, warp_crops
+from portraitgen.faces.recognition.alignment import align_faces, fit_similarities, upright_faces, warp_crops
 from portraitgen.faces.templates import ARCFACE, DLIB
 from portraitgen.media.geometry import similarity_transform, warp_affine
 
@@ -33,6 +33,17 @@ def test_crops_are_those_of_cv2(golden):
     torch.testing.assert_close(ours, golden["crop_112_u8"].float(), rtol=0, atol=0.6)
     large, _ = align_faces(image.expand(4, -1, -1, -1), golden["kps"][:4], ARCFACE.scaled(224))
     torch.testing.assert_close(large.permute(0, 2, 3, 1), golden["crop_224_u8"].float(), rtol=0, atol=0.6)
+
+
+@pytest.mark.golden
+def test_outside_the_picture_is_black_also_where_black_is_minus_one(golden):
+    """Two faces lie partly outside; grey there is another face for a recognition network."""
+    image = golden["image_bgr_u8"].permute(2, 0, 1)[None].float() / 127.5 - 1
+    crops, valid = upright_faces(image.expand(2, -1, -1, -1), golden["kps"][18:], ARCFACE)
+    assert valid.all()
+    ours = (crops.permute(0, 2, 3, 1) + 1) * 127.5
+    assert (golden["crop_112_u8"][18:] == 0).all(dim=-1).any()
+    torch.testing.assert_close(ours, golden["crop_112_u8"][18:].float(), rtol=0, atol=0.6)
 
 
 def test_each_face_alone_and_the_numpy_path_give_the_same():

@@ -209,6 +209,17 @@ def test_degenerate_key_points_are_no_face_and_break_no_gradient():
     assert estimate.grad.flatten(1).any(1).tolist() == [False, False, True]
 
 
+def test_a_face_at_the_edge_is_cut_out_with_black_beside_it():
+    """Seed 003 repeated the picture's border: a smear of skin where the network was trained on black."""
+    estimate, batch = photos(1)
+    batch["key_points"] = batch["key_points"] - SIDE * 0.4
+    crops, valid = face_loss().crops(batch["image"], batch["key_points"][:, 0])
+    assert valid.all()
+    assert (crops[..., :40, :40] == -1).all()
+    assert (crops[..., 60:, 60:] > -1).all()
+    assert mean(face_loss()(pass_of(estimate, batch))) > 0
+
+
 def test_saturated_pixels_keep_their_gradient():
     """Seed 003 clamped to [0, 1] first: what is too bright could not become darker."""
     estimate, batch = photos(1)

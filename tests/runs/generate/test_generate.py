@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.data.shards import ShardWriter
+from portraitgen.faces.recognition.recognizer import load_recognition
 from portraitgen.media.audio import encode_wav, read_audio
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
@@ -89,6 +90,23 @@ def test_every_third_frame_is_drawn_and_the_others_made(config, shards, tmp_path
         generate(config("generate", *words, "interpolation.every=2"))
     with pytest.raises(InstantiationException, match=r"interpolation\.between\.file=nowhere: no such file"):
         generate(config("generate", *words, "interpolation=film", "interpolation.between.file=nowhere"))
+
+
+def test_who_judged_in_training_does_not_grade(config, shards, weights, tmp_path):
+    """The weights name the network that their identity loss looked with; generate.py hands that on."""
+    tensors, facts = load_weights(weights)
+    judged = {"recognizers": {load_recognition("dlib").digest: "dlib"}}
+    named = {key: facts.pop(key) for key in ("config", "step", "system")}
+    save_weights(tmp_path / "judged.safetensors", tensors, **named, provenance=facts | judged)
+    words = [f"weights={tmp_path}/judged.safetensors", f"shards={shards}", "span=[0.0,0.2]", "limit=1"]
+    generate(config("generate", *words))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["recognizers"] == judged["recognizers"]
+    with pytest.raises(
+        ValueError, match=r"metrics\.graders\.identity_dlib looks with dlib .*so did the loss"
+    ):
+        evaluate(config("evaluate", "metrics=identity"))
+    assert not (tmp_path / "out/results.json").exists(), "said before anything is graded"
 
 
 def test_a_seed_means_one_clip(config, shards, tmp_path):
