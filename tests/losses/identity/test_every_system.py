@@ -29,8 +29,9 @@ def test_the_switch_trains(name, talking_man, tmp_path):
     words = [
         *(f"experiment={name}", f"data.shards={shards}", f"paths.runs={tmp_path}", "callbacks.samples=null"),
         *("trainer.max_steps=2", "data.val_span=null", "trainer.log_every_n_steps=1"),
-        *(f"losses={SYSTEMS[name]}", "losses.identity.recognizer=dlib", "losses.identity.arcface_model=null"),
-        *("losses.identity.arcface_weights=null", "losses.identity.face_loss_weight=2"),
+        *(f"losses={SYSTEMS[name]}", "losses.identity.recognizer=dlib"),
+        *("losses.identity.arcface_model=null", "losses.identity.arcface_weights=null"),
+        "losses.identity.face_loss_weight=2",
     ]
     assert run_command("train.py", *words, folder=tmp_path) == 0
     with (tmp_path / name / "metrics.csv").open(newline="") as file:
