@@ -19,6 +19,7 @@ REQUIRED = {
     "evaluate": {"generated": "g"},
     "generate_landmarks": {"driving": "d", "out": "o"},
     "generate_ipvg": {"people": "p", "prompts": "t", "out": "o.jsonl"},
+    "generate_requests": {"protocol": "fastcomposer_one", "people": "p", "out": "o"},
     "prepare": {"source": "s", "out": "o"},
     "convert": {"kind": "k", "source": "s", "out": "o"},
     "prepare_verify": {"out": "o"},

@@ -150,6 +150,7 @@ def test_all_groups_are_covered():
         "sync",
         "features",
         "plan",
+        "protocol",
         "text",
     }
     assert folders - other == set(TRAIN_GROUPS)
@@ -161,6 +162,7 @@ def test_every_other_command(name):
         "generate": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "generate_landmarks": ["driving=talk.mp4", "out=out"],
         "generate_ipvg": ["people=p", "prompts=t", "out=o.jsonl"],
+        "generate_requests": ["protocol=fastcomposer_two", "people=people.csv", "out=two.jsonl"],
         "evaluate": ["generated=out"],
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
@@ -257,3 +259,5 @@ def test_debug_runs_stay_out_of_the_way_of_real_ones():
         config = compose_config("train", [*TINY, *GIVEN, f"debug={Path(option).name}"])
         assert config.name == option
         assert config.callbacks.last_checkpoint is None, "a debug run is never resumed"
+        photos = ["experiment=uniportrait/tiny_stage1", f"debug={Path(option).name}"]
+        assert find_problems(compose_config("train", [*photos, *GIVEN])) == []

@@ -1,6 +1,7 @@
 """`kill -9` in mid-run, then the same command again: bit for bit the weights of a run that was left alone.
 
-Through the real train.py, for stage 1 and stage 2, one process and two (gloo), loader workers 0 and 2.
+Through the real train.py, for both stages of AniPortrait and UniPortrait, one process and two (gloo), loader
+workers 0 and 2.
 """
 
 import os
@@ -19,6 +20,7 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.train.train import train
 from tests.synthetic import synthetic_clip
+from tests.systems.uniportrait.tiny import write_photos
 
 STEPS = 6
 SAVED_AT = 2
@@ -46,7 +48,13 @@ def shards(tmp_path_factory):
     return root / "shards" / "train-*.tar"
 
 
-def start(repository: Path, shards: Path, runs: Path, *overrides: str) -> subprocess.Popen:
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A pattern of shards with drawn photos of two people each."""
+    return write_photos(tmp_path_factory.mktemp("photos"), people=2)
+
+
+def start(repository: Path, shards: Path | str, runs: Path, *overrides: str) -> subprocess.Popen:
     words = [sys.executable, "train.py", f"data.shards={shards}", f"paths.runs={runs}", *COMMON, *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -103,23 +111,17 @@ def assert_equal_runs(one: Path, two: Path) -> None:
 
 
 def check_stage(
-    repository: Path,
-    shards: Path,
-    tmp_path: Path,
-    experiment: str,
-    *overrides: str,
-    workers: int,
-    system: str = "aniportrait",
+    repository: Path, shards: Path | str, tmp_path: Path, experiment: str, *overrides: str, workers: int
 ) -> None:
     """Runs an experiment once without interruption and once killed and resumed, and compares them."""
-    words = [f"experiment={system}/{experiment}", *overrides]
+    words = [f"experiment={experiment}", *overrides]
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     finish(start(repository, shards, whole, *words))
     again = [*words, *DISTRACTED, f"data.num_workers={workers}"]
     kill(start(repository, shards, interrupted, *again), at_step=KILLED_AT)
     assert "resuming from" in finish(start(repository, shards, interrupted, *again))
     # Files hold where they lie; the runs must not differ in that.
-    assert_equal_runs(whole / system / experiment, interrupted / system / experiment)
+    assert_equal_runs(whole / experiment, interrupted / experiment)
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +137,18 @@ def stage1_weights(shards, tmp_path_factory):
 
 
 def test_stage_one_with_workers(repository, shards, tmp_path):
-    check_stage(repository, shards, tmp_path, "tiny_stage1", workers=2)
+    check_stage(repository, shards, tmp_path, "aniportrait/tiny_stage1", workers=2)
 
 
 def test_stage_two_in_two_processes(repository, shards, stage1_weights, tmp_path):
     words = [f"stage.init_from={stage1_weights}", *TWO_PROCESSES]
-    check_stage(repository, shards, tmp_path, "tiny_stage2", *words, workers=0)
+    check_stage(repository, shards, tmp_path, "aniportrait/tiny_stage2", *words, workers=0)
+
+
+def test_photos_of_several_people(repository, photos, tmp_path):
+    """UniPortrait's second stage: noise in the router, drops of people and of structure, other photos."""
+    words = ["stage.init_from=null", "stage.expect_missing=[]", "stage.init_copies={}"]
+    check_stage(repository, photos, tmp_path, "uniportrait/tiny_stage2", *words, workers=2)
 
 
 @pytest.mark.parametrize(
@@ -148,21 +156,31 @@ def test_stage_two_in_two_processes(repository, shards, stage1_weights, tmp_path
 )
 def test_clips_with_sound_and_motion_frames(repository, talking_man, tmp_path, processes):
     shards, words = talking_man / "data/shards/train-*.tar", ["stage.init_from=null", *processes]
-    check_stage(repository, shards, tmp_path, "tiny_stage2", *words, workers=0, system="loopy")
+    check_stage(repository, shards, tmp_path, "loopy/tiny_stage2", *words, workers=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("processes", [[], TWO_PROCESSES], ids=["one", "two"])
-@pytest.mark.parametrize("experiment", ["tiny_stage1", "tiny_stage2"])
+@pytest.mark.parametrize("experiment", ["aniportrait/tiny_stage1", "aniportrait/tiny_stage2"])
 def test_every_combination(repository, shards, stage1_weights, tmp_path, experiment, processes, workers):
     words = [*processes]
-    if experiment == "tiny_stage2":
+    if experiment == "aniportrait/tiny_stage2":
         words.append(f"stage.init_from={stage1_weights}")
     check_stage(repository, shards, tmp_path, experiment, *words, workers=workers)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [[], TWO_PROCESSES], ids=["one", "two"])
+def test_both_stages_on_photos(repository, photos, tmp_path, processes, workers):
+    check_stage(repository, photos, tmp_path, "uniportrait/tiny_stage1", *processes, workers=workers)
+    first = tmp_path / "whole/uniportrait/tiny_stage1/weights/last.safetensors"
+    words = [f"stage.init_from={first}", *processes]
+    check_stage(repository, photos, tmp_path, "uniportrait/tiny_stage2", *words, workers=workers)
+
+
+@pytest.mark.slow
 def test_gradient_accumulation(repository, shards, tmp_path):
     words = ["trainer.accumulate_grad_batches=2", "data.samples_per_epoch=8"]
-    check_stage(repository, shards, tmp_path, "tiny_stage1", *words, workers=2)
+    check_stage(repository, shards, tmp_path, "aniportrait/tiny_stage1", *words, workers=2)

@@ -71,6 +71,10 @@ class ClipScorer(nn.Module):
         """Cosine of each frame with a reference picture [3, H', W']: float32 [T]."""
         return self.embed_pictures(frames) @ self.embed_pictures(reference[None])[0]
 
+    def pair_scores(self, frames: Tensor, others: Tensor) -> Tensor:
+        """Cosine of each frame [T, 3, H, W] with the other at its place: float32 [T]."""
+        return (self.embed_pictures(frames) * self.embed_pictures(others)).sum(dim=-1)
+
 
 def preprocess(frames: Tensor, *, side: int) -> Tensor:
     """Pictures as CLIP was trained on: shorter side resized (bicubic, antialiased), centre cut, normalised.

@@ -57,11 +57,13 @@ class IdentityMatch:
 
     Attributes:
         similarity: float64 [T, N], cosine of each identity to its face; NaN where no face is left for it.
+        embeddings: float64 [T, N, D], of that face; NaN likewise.
         num_missing: int64 [T], identities without a face.
         num_extra: int64 [T], faces beyond the number of identities.
     """
 
     similarity: np.ndarray
+    embeddings: np.ndarray
     num_missing: np.ndarray
     num_extra: np.ndarray
 
@@ -82,6 +84,7 @@ def match_identities(references: np.ndarray, faces: Sequence[np.ndarray]) -> Ide
     if references.ndim != 2 or not len(references):
         raise ValueError(f"need the embeddings [N, D] of at least one identity, got {list(references.shape)}")
     similarity = np.full((len(faces), len(references)), np.nan)
+    embeddings = np.full((len(faces), *references.shape), np.nan)
     for frame, found in enumerate(faces):
         if found.shape[1:] != references.shape[1:]:
             raise ValueError(
@@ -91,9 +94,11 @@ def match_identities(references: np.ndarray, faces: Sequence[np.ndarray]) -> Ide
         cosines = references.astype(np.float64) @ found.astype(np.float64).T
         rows, columns = linear_sum_assignment(cosines, maximize=True)
         similarity[frame, rows] = cosines[rows, columns]
+        embeddings[frame, rows] = found[columns]
     counts = np.array([len(found) for found in faces])
     return IdentityMatch(
         similarity,
+        embeddings,
         num_missing=np.maximum(len(references) - counts, 0),
         num_extra=np.maximum(counts - len(references), 0),
     )

@@ -19,11 +19,16 @@ _PROCESSOR = ".processor"
 
 
 class PersonKeys(NamedTuple):
-    """What a layer reads of all people: keys and values [B, N, heads, T, d], keys of the router [B, N, C]."""
+    """What a layer reads of all people: keys and values [B, N, heads, T, d], keys of the router [B, N, C].
+
+    The router compares a place's query with these keys. Its query ends in a linear layer without a bias,
+    which may as well stand in the keys, of which there are few: they are then `folded`, [B, N, 2C].
+    """
 
     key: Tensor
     value: Tensor
     router: Tensor | None
+    folded: bool = False
 
 
 @dataclass(eq=False)
@@ -234,19 +239,25 @@ class DecoupledAttention(nn.Module):
             project(people).unflatten(-1, (attn.heads, -1)).transpose(2, 3)
             for project in (self.to_k_faceid, self.to_v_faceid)
         )
-        router = None
-        if people.shape[1] > 1:
-            if not self.has_router:
-                raise ValueError(f"{people.shape[1]} people, but the network has no router (network.router)")
-            router = self.to_k_router(self.aggr_router(people.mT).squeeze(-1))
-        return PersonKeys(key, value, router)
+        if people.shape[1] < 2:
+            return PersonKeys(key, value, None)
+        if not self.has_router:
+            raise ValueError(f"{people.shape[1]} people, but the network has no router (network.router)")
+        router = self.to_k_router(self.aggr_router(people.mT).squeeze(-1))
+        weight = self.to_q_router[-1].weight
+        # Not where the weights are spread over processes: such layers must be called.
+        folded = not torch.is_grad_enabled() and weight.shape[:1] == router.shape[-1:]
+        if folded:
+            router = router.float() @ weight.float()
+        return PersonKeys(key, value, router, folded)
 
     def _logits(self, hidden: Tensor, keys: PersonKeys, branches: Branches, *, skip: int = 0) -> Tensor:
         """[B, S, N] without the first samples, in float32: products of width up to 1280 without a scale
         are beyond float16.
         """
         assert keys.router is not None
-        query = self.to_q_router(hidden[skip:].to(keys.router.dtype))
+        network = self.to_q_router[:-1] if keys.folded else self.to_q_router
+        query = network(hidden[skip:].to(self.to_q_router[0].weight.dtype))
         with torch.autocast(hidden.device.type, enabled=False):
             logits = query.float() @ keys.router[skip:].float().mT
         if branches.present is not None:

@@ -68,7 +68,10 @@ class Request:
 
 
 class StoredClip(Protocol):
-    """A prepared clip or photo of the shards that a person gave, of its main person; read when asked for."""
+    """A prepared clip or photo of the shards that a person gave; read when asked for.
+
+    Of the main person, but for `key_points`.
+    """
 
     @property
     def key(self) -> str: ...
@@ -97,6 +100,13 @@ class StoredClip(Protocol):
 
     def landmarks(self, frames: np.ndarray) -> np.ndarray:
         """float32 [n, K, 2] in pixels, NaN where no face was found."""
+        ...
+
+    def key_points(self) -> np.ndarray:
+        """float32 [P, 5, 2] in pixels, of everybody in a photo whose face was found, the main person first.
+
+        Of a clip, of the main person in the first frame that shows them.
+        """
         ...
 
     def pictures(self, frames: np.ndarray) -> Tensor:

@@ -86,6 +86,18 @@ def test_training_gives_the_picture_away_as_use_does(unet):
     torch.testing.assert_close(run(unet.train(), people), in_use, rtol=1e-4, atol=1e-5)
 
 
+def test_the_routers_last_layer_in_its_keys_says_the_same(unet):
+    """Without gradients it stands in the keys of the people, with them it is a layer of every place."""
+    people = draw(2, 3, TOKENS, 12)
+    called, folded = Branches(people, logits={}), Branches(people, logits={})
+    run(unet, called)
+    with torch.no_grad():
+        run(unet, folded)
+    assert called.logits
+    for layer, logits in called.logits.items():
+        torch.testing.assert_close(folded.logits[layer], logits.detach(), rtol=1e-5, atol=1e-4)
+
+
 def test_hard_shares_are_exactly_one_hot_with_the_gradient_of_soft_ones():
     logits = torch.randn(4, 64, 3, requires_grad=True)
     torch.manual_seed(1)

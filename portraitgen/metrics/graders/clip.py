@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from portraitgen.media.public_weights import file_digest
 from portraitgen.metrics.clip_weights import CLIP_WEIGHTS
@@ -20,6 +21,7 @@ class ClipGrader:
 
     Args:
         weights: folder of a CLIP model with its tokenizer; the published figures use ViT-B/32.
+        truth: compare the pictures also with the true frames at their places, where there are any.
         consisid_compat: show red and blue exchanged to CLIP, as ConsisID's script does by mistake; the
             figure is then called so.
 
@@ -28,14 +30,20 @@ class ClipGrader:
         MissingWeights: no such folder.
     """
 
-    def __init__(self, weights: str | None = None, *, consisid_compat: bool = False) -> None:
+    def __init__(
+        self,
+        weights: str | None = None,
+        *,
+        consisid_compat: bool = False,
+        truth: bool = False,
+    ) -> None:
         folder = Path("" if weights is None else weights).expanduser()
         files = [folder / name for name in _WEIGHT_FILES if (folder / name).is_file()]
         if weights is None or not files:
             raise MissingWeights(
                 weights,
-                file=CLIP_WEIGHTS.name,
-                origin=CLIP_WEIGHTS.source,
+                file=CLIP_WEIGHTS.name if weights is None else f"the folder of {folder.name}",
+                origin=CLIP_WEIGHTS.source if weights is None else "huggingface.co/openai",
                 licence=CLIP_WEIGHTS.licence,
                 setting="weights",
             )
@@ -63,13 +71,19 @@ class ClipGrader:
             )
         }
         if not consisid_compat:
-            self.metrics["clip_image"] = MetricInfo(
-                "CLIP-I", "", 3, True, f"cosine of CLIP's embeddings with the reference picture {how}", "clip"
+            text = (
+                "cosine of CLIP's embeddings with the reference picture, or of several people the mean over "
+                f"theirs, {how}"
             )
+            self.metrics["clip_image"] = MetricInfo("CLIP-I", "", 3, True, text, "clip")
+            if truth:
+                text = f"cosine of CLIP's embeddings with the true frame at the same place {how}"
+                self.metrics["clip_image_truth"] = MetricInfo("CLIP-I, truth", "", 3, True, text, "clip")
 
     def grade(self, clip: GradedClip) -> Grades:
         """The figures of a clip that has a prompt, or a reference picture."""
-        frames = clip.pictures.frames[strided_frames(len(clip.pictures.frames))]
+        chosen = strided_frames(len(clip.pictures.frames))
+        frames = clip.pictures.frames[chosen]
         scores = dict.fromkeys(self.metrics, np.array(np.nan))
         reasons = {}
         if clip.prompt is None:
@@ -77,9 +91,15 @@ class ClipGrader:
         else:
             texts = self.scorer.text_scores(frames, clip.prompt, bgr=self.bgr)
             scores[self.text] = texts.double().mean().cpu().numpy()
-        if not self.bgr and clip.reference is None:
+        photos = clip.people if clip.reference is None else (clip.reference,)
+        if "clip_image" in scores and photos:
+            likeness = [self.scorer.picture_scores(frames, photo.frames[0]).double() for photo in photos]
+            scores["clip_image"] = torch.stack(likeness).mean().cpu().numpy()
+        elif "clip_image" in scores:
             reasons["clip_image"] = "no reference picture"
-        elif not self.bgr and clip.reference is not None:
-            likeness = self.scorer.picture_scores(frames, clip.reference.frames[0])
-            scores["clip_image"] = likeness.double().mean().cpu().numpy()
+        if "clip_image_truth" in scores and clip.truth is not None:
+            likeness_to_truth = self.scorer.pair_scores(frames, clip.truth.frames[chosen])
+            scores["clip_image_truth"] = likeness_to_truth.double().mean().cpu().numpy()
+        elif "clip_image_truth" in scores:
+            reasons["clip_image_truth"] = "no true frames are given"
         return Grades(scores, reasons)

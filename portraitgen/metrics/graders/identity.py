@@ -119,11 +119,11 @@ class IdentityGrader:
             return missing_grades(self.metrics, count, "several people were given: set people=all")
         if clip.reference is None and not clip.people:
             return missing_grades(self.metrics, count, "no reference picture")
-        references = self._embed_references(clip)
+        references = self.embed_references(clip)
         if isinstance(references, str):
             return missing_grades(self.metrics, count, references)
         chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
-        faces = self._embed(clip.pictures, chosen)
+        faces = self.embed(clip.pictures, chosen)
         match = match_identities(references, faces)
         figures = {self.name: mean_found(match.similarity)}
         if self.people == "largest":
@@ -139,12 +139,12 @@ class IdentityGrader:
         reason = f"no face found in {faceless} of {len(chosen)} frames"
         return Grades(figures, {name: reason for name, values in figures.items() if np.isnan(values).any()})
 
-    def _embed_references(self, clip: GradedClip) -> np.ndarray | str:
+    def embed_references(self, clip: GradedClip) -> np.ndarray | str:
         """Embeddings [P, D] of the people that were given, or why there are none."""
         if clip.reference is not None:
-            found = np.concatenate(self._embed(clip.reference, np.arange(len(clip.reference.frames))))
+            found = np.concatenate(self.embed(clip.reference, np.arange(len(clip.reference.frames))))
             return found if len(found) else "no face found in the reference picture"
-        people = [self._embed(photo, np.zeros(1, np.int64), largest=True)[0] for photo in clip.people]
+        people = [self.embed(photo, np.zeros(1, np.int64), largest=True)[0] for photo in clip.people]
         faceless = [str(number) for number, each in enumerate(people, start=1) if not len(each)]
         return f"no face found in photo {', '.join(faceless)}" if faceless else np.concatenate(people)
 
@@ -154,14 +154,14 @@ class IdentityGrader:
         if clip.truth is None:
             return missing_grades(self.metrics, count, "no true frames are given")
         chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
-        pairs = zip(self._embed(clip.pictures, chosen), self._embed(clip.truth, chosen), strict=True)
+        pairs = zip(self.embed(clip.pictures, chosen), self.embed(clip.truth, chosen), strict=True)
         cosines = [found[0] @ true[0] if len(found) and len(true) else np.nan for found, true in pairs]
         values = np.array(cosines, np.float64)
         reason = f"no face found in {int(np.isnan(values).sum())} of {len(chosen)} frames or true frames"
         figure = values if self.num_frames is None else mean_found(values)
         return Grades({self.name: figure}, {self.name: reason} if np.isnan(figure).any() else {})
 
-    def _embed(self, pictures: Pictures, chosen: np.ndarray, *, largest: bool = False) -> list[np.ndarray]:
+    def embed(self, pictures: Pictures, chosen: np.ndarray, *, largest: bool = False) -> list[np.ndarray]:
         """Embeddings [M, D] of the faces that count in each of the chosen frames, or of the `largest`."""
         frames = pictures.frames[chosen]
         if self.recognizer is not None:

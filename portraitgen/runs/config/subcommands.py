@@ -113,6 +113,12 @@ GENERATE: dict[str, SubCommand] = {
         "people=faces/ prompts=prompts.txt out=ipvg.jsonl",
         "write a requests file of people times prompts, as IPVG has them",
     ),
+    "requests": SubCommand(
+        "portraitgen.runs.generate.protocol_requests.write_requests",
+        "generate_requests",
+        "protocol=fastcomposer_two people=people.csv out=two.jsonl",
+        "write the requests file of a published protocol",
+    ),
 }
 """What generate.py does, by its first word; without one it generates."""
 

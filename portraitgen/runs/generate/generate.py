@@ -79,6 +79,10 @@ def generate(config: DictConfig) -> None:
     for name, request, given in _requests(wanted, maker, config):
         if name in rows:
             raise ValueError(f"{name} would be written twice: give its requests a `key` each (requests=…)")
+        if request.length is None and config.interpolation.every > 1:
+            raise ValueError(
+                f"{name} is a picture, and has no frames to make between others: leave interpolation out"
+            )
         begin = time.perf_counter()
         with progress(f"{name}: denoising") as on_step:
             positions = key_positions(request.count, config.interpolation.every)

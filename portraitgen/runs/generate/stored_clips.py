@@ -11,6 +11,7 @@ from torch import Tensor
 
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.reader import ClipReader
+from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.media.audio import SAMPLE_RATE
 from portraitgen.media.sound import SOUND_RATE, sound_of
 from portraitgen.media.yuv import yuv420_to_rgb
@@ -78,6 +79,14 @@ class ShardClips:
         """Landmarks of the main person in these frames, float32 [n, K, 2] in pixels."""
         return self._reader.landmarks(*self._places[key], 0, frames)
 
+    def key_points(self, key: str) -> np.ndarray:
+        """Of everybody in a photo, else of the main person: float32 [P, 5, 2] in pixels."""
+        shard, row = self._places[key]
+        if self.rate(key) is None:
+            points = self._reader.people(shard, row)[1]
+            return points[np.isfinite(points).all(axis=(1, 2))]
+        return keypoints_from_ibug68(self.landmarks(key, np.array([self.first_frame(key)])))
+
     def pictures(self, key: str, frames: np.ndarray) -> Tensor:
         """These frames, increasing, float [n, 3, H, W] in [-1, 1]."""
         shard, row = self._places[key]
@@ -141,6 +150,9 @@ class ShardClip:
 
     def landmarks(self, frames: np.ndarray) -> np.ndarray:
         return self.clips.landmarks(self.key, frames)
+
+    def key_points(self) -> np.ndarray:
+        return self.clips.key_points(self.key)
 
     def pictures(self, frames: np.ndarray) -> Tensor:
         return self.clips.pictures(self.key, frames)

@@ -9,7 +9,6 @@ import cv2
 import torch
 from torch import Tensor
 
-from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.recognition.alignment import align_faces
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.pictures import read_picture
@@ -41,7 +40,7 @@ class Inputs(SystemInputs):
         Input("negative_prompt", "text", "what is not to be seen; else that of the sampling settings"),
         Input("size", "size", "pixels; else as the weights were trained"),
         Input("layout", "layout", "where each person shall be; else the router decides", people=None),
-        Input("shards", "shards", "prepared photos of one person, with captions as prompts"),
+        Input("shards", "shards", "prepared photos of people, with captions as prompts"),
         Input(
             "inputs.mix",
             "number",
@@ -135,7 +134,7 @@ class Inputs(SystemInputs):
         )
 
     def of_clip(self, clip: StoredClip, given: Given) -> Request | None:
-        """A picture of the photo's main person, as its caption says."""
+        """A picture of the people of a photo as its caption says; of its main one with weights of stage 1."""
         if clip.landmark_scheme != "ibug68":
             raise ValueError(
                 f"shards={given['shards']} hold {clip.landmark_scheme} landmarks: prepare them with "
@@ -143,12 +142,13 @@ class Inputs(SystemInputs):
             )
         request = clip.request()
         picture = request.batch["reference"]
-        points = torch.from_numpy(keypoints_from_ibug68(request.batch["reference_landmarks"].numpy()))
-        crops, found = align_faces(picture, points, ARCFACE.scaled(CROP_SIDE))
+        several = self.resources.facts["config"]["network"].get("router") is not None
+        points = torch.from_numpy(clip.key_points()[: None if several else 1].copy())
+        crops, found = align_faces(picture.expand(len(points), -1, -1, -1), points, ARCFACE.scaled(CROP_SIDE))
         assert found.all(), "the reference is a frame that shows the person"
         batch: dict[str, Any] = {
-            "people": torch.ones(1, 1, dtype=torch.bool),
-            "faces": crops[:, None],
+            "people": torch.ones(1, len(points), dtype=torch.bool),
+            "faces": crops[None],
             "size": tuple(picture.shape[-2:]) if given["size"] is None else self._size(given),
             **_scales(given),
         }

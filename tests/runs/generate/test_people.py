@@ -135,6 +135,20 @@ def test_pictures_with_another_number_of_faces_are_drawn_anew(run, photos):
     assert not FaceCount(DlibBackend(), 2, tries=1).is_right(picture / 127.5 - 1)
 
 
+def test_a_picture_has_no_frames_between_others(run, photos):
+    with pytest.raises(ValueError, match="ann is a picture, and has no frames to make between others"):
+        run(f"reference={photos}/ann.png", "interpolation=blend")
+
+
+@pytest.mark.parametrize(("stage", "people"), [("stage1", 1), ("stage2", 2)])
+def test_prepared_photos_of_several_people_are_drawn_with_all_whom_the_weights_know(
+    run, tmp_path, stage, people
+):
+    shards = tiny.write_photos(tmp_path / "shards", people=2, count=2)
+    row, _ = run(f"shards={shards}", "size=64", stage=stage)
+    assert row["shown"] == [*(f"person {number}" for number in range(1, people + 1)), "generated", "truth"]
+
+
 class OnlyWithBorder(DlibBackend):
     """Finds faces in larger pictures only."""
 

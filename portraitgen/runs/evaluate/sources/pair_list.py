@@ -1,8 +1,9 @@
 """Which file is graded against which: by the names of the files, or by a CSV."""
 
 import csv
+import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Pair:
         key: names the video in every table.
         generated: where the generated clip should be.
         real: the frames that it should have been, or None.
-        reference: the picture that the generator was given of the person, or None.
+        references: the picture that the generator was given of each person; of none: nobody knows.
         audio: the sound that drove it, or None: then the sound of the files.
         prompt: the text that the generator was given, or None.
     """
@@ -28,7 +29,7 @@ class Pair:
     key: str
     generated: Path
     real: Path | None = None
-    reference: Path | None = None
+    references: tuple[Path, ...] = ()
     audio: Path | None = None
     prompt: str | None = None
 
@@ -61,7 +62,7 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
     """Pairs of a CSV with a column `generated` and any of `COLUMNS`; an empty cell is nothing.
 
     Relative paths lie in the folders `generated` and `real` (or beside the CSV when there is none); those of
-    `reference` and `audio` beside the CSV.
+    `reference` and `audio` beside the CSV. A cell `["ann.jpg", "bob.jpg"]` names a reference of each person.
 
     Raises:
         ValueError: the CSV cannot be read, has unknown columns, or names files of the user that are missing;
@@ -90,10 +91,14 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
     problems: list[str] = []
     for number, row in enumerate(table, start=2):
         cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
+        try:
+            named = _named(cells)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
         files = {
-            name: file_of_name(folders.get(name, path.parent) / cells[name])
-            for name in COLUMNS[:4]
-            if cells[name]
+            name: [file_of_name(folders.get(name, path.parent) / each) for each in paths]
+            for name, paths in named.items()
         }
         problems += [f"line {number}: {problem}" for problem in _problems(files)]
         if "generated" not in files:
@@ -104,10 +109,10 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
             problems.append(f"line {number}: {key} is listed twice")
         pairs[key] = Pair(
             key,
-            files["generated"],
-            files.get("real"),
-            files.get("reference"),
-            files.get("audio"),
+            files["generated"][0],
+            next(iter(files.get("real", ())), None),
+            tuple(files.get("reference", ())),
+            next(iter(files.get("audio", ())), None),
             cells["prompt"] or None,
         )
     if problems:
@@ -115,10 +120,28 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
     return [pairs[key] for key in sorted(pairs)]
 
 
-def _problems(files: dict[str, Path]) -> Iterator[str]:
+def _named(cells: Mapping[str, str]) -> dict[str, list[str]]:
+    """Column → the files that a row names there, without those of which it names none.
+
+    Raises:
+        ValueError: a list of references that is none.
+    """
+    named = {name: [cells[name]] for name in COLUMNS[:4] if cells[name]}
+    if cells["reference"].startswith("["):
+        try:
+            paths = json.loads(cells["reference"])
+        except json.JSONDecodeError as error:
+            raise ValueError(f"reference: {cells['reference']} is no list in JSON ({error})") from error
+        if not paths or not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"reference: {cells['reference']}: list one file of each person")
+        named["reference"] = paths
+    return named
+
+
+def _problems(files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     if "generated" not in files:
         yield "no generated file is named"
-    for name, path in files.items():
+    for name, path in ((name, path) for name, paths in files.items() for path in paths):
         if name != "audio" and path.suffix.lower() not in VIDEOS + PICTURES:
             yield f"{name}: {path} is no video or picture ({', '.join(VIDEOS + PICTURES)})"
         elif name != "generated" and not path.is_file():

@@ -83,7 +83,8 @@ class PairedFiles:
         """
         pair = self.pairs[key]
         real = None if pair.real is None else self._read(pair.real)
-        reference = None if pair.reference is None else self._read(pair.reference).frames[0]
+        people = [self._read(each).frames[0] for each in pair.references]
+        reference = people.pop() if len(people) == 1 else None
         audio = None if pair.audio is None else _sound(pair.audio)
         true_audio = None if real is None else real.audio
 
@@ -93,6 +94,7 @@ class PairedFiles:
                 frames,
                 truth=None if real is None else real.frames,
                 reference=reference,
+                people=people,
                 audio=_first(audio, true_audio),
                 prompt=pair.prompt,
             )
@@ -115,6 +117,7 @@ class PairedFiles:
             fps=float(generated.fps),
             truth=None if real is None else real.frames,
             reference=reference,
+            people=people,
             # A picture has no time in which a sound could go with it.
             audio=_first(audio, generated.audio, true_audio) if generated.fps else None,
             true_audio=None if real is None or not real.fps else _first(true_audio, audio),
@@ -125,7 +128,7 @@ class PairedFiles:
     def stamp(self, key: str) -> object:
         """See `ClipSource.stamp`."""
         pair = self.pairs[key]
-        return [*file_stamps(pair.generated, pair.real, pair.reference, pair.audio), pair.prompt]
+        return [*file_stamps(pair.generated, pair.real, *pair.references, pair.audio), pair.prompt]
 
     def media(self, key: str, folder: Path) -> list[Media]:
         """A comparison video and a contact sheet, or for a picture the sheet alone."""

@@ -72,8 +72,22 @@ def test_a_csv_says_the_rest(folders):
     )
     assert (first.key, first.prompt) == ("a", "a man, talking")
     assert first.real == folders / "theirs/c.mp4"
-    assert (first.reference, first.audio) == (folders / "face.png", folders / "speech.wav")
+    assert (first.references, first.audio) == ((folders / "face.png",), folders / "speech.wav")
     assert (gone.generated, gone.real, gone.prompt) == (folders / "ours/gone.mp4", None, None)
+
+
+def test_a_cell_may_list_a_reference_of_each_person(folders):
+    for name in ("ann", "bob"):
+        (folders / f"{name}.png").touch()
+    path = folders / "pairs.csv"
+    path.write_text('generated,reference\na.mp4,"[""ann.png"", ""bob.png""]"\n')
+    (pair,) = pairs_from_csv(path, generated=folders / "ours", real=None)
+    assert pair.references == (folders / "ann.png", folders / "bob.png")
+    path.write_text('generated,reference\na.mp4,"[""ann.png"", ""eve.png""]"\nb.mp4,[ann.png]\n')
+    with pytest.raises(
+        ValueError, match=r"(?s)eve\.png: no such file.*line 3: reference: .* no list in JSON"
+    ):
+        pairs_from_csv(path, generated=folders / "ours", real=None)
 
 
 def test_all_mistakes_of_a_csv_are_listed(folders):

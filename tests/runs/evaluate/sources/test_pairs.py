@@ -24,14 +24,16 @@ def facts_of(pair):
 
 
 def test_another_reference_or_prompt_is_another_protocol(pictures):
-    pair = Pair("clip", pictures / "clip.png", reference=pictures / "man.png", prompt="a man")
-    others = [replace(pair, reference=pictures / "woman.png"), replace(pair, prompt="a woman")]
+    pair = Pair("clip", pictures / "clip.png", references=(pictures / "man.png",), prompt="a man")
+    others = [replace(pair, references=(pictures / "woman.png",)), replace(pair, prompt="a woman")]
     assert len({facts_of(each).digest for each in (pair, *others)}) == 3
     assert facts_of(pair) == facts_of(replace(pair))
 
 
 def test_a_lost_clip_has_the_facts_of_one_that_is_there(pictures):
-    pair = Pair("clip", pictures / "clip.png", pictures / "man.png", pictures / "woman.png", prompt="a man")
+    pair = Pair(
+        "clip", pictures / "clip.png", pictures / "man.png", (pictures / "woman.png",), prompt="a man"
+    )
     assert facts_of(replace(pair, generated=pictures / "lost.png")) == facts_of(pair)
 
 
