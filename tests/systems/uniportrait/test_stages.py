@@ -4,7 +4,11 @@ import csv
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
+from portraitgen.diffusion.conditions import ConditionMasks
+from portraitgen.losses.routing import RoutingLoss
+from portraitgen.nn.lora import plain_name
 from portraitgen.runs.train.train import train
 from portraitgen.training.weights import load_weights
 from tests.systems.uniportrait import tiny
@@ -86,3 +90,27 @@ def test_without_stage_1_the_message_names_its_command(runs, tmp_path):
     shards = f"{runs}/of_2/shards/*.tar"
     with pytest.raises(ValueError, match=r"python train\.py experiment=uniportrait/tiny_stage1"):
         train(tiny.config("stage2", *QUICK, shards=shards, runs=str(tmp_path)))
+
+
+def test_of_stage_2_router_and_adapter_alone_have_a_gradient_one_at_a_tenth_of_the_others_rate():
+    words = ["stage.init_from=null", "stage.expect_missing=[]", "stage.init_copies={}"]
+    config = tiny.config("stage2", *words)
+    module = tiny.build("stage2", *words)
+    instantiate(config.stage).setup(None, module, "fit")
+    module.setup("fit")
+    module.train().use_losses({"routing": RoutingLoss()})
+    assert not module.features.training
+    assert not module.network.id_resampler.training
+    conditions = module.encode(tiny.batch()).conditions
+    found = module.denoise(torch.randn(2, 48, 16, 16), torch.tensor([10, 500]), conditions, ConditionMasks())
+    logits = found.by_products["router_logits"].values()
+    (found.prediction.square().sum() + sum(each.square().sum() for each in logits)).backward()
+    parameters = {plain_name(name): each for name, each in module.network.named_parameters()}
+    routers = {name for name in parameters if "router." in name}
+    adapter = {name for name in parameters if ".multi_id." in name}
+    assert {name for name, each in parameters.items() if each.grad is not None} == routers | adapter
+    assert all(each.grad is None for name, each in module.named_parameters() if "network." not in name)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(each): group["lr"] for group in groups for each in group["params"]}
+    assert {rates[id(parameters[name])] for name in routers} == {config.optimizer.lr}
+    assert {rates[id(parameters[name])] for name in adapter} == {config.optimizer.lr * 0.1}
