@@ -10,6 +10,7 @@ from portraitgen.diffusion.conditions import ConditionMasks
 from portraitgen.losses.routing import RoutingLoss
 from portraitgen.nn.lora import plain_name
 from portraitgen.runs.train.train import train
+from portraitgen.training.learner import Learner
 from portraitgen.training.weights import load_weights
 from tests.systems.uniportrait import tiny
 
@@ -97,7 +98,7 @@ def test_of_stage_2_router_and_adapter_alone_have_a_gradient_one_at_a_tenth_of_t
     config = tiny.config("stage2", *words)
     module = tiny.build("stage2", *words)
     instantiate(config.stage).setup(None, module, "fit")
-    module.setup("fit")
+    Learner.setup(module, "fit")
     module.train().use_losses({"routing": RoutingLoss()})
     assert not module.features.training
     assert not module.network.id_resampler.training
