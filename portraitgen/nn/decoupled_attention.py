@@ -7,7 +7,7 @@ is an attention processor of diffusers, so that all its pipelines of a U-Net wor
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -244,7 +244,7 @@ class DecoupledAttention(nn.Module):
         if not self.has_router:
             raise ValueError(f"{people.shape[1]} people, but the network has no router (network.router)")
         router = self.to_k_router(self.aggr_router(people.mT).squeeze(-1))
-        weight = self.to_q_router[-1].weight
+        weight = cast(nn.Linear, self.to_q_router[-1]).weight
         # Not where the weights are spread over processes: such layers must be called.
         folded = not torch.is_grad_enabled() and weight.shape[:1] == router.shape[-1:]
         if folded:
@@ -257,7 +257,7 @@ class DecoupledAttention(nn.Module):
         """
         assert keys.router is not None
         network = self.to_q_router[:-1] if keys.folded else self.to_q_router
-        query = network(hidden[skip:].to(self.to_q_router[0].weight.dtype))
+        query = network(hidden[skip:].to(cast(nn.Linear, self.to_q_router[0]).weight.dtype))
         with torch.autocast(hidden.device.type, enabled=False):
             logits = query.float() @ keys.router[skip:].float().mT
         if branches.present is not None:
