@@ -6,7 +6,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from portraitgen.runs.system import build_on_meta
+from portraitgen.runs.claims import build_on_meta
 from portraitgen.systems.flux_identity.network import FluxIdentityNetwork
 from tests.systems.flux_identity import stock, tiny
 
