@@ -25,6 +25,7 @@ BLANKS = {
     "out": "written",
     "generated": "runs/aniportrait/generated",
     "features.vae.model": "models/sd-vae-ft-mse",
+    "features.speech.model": "models/wav2vec2-base-960h",
     "inputs.audio2mesh": f"runs/aniportrait/audio2mesh/{LAST}",
     "inputs.audio2pose": f"runs/aniportrait/audio2pose/{LAST}",
 }
