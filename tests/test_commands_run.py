@@ -61,7 +61,8 @@ NOT_RUN = {
     r"^evaluate selftest": "runs golden tests of this suite: tests/runs/evaluate/test_selftest.py",
     r"uniportrait|portraits|groups": (
         "needs photos with their labels, and Stable Diffusion, CLIP-H and IR_101 whole: "
-        "tests/systems/uniportrait and tests/runs/generate/test_people.py run tiny ones"
+        "tests/systems/uniportrait, and test_people.py and test_protocol_requests.py of tests/runs/generate, "
+        "run tiny ones"
     ),
     r"flux_identity|flux_fill|insert_anything|people/|ann_in_group": (
         "needs Flux, T5, SigLIP and ArcFace whole: tests/systems/flux_identity and "
