@@ -68,7 +68,7 @@ NOT_RUN = {
         "needs Flux, T5, SigLIP and ArcFace whole: tests/systems/flux_identity and "
         "tests/runs/generate/test_flux_identity.py run tiny ones"
     ),
-    r"consisid/(global|identity|wan)|kind=consisid|models/consisid|published/consisid": (
+    r"consisid/(global|identity|wan)|kind=consisid|models/consisid|published/consisid|shards/(people|wide)": (
         "needs CogVideoX-5B, T5 and EVA-CLIP whole: tests/systems/consisid and tests/test_loss_curves.py run "
         "tiny ones"
     ),

@@ -104,6 +104,7 @@ class Host(nn.Module, ABC):
 
     def precision(self, like: Tensor) -> torch.dtype:
         """Of what goes in: autocast chooses where it is on; else that of the weights counts."""
-        if torch.is_autocast_enabled(like.device.type):
+        kind = like.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):
             return like.dtype
         return cast(torch.dtype, self.transformer.dtype)
