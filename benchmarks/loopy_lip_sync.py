@@ -4,7 +4,7 @@
     python prepare.py source=videos out=talk size=64
     (train loopy/talk_stage1 and loopy/talk_stage2 on the first shards, see experiments/loopy/README.md)
     python -m benchmarks.loopy_lip_sync --weights runs/loopy/talk_stage2/weights/last.safetensors \
-        --shards talk/shards/train-000003.tar --truth videos [--frames 100] [--steps 10]
+        --shards talk/shards/train-000003.tar --truth videos [--frames 100] [--steps 10] [--audio-scale 3]
 
 Draws held-out clips from their first frame and their sound, finds the face in each frame drawn, and
 correlates the opening of the mouth with the openings that the videos were made with: by the clip's own sound,
@@ -54,10 +54,12 @@ def as_uint8(frames: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(weights: Path, *, clips: ShardClips, truth: Path, frames: int, steps: int) -> bool:
+def measure(
+    weights: Path, *, clips: ShardClips, truth: Path, frames: int, steps: int, audio_scale: float
+) -> bool:
     """Print the figures of one weights file; whether the goals are met."""
     backend = DlibBackend()
-    ways = {"own sound": ({}, 0), "turned": ({}, TURN_S), "no sound": ({"audio_scale": 0.0}, 0)}
+    ways = {"own sound": (audio_scale, 0), "turned": (audio_scale, TURN_S), "no sound": (0.0, 0)}
     found: dict[str, list[np.ndarray]] = {way: [] for way in (*ways, "true frames")}
     true = []
     for key in clips.keys:
@@ -67,8 +69,8 @@ def measure(weights: Path, *, clips: ShardClips, truth: Path, frames: int, steps
         found["true frames"].append(openings(as_uint8(clips.pictures(key, numbers)), backend))
         sound = clips.sound(key, numbers, sample_rate=16_000)
         assert sound is not None
-        for way, (settings, turn) in ways.items():
-            changes = {"num_steps": steps, **settings}
+        for way, (scale, turn) in ways.items():
+            changes = {"sampling": {"num_steps": steps, "audio_scale": scale}}
             system, _ = load_system(weights, changes=changes, models="models", device=torch.device("cpu"))
             batch = {
                 "key": [key],
@@ -96,9 +98,11 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--audio-scale", type=float, default=3.0)
     given = parser.parse_args()
     clips = ShardClips(given.shards)
     settings = {"clips": clips, "truth": given.truth, "frames": given.frames, "steps": given.steps}
+    settings["audio_scale"] = given.audio_scale
     passed = [measure(weights, **settings) for weights in given.weights]
     sys.exit(0 if all(passed) else 1)
 
