@@ -18,7 +18,7 @@ from portraitgen.nn.unet import Place, PlaceModules
 from portraitgen.systems.loopy.audio_tokens import AudioTokens
 from portraitgen.systems.loopy.motion_latents import MotionLatents
 
-ContextToken = Literal["zeros", "learned"]
+Context = Literal["zeros", "learned"]
 AbsentMotion = Literal["zero", "unseen"]
 
 INTER, INTRA, AUDIO = "inter_clip", "intra_clip", "audio_attention"
@@ -69,7 +69,7 @@ class LoopyNetwork(nn.Module):
         audio: None (stage 1), or `window` (5), `layers` (12), `width` (768), `num_tokens` (32),
             `hidden_dim` (512), see `AudioTokens`, and `num_attention_heads` (8) of the cross attention.
         motion_latents: options of `MotionLatents`, with `num_landmarks`; None: no audio-to-latents.
-        context_token: what the place of Stable Diffusion's prompt holds: "zeros" or one that is "learned".
+        context: what the place of Stable Diffusion's prompt holds: "zeros" or one that is "learned".
 
     Raises:
         ValueError: unknown or unsupported option (named), or networks that do not fit together.
@@ -83,15 +83,15 @@ class LoopyNetwork(nn.Module):
         temporal: Mapping[str, Any] | None = None,
         audio: Mapping[str, Any] | None = None,
         motion_latents: Mapping[str, Any] | None = None,
-        context_token: ContextToken = "zeros",
+        context: Context = "zeros",
     ) -> None:
         super().__init__()
         reject_unknown("temporal", temporal or {}, _TEMPORAL)
         reject_unknown("audio", audio or {}, _AUDIO)
         if (temporal is None) != (audio is None):
             raise ValueError("temporal and audio: both null (stage 1), or both set (stage 2)")
-        if context_token not in get_args(ContextToken):
-            raise ValueError(f"context_token={context_token!r}: choose zeros or learned")
+        if context not in get_args(Context):
+            raise ValueError(f"context={context!r}: choose zeros or learned")
         self.has_clips = temporal is not None
         temporal, audio = dict(temporal or {}), dict(audio or {})
         self.clip_frames: int = temporal.pop("clip_frames", 12)
@@ -130,9 +130,9 @@ class LoopyNetwork(nn.Module):
             reject_unknown("motion_latents", motion_latents, own)
             time_dim = 4 * self.denoising_unet.block_out_channels[0]
             self.motion_latents = MotionLatents(audio_dim=token_dim, time_dim=time_dim, **motion_latents)
-        self.context_token = None
-        if context_token == "learned":
-            self.context_token = nn.Parameter(torch.zeros(1, 1, token_dim))
+        self.context = None
+        if context == "learned":
+            self.context = nn.Parameter(torch.zeros(1, 1, token_dim))
         else:
             self._freeze_prompt_weights()
         self._without_gradient = frozenset(
@@ -279,9 +279,9 @@ class LoopyNetwork(nn.Module):
 
     def _context(self, count: int, like: Tensor) -> Tensor:
         """[N, 1, D] in the place of a prompt."""
-        if self.context_token is None:
+        if self.context is None:
             return like.new_zeros(count, 1, self.denoising_unet.context_dim)
-        return self.context_token.to(like.dtype).expand(count, -1, -1)
+        return self.context.to(like.dtype).expand(count, -1, -1)
 
     def _features(self, frames: Tensor) -> ReferenceFeatures:
         """Of clean latents [B, n, C, h, w] at time 0, one clip behind the other."""

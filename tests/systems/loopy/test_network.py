@@ -187,9 +187,9 @@ def test_five_frames_of_sound_around_each_are_those_of_hallo(shared):
 
 
 def test_a_learned_token_may_stand_where_the_prompt_stood(inputs):
-    network = tiny.moved(context_token="learned")
+    network = tiny.moved(context="learned")
     predict(network, inputs).sum().backward()
-    assert network.context_token.grad.abs().max() > 0
+    assert network.context.grad.abs().max() > 0
 
 
 def test_full_size_has_the_parameters_of_the_reference():
@@ -230,7 +230,7 @@ def test_full_size_has_the_parameters_of_the_reference():
         ({"temporal": None}, "both null"),
         ({"temporal": {**tiny.TEMPORAL, "absent": "black"}}, "choose zero or unseen"),
         ({"temporal": {**tiny.TEMPORAL, "positions": "none"}}, "choose one of sinusoidal"),
-        ({"context_token": "text"}, "choose zeros or learned"),
+        ({"context": "text"}, "choose zeros or learned"),
         ({"audio": {**tiny.AUDIO, "num_attention_heads": 3}}, "does not divide the 8 channels"),
         ({"motion_latents": {"num_landmark": 5}}, "did you mean 'num_landmarks'"),
         ({"reference_unet": {**tiny.UNET, "layers_per_block": 2}}, "the same block types"),
