@@ -214,3 +214,12 @@ def test_memory_does_not_grow_with_the_chain(network):
         return max(live_bytes() - before for _ in chunks)
 
     assert peak(10) <= 1.1 * peak(3)  # by then the past is as long as it gets
+
+
+def test_half_precision_draws_about_the_same():
+    changes = {"denoising_unet": UNET, "reference_unet": UNET}
+    whole, half = tiny.moved(**changes).eval(), tiny.moved(**changes).eval().to(torch.bfloat16)
+    settings = {"reference_scale": 1.0, "audio_scale": 1.0}
+    clips = [draw(pipeline(each, **settings), 5) for each in (whole, half)]
+    assert clips[1].dtype == torch.float32
+    assert (clips[1] - clips[0]).abs().mean() < 0.05 * clips[0].abs().mean()

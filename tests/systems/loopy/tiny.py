@@ -52,11 +52,12 @@ def moved(**changes: Any) -> LoopyNetwork:
     return network
 
 
-def learner(experiment: str, *overrides: str) -> Loopy:
-    """The model of an experiment as train.py builds it, none of whose projections is zero any more."""
+def learner(experiment: str, *overrides: str, as_built: bool = False) -> Loopy:
+    """The model of an experiment as train.py builds it; unless `as_built` no projection is zero any more."""
     torch.manual_seed(0)
     built: Loopy = instantiate(settings(experiment, *overrides).model, _convert_="all")
-    leave_start(built.network)
+    if not as_built:
+        leave_start(built.network)
     return built
 
 
