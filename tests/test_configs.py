@@ -36,9 +36,10 @@ KINDRED = {
     "data/pairs": "flux_identity/tiny_kontext",
     "stage/flux_identity": "flux_identity/tiny_kontext",
     "sampling/flux_identity": "flux_identity/tiny_kontext",
+    "sampling/flux_identity_2": "flux_identity/klein",
     **{
         f"model/flux_identity/{way}": f"flux_identity/tiny_{way}"
-        for way in ("fill_diptych", "kontext", "none")
+        for way in ("fill_diptych", "kontext", "klein", "none")
     },
     "model/consisid": "consisid/tiny_global",
     "sampling/consisid": "consisid/tiny_global",

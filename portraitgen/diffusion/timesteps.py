@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,14 @@ def shift_time(time: Tensor, shift: float) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
+class Shift(Protocol):
+    """How far sampling of a flow is moved towards noise."""
+
+    def schedule(self, num_steps: int, num_tokens: int) -> dict[str, Any]:
+        """Arguments `sigmas` and `mu` of a scheduler's `set_timesteps`."""
+        ...
+
+
 @dataclass(frozen=True)
 class FlowShift:
     """How far sampling of a flow is moved towards noise, by the number of tokens that the network sees.
@@ -93,5 +101,30 @@ class FlowShift:
         """Arguments `sigmas` and `mu` of a scheduler's `set_timesteps`: even times from 1 to 1/num_steps,
         which a scheduler with `use_dynamic_shifting` then moves.
         """
-        even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64)
-        return {"sigmas": even.tolist(), "mu": self.mu(num_tokens)}
+        return {"sigmas": _even_times(num_steps), "mu": self.mu(num_tokens)}
+
+
+@dataclass(frozen=True)
+class EmpiricalShift:
+    """FLUX.2's rule, by the number of tokens and of steps (diffusers' `compute_empirical_mu`).
+
+    μ is linear in the tokens, by one line for 200 steps and by another for 10, and in the steps between
+    them; above 4300 tokens it is that of 200 steps. The numbers are theirs.
+    """
+
+    def mu(self, num_tokens: int, num_steps: int) -> float:
+        """μ for samples of so many tokens in so many steps."""
+        many = 0.00016927 * num_tokens + 0.45666666
+        if num_tokens > 4300:
+            return many
+        few = 8.73809524e-05 * num_tokens + 1.89833333
+        return many + (many - few) / 190 * (num_steps - 200)
+
+    def schedule(self, num_steps: int, num_tokens: int) -> dict[str, Any]:
+        """See `FlowShift.schedule`."""
+        return {"sigmas": _even_times(num_steps), "mu": self.mu(num_tokens, num_steps)}
+
+
+def _even_times(num_steps: int) -> list[float]:
+    """From 1 to 1/num_steps."""
+    return torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64).tolist()

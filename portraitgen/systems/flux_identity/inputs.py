@@ -151,7 +151,8 @@ class Inputs(SystemInputs):
         if size is None:
             trained = self._trained("size", None) or 768
             size = (trained, trained) if isinstance(trained, int) else tuple(trained)
-        unit = 2 * self.resources.system.codec.factor
+        system: Any = self.resources.system
+        unit = system.network.side * system.codec.factor
         if any(side % unit for side in size):
             raise ValueError(f"size=[{size[0]},{size[1]}]: both sides must be multiples of {unit}")
         return size[0], size[1]

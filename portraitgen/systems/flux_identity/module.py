@@ -74,10 +74,12 @@ class FluxIdentity(Generator):
         beside = codec.channels + codec.factor**2 if conditioning.channels_beside else 0
         if (network.channels, network.channels_beside) != (codec.channels, beside):
             way, own = type(conditioning).__name__, network.channels + network.channels_beside
+            latents = network.side**2
             raise ValueError(
                 f"model.network.transformer: {way} with this codec needs "
-                f"in_channels={4 * (codec.channels + beside)} and out_channels={4 * codec.channels}; "
-                f"it has {4 * own} and {4 * network.channels}"
+                f"in_channels={latents * (codec.channels + beside)} and "
+                f"out_channels={latents * codec.channels}; it has {latents * own} and "
+                f"{latents * network.channels}"
             )
         if prompts is not None and not conditioning.reads_text:
             raise ValueError("model.prompts: fill_diptych reads no prompt, as its base; set it to null")
@@ -87,6 +89,8 @@ class FluxIdentity(Generator):
         self.text_tokens = text_tokens
         self.guidance = guidance
         self.pipeline = sampling(network, codec, conditioning)
+        if self.pipeline.cfg_scale != 1 and prompts is None:
+            raise ValueError("sampling.cfg_scale: without model.prompts there is nothing to guide away from")
 
     def cast(self, dtype: torch.dtype) -> None:
         """As `Generator.cast`, and what reads references."""
@@ -125,8 +129,16 @@ class FluxIdentity(Generator):
         shown = batch.get("result", batch.get("src"))
         size = batch["size"] if shown is None else shown.shape[-2:]
         like = torch.empty(len(batch["key"]), device=self.device)
-        text = self._text(batch, like)
-        return self.pipeline(batch, text, size=(int(size[0]), int(size[1])), generator=generator)
+        negative = None
+        if self.prompts is not None and self.pipeline.cfg_scale != 1:
+            negative = self.prompts.encode([""] * len(like), like=like)
+        return self.pipeline(
+            batch,
+            self._text(batch, like),
+            size=(int(size[0]), int(size[1])),
+            negative=negative,
+            generator=generator,
+        )
 
     def shown(self, batch: Batch) -> dict[str, Tensor]:
         """The reference, the photo with its hole, and the truth, as far as they are known."""
@@ -137,9 +149,9 @@ class FluxIdentity(Generator):
     def _text(self, batch: Batch, like: Tensor) -> TextEncoding:
         if self.prompts is not None:
             return self.prompts.of_batch(batch, like=like)
-        count, network = len(batch["key"]), self.network
+        count, network, width = len(batch["key"]), self.network, self.network.pooled_dim
         return TextEncoding(
             like.new_zeros(count, self.text_tokens, network.text_dim),
             torch.ones(count, self.text_tokens, dtype=torch.bool, device=like.device),
-            like.new_zeros(count, network.pooled_dim),
+            None if width is None else like.new_zeros(count, width),
         )

@@ -9,7 +9,7 @@ from portraitgen.training.weights import load_weights
 from tests.losses.identity.glance import face_loss, points
 from tests.systems.flux_identity import tiny
 
-REGION = {"fill_diptych": [0.5, 0, 1, 1], "kontext": None, "none": None}
+REGION = {"fill_diptych": [0.5, 0, 1, 1], "kontext": None, "klein": None, "none": None}
 
 
 def with_faces(rows=2):

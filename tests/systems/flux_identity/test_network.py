@@ -6,7 +6,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from portraitgen.runs.claims import build_on_meta
 from portraitgen.systems.flux_identity.network import FluxIdentityNetwork
 from tests.systems.flux_identity import stock, tiny
 
@@ -14,8 +13,7 @@ from tests.systems.flux_identity import stock, tiny
 @pytest.mark.parametrize(("way", "base"), [("fill_diptych", 11_902_391_360), ("kontext", 11_901_408_320)])
 def test_full_size_has_the_published_number_of_parameters(way, base):
     """black-forest-labs/FLUX.1-dev: 11 901 408 320; Fill's first layer reads 320 channels more."""
-    settings = tiny.config(way, f"model=flux_identity/{way}").model.network
-    network = build_on_meta(OmegaConf.create(OmegaConf.to_container(settings, resolve=True)))
+    network = tiny.full_size(way)
     adapters = [p.numel() for name, p in network.named_parameters() if ".lora_" in name]
     assert sum(p.numel() for p in network.parameters()) - sum(adapters) == base
     # Rank 256 on x_embedder, 6 layers of each of 19 double blocks and 6 of each of 38 single ones.

@@ -13,7 +13,7 @@ from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.systems.flux_identity.module import FluxIdentity
 from tests.data.photos import Person, photo
 
-WAYS = ("fill_diptych", "kontext", "none")
+WAYS = ("fill_diptych", "kontext", "klein", "none")
 SIDE = 160
 
 
@@ -37,6 +37,14 @@ def config(way: str, *overrides: str, shards: str = "none.tar", runs: str = "run
 def build(way: str, *overrides: str) -> FluxIdentity:
     torch.manual_seed(0)
     made: FluxIdentity = instantiate(config(way, *overrides).model, _convert_="all")
+    return made
+
+
+def full_size(way: str) -> torch.nn.Module:
+    """The network of the experiment at full size, without memory for its weights."""
+    settings = config("kontext", f"model=flux_identity/{way}").model.network
+    with torch.device("meta"):
+        made: torch.nn.Module = instantiate(settings, _convert_="all")
     return made
 
 
