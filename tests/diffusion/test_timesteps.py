@@ -2,10 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-from portraitgen.diffusion.timesteps import integer_steps, logit_normal, shift_time, stratified_uniform
+from portraitgen.diffusion.timesteps import (
+    EmpiricalShift,
+    integer_steps,
+    logit_normal,
+    shift_time,
+    stratified_uniform,
+)
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (1, 8), (3, 1), (3, 5), (64, 2)])
@@ -82,3 +90,12 @@ def test_shift_keeps_the_ends_and_moves_towards_noise() -> None:
     assert bool((shifted[1:-1] > time[1:-1]).all())
     assert shift_time(torch.tensor(0.5), 3.0).item() == pytest.approx(0.75)
     assert torch.equal(shift_time(time, 1.0), time)
+
+
+@pytest.mark.parametrize("tokens", [256, 4096, 4300, 4301, 9216])
+@pytest.mark.parametrize("steps", [4, 28, 50])
+def test_the_empirical_shift_is_that_of_diffusers(tokens, steps):
+    expected = compute_empirical_mu(image_seq_len=tokens, num_steps=steps)
+    arguments = EmpiricalShift().schedule(steps, tokens)
+    assert arguments["mu"] == pytest.approx(expected, rel=1e-12)
+    assert arguments["sigmas"] == pytest.approx(np.linspace(1, 1 / steps, steps).tolist())

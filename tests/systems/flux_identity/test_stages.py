@@ -1,13 +1,18 @@
 """Runs of the tiny experiments: what trains, what a restart and a second stage make of it, that it learns."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from portraitgen.diffusion.conditions import ConditionMasks
+from portraitgen.runs.convert_lora import export_adapters
 from portraitgen.runs.train.train import train
-from portraitgen.training.weights import load_weights
+from portraitgen.training.diffusers_lora import FILE_NAME, read_adapter
+from portraitgen.training.weights import load_into, load_weights
 from tests.systems.flux_identity import tiny
 
 QUICK = ["trainer.max_steps=5", "callbacks.samples.num_clips=1", "data.val_samples=1", "sampling.num_steps=1"]
@@ -87,6 +92,57 @@ def test_a_second_stage_starts_from_the_first(runs, shards):
     before, after = weights(runs, "flux_identity/tiny_kontext")[0], weights(runs, "second")[0]
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["fill_diptych", "klein"])
+def test_the_adapter_of_a_run_works_in_diffusers_transformer(runs, way, tmp_path):
+    """As convert.py writes it, on the base of the run."""
+    name = f"flux_identity/tiny_{way}"
+    export_adapters(runs / name / "weights/last.safetensors", tmp_path / "lora")
+    tensors, facts = weights(runs, name)
+    assert len(read_adapter(tmp_path / "lora").layers) == sum(".lora_A." in each for each in tensors)
+    ours = tiny.build(way).network.eval()
+    load_into(ours, tensors, source="the run")
+    theirs = type(ours).kind(**facts["config"]["network"]["transformer"]).eval()
+    base = {n.removeprefix("transformer."): t for n, t in tensors.items() if ".lora_" not in n}
+    theirs.load_state_dict(base)
+    torch.manual_seed(0)
+    tokens, text = torch.randn(1, 6, theirs.config.in_channels), torch.randn(1, 4, 32)
+    axes = 4 if way == "klein" else 3
+    inputs = {
+        "hidden_states": tokens,
+        "encoder_hidden_states": text,
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.zeros(6, axes),
+        "txt_ids": torch.zeros(4, axes),
+        "return_dict": False,
+    }
+    if way != "klein":
+        inputs |= {"pooled_projections": torch.randn(1, 16), "guidance": torch.ones(1)}
+    with torch.no_grad():
+        expected = ours.transformer(**inputs)[0]
+        plain = theirs(**inputs)[0]
+        theirs.load_lora_adapter(str(tmp_path / "lora"), weight_name=FILE_NAME, prefix="transformer")
+        found = theirs(**inputs)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert (plain - expected).abs().max() > 1e-5, "five steps have changed it"
+
+
+def test_two_processes_train_together(repository, shards, tmp_path):
+    words = ["strategy=ddp", "trainer.devices=2", "data.batch_size=1", "trainer.max_steps=2"]
+    words += [f"data.shards={shards}", f"paths.runs={tmp_path}", "callbacks.samples=null"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "experiment=flux_identity/tiny_fill_diptych", *words],
+        cwd=repository,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "flux_identity/tiny_fill_diptych/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    assert [float(row["train/loss_identity"]) > 0 for row in rows] == [True, True]
 
 
 @pytest.mark.parametrize("way", ["fill_diptych", "kontext"])
