@@ -19,8 +19,10 @@ import hydra._internal.hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.interpolations import check_interpolations
@@ -103,9 +105,16 @@ class CheckedConfigLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        config = super()._load_configuration_impl(
-            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-        )
+        try:
+            config = super()._load_configuration_impl(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        except (HydraException, OmegaConfBaseException, ConfigError):
+            raise
+        # What Hydra does not expect of a file, such as defaults of two keys.
+        except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
+            said = f"the files cannot be composed ({type(error).__name__}: {error})"
+            raise ConfigError([said]) from error
         problems = [*hydra_problems(config.hydra, overrides, conf=CONF), *check_interpolations(config)]
         if problems:
             raise ConfigError(problems)
