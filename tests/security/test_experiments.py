@@ -1,5 +1,6 @@
 """An experiment of somebody else runs no code of its own, and stays small."""
 
+import os
 import subprocess
 import sys
 import time
@@ -299,3 +300,12 @@ def test_all_this_holds_in_a_fresh_process(tmp_path):
     assert done.returncode == 1
     assert "hydra.callbacks.a._target_" in done.stderr
     assert not marker.exists()
+
+
+def test_python_without_docstrings_is_refused_in_one_message(tmp_path):
+    """It failed inside of transformers."""
+    environment = os.environ | {"PYTHONOPTIMIZE": "2"}
+    call = [sys.executable, str(ROOT / "generate.py"), "weights=a", "out=out"]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "PYTHONOPTIMIZE=2" in done.stderr

@@ -45,6 +45,10 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
         task: takes the composed configuration; what it returns is the value of a trial in a sweep.
         config_name: name of the primary config.
     """
+    if sys.flags.optimize > 1:
+        # Without docstrings transformers cannot be imported, which ends far from here.
+        print("error: PYTHONOPTIMIZE=2 (python -OO) does not work: unset it, or set it to 1", file=sys.stderr)
+        sys.exit(1)
     # Hydra would print errors in its own way and hide their cause; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_configs()
