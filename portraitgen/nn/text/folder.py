@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZERS = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt"))
 _PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_MAX_FILE = 256 << 20
 _WEIGHTS = (("model.safetensors",), ("model.safetensors.index.json",))
 
 
@@ -82,8 +83,9 @@ class TextFolder:
         return model.requires_grad_(False).eval()
 
     def load_tokenizer(self, kind: type[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
-        """The tokenizer; ValueError if its files are damaged."""
+        """The tokenizer; ValueError if its files are damaged, or name files outside of the folder."""
         with _readable(self.tokenizer_folder, kind.__name__):
+            _require_own_files(self.tokenizer_folder)
             return kind.from_pretrained(str(self.tokenizer_folder), local_files_only=True)
 
     def _missing(self) -> Iterator[str]:
@@ -95,6 +97,22 @@ class TextFolder:
         ):
             if not any(all((folder / name).is_file() for name in names) for names in ways):
                 yield " or ".join(str(Path(subfolder) / name) for (name, *_) in ways)
+
+
+def _require_own_files(folder: Path) -> None:
+    """ValueError unless all that transformers reads of a tokenizer lies in its folder.
+
+    Its settings may name other files: one read /dev/zero until the memory was full.
+    """
+    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.model")):
+        size = path.stat().st_size
+        if not path.is_file() or size > _MAX_FILE:
+            raise ValueError(f"{path.name} is no file of at most {_MAX_FILE} bytes")
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        settings = json.loads(path.read_text()) if path.is_file() else {}
+        for name, value in settings.items():
+            if name.endswith("_file") and isinstance(value, str) and Path(value).name != value:
+                raise ValueError(f"{path.name} names a file outside of the folder: {name} is {value}")
 
 
 @contextmanager
