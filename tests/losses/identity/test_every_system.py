@@ -31,7 +31,7 @@ def test_the_switch_trains(name, talking_man, tmp_path):
         *("trainer.max_steps=2", "data.val_span=null", "trainer.log_every_n_steps=1"),
         *(f"losses={SYSTEMS[name]}", "losses.identity.recognizer=dlib"),
         *("losses.identity.arcface_model=null", "losses.identity.arcface_weights=null"),
-        "losses.identity.face_loss_weight=2",
+        *("losses.identity.face_loss_weight=2", "losses.identity.needs_conditions=[]"),
     ]
     assert run_command("train.py", *words, folder=tmp_path) == 0
     with (tmp_path / name / "metrics.csv").open(newline="") as file:
