@@ -39,6 +39,12 @@ class BatchFaces:
         """With nobody in the samples where bool [B] is false."""
         return replace(self, there=self.there & rows[:, None, None])
 
+    def first(self) -> "BatchFaces":
+        """With nobody in the places behind the first."""
+        only = torch.zeros_like(self.there)
+        only[..., 0] = True
+        return replace(self, there=self.there & only)
+
 
 def faces_of_batch(batch: Mapping[str, Any], *, device: torch.device) -> BatchFaces:
     """The faces that a batch tells of; its keys stand in `data/batch`.

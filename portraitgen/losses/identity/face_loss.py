@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -15,16 +15,18 @@ from portraitgen.losses.identity.batch_faces import BatchFaces, faces_of_batch, 
 from portraitgen.losses.identity.decoding import choose_span, decode_rows, region_of
 from portraitgen.losses.identity.distance import SCALES, FaceDistance, FaceLossType
 from portraitgen.losses.identity.face_crops import AlignMode, FaceCrops
+from portraitgen.losses.identity.true_faces import (
+    AlignSource,
+    FaceTarget,
+    TrueFaces,
+    stored_embeddings,
+)
 from portraitgen.losses.loss import ForwardPass, Loss, LossValue
 from portraitgen.losses.mean import Mean
 
 log = logging.getLogger(__name__)
 
-AlignSource = Literal["target_kps", "detect_target", "detect"]
-FaceTarget = Literal["picture", "latents", "reference", "identity"]
-
 _BUCKETS = 4
-_REFERENCES = ("ref", "reference")
 
 
 class DifferentiableFaceLoss(Loss):
@@ -46,11 +48,12 @@ class DifferentiableFaceLoss(Loss):
         face_loss_type, multiscale_weights: see `FaceDistance`.
         align_source: where the drawn face is: `target_kps`: where the batch says that the true one is;
             `detect_target`: where a detector finds the true one, for batches that do not say; `detect`: where
-            a detector finds it in what was drawn, which mostly fails at high noise; for `rollout`.
+            a detector finds it in what was drawn, the largest, which is taken for the first person's; that
+            mostly fails at high noise, and is for `rollout`.
         face_target: what is compared with: `picture`, the true one; `latents`, what the codec makes of the
             true latents, for batches without pictures (twice the decoder's work); `reference`, the batch's
-            `ref` or `reference` with `…_key_points` or `…_boxes`; `identity`, embeddings of that name that
-            were stored beforehand by the same recogniser.
+            `ref` or `reference` with `…_key_points` or `…_boxes`, which shows the first person; `identity`,
+            embeddings of that name that were stored beforehand by the same recogniser.
         detector: for `detect` and `detect_target`.
         data_types: samples of other types do not count, where the batch has `data_type`.
         target_region: [left, top, right, bottom] as shares of what is drawn: where in it the picture of the
@@ -132,7 +135,8 @@ class DifferentiableFaceLoss(Loss):
         self.recognizer = recognizer
         self.crops = FaceCrops(face_align_mode, recognizer.template)
         self.distance = FaceDistance(recognizer, face_loss_type, multiscale_weights)
-        self.align_source, self.face_target, self.detector = align_source, face_target, detector
+        self.align_source, self.face_target = align_source, face_target
+        self.true = TrueFaces(self.crops, source=align_source, target=face_target, detector=detector)
         self.data_types, self.needs_conditions = tuple(data_types), tuple(needs_conditions)
         self.target_region = None if target_region is None else _as_region(target_region)
         self.face_latents, self.context = face_latents, context
@@ -165,7 +169,9 @@ class DifferentiableFaceLoss(Loss):
         if span is not None:
             faces = faces.frames(seen.frames_of(*span))
         faces = faces.among(self._rows(seen))
-        places = self._places(faces)
+        if self.align_source == "detect" or self.face_target == "reference":
+            faces = faces.first()
+        places = self.true.places(faces)
         weight = torch.ones_like(seen.noise_level) if self.rollout is not None else self.row_weights(seen)
         counted = faces.there & places.isfinite().flatten(3).all(dim=3)
         chosen = counted & (weight > 0)[:, None, None]
@@ -182,13 +188,19 @@ class DifferentiableFaceLoss(Loss):
         rows, sample = index[:, 0].unique(return_inverse=True)
         rows, sample, index = (each.to(seen.prediction.device) for each in (rows, sample, index))
         drawn = self._drawn(seen, rows, span, faces)[sample, index[:, 1]]
-        there = places[index.unbind(1)]
-        if self.align_source == "detect":
-            found, valid = self.crops(drawn, self.crops.detect(drawn, self._detector))
-        else:
-            found, valid = self.crops(drawn, there)
+        where = self.true.found(drawn) if self.align_source == "detect" else places[index.unbind(1)]
+        found, valid = self.crops(drawn, where)
         with torch.no_grad():
-            true, known_true = self._true(seen, faces, places, index, rows, sample, span)
+            if self.face_target == "identity":
+                vectors, known_true = stored_embeddings(seen.batch, index)
+                true = [vectors]
+            else:
+
+                def decoded() -> Tensor:
+                    return self._decoded(seen, seen.noised.clean[rows], span)[sample, index[:, 1]]
+
+                crops, known_true = self.true.cut(seen.batch, faces, places, index, decoded)
+                true = self.distance.look(crops)
         valid = valid & known_true
         distance, cosine = self.distance(self.distance.look(found), true)
         level, share = (each[index[:, 0]] for each in (seen.noise_level, weight))
@@ -206,11 +218,6 @@ class DifferentiableFaceLoss(Loss):
         }
         return LossValue(Mean(total, count), figures)
 
-    @property
-    def _detector(self) -> FaceBackend:
-        assert self.detector is not None
-        return self.detector
-
     def _rows(self, seen: ForwardPass) -> Tensor:
         """bool [B]: samples that may count."""
         rows = of_types(seen.batch, self.data_types, device=seen.prediction.device)
@@ -219,25 +226,6 @@ class DifferentiableFaceLoss(Loss):
                 if name in kept:
                     rows = rows & kept[name]
         return rows
-
-    def _places(self, faces: BatchFaces) -> Tensor:
-        """Key points [B, T, P, 5, 2] or boxes [B, T, P, 4] of the true faces; NaN where none is known."""
-        known = faces.key_points if self.crops.mode == "kps" else faces.boxes
-        if known is not None and self.align_source != "detect_target":
-            return known.float()
-        name = "key points" if self.crops.mode == "kps" else "boxes"
-        if self.align_source == "target_kps":
-            raise ValueError(
-                f"losses: the batches hold no {name} of faces: set data.examples."
-                f"{'key_points' if self.crops.mode == 'kps' else 'boxes'}=true, or align_source=detect_target"
-            )
-        if faces.pictures is None:
-            raise ValueError("losses: the batches hold no pictures to find faces in: decode them")
-        found = self.crops.detect(faces.pictures.flatten(0, 1), self._detector)
-        # One person of each picture, the largest.
-        places = torch.full((*faces.there.shape, *found.shape[1:]), torch.nan, device=found.device)
-        places[:, :, 0] = found.unflatten(0, faces.pictures.shape[:2])
-        return places
 
     def _drawn(
         self, seen: ForwardPass, rows: Tensor, span: tuple[int, int] | None, faces: BatchFaces
@@ -266,41 +254,6 @@ class DifferentiableFaceLoss(Loss):
         )
         return region_of(pictures, self.target_region)
 
-    def _true(
-        self,
-        seen: ForwardPass,
-        faces: BatchFaces,
-        places: Tensor,
-        index: Tensor,
-        rows: Tensor,
-        sample: Tensor,
-        span: tuple[int, int] | None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """What the recogniser sees of the true faces [N], and bool [N], of which there is one."""
-        if self.face_target == "identity":
-            if "identity" not in seen.batch:
-                raise ValueError(
-                    "losses: face_target=identity, but the batches hold none: set "
-                    "data.examples.features=[identity]"
-                )
-            stored = seen.batch["identity"]
-            vectors = stored[index[:, 0]] if stored.ndim == 2 else stored[index[:, 0], index[:, 2]]
-            return [vectors.float()], vectors.any(dim=1)
-        if self.face_target == "reference":
-            pictures, where = _reference(seen.batch, self.crops.mode)
-            crops, valid = self.crops(pictures[index[:, 0]], where[index[:, 0]])
-        elif self.face_target == "latents":
-            pictures = self._decoded(seen, seen.noised.clean[rows], span)[sample, index[:, 1]]
-            crops, valid = self.crops(pictures, places[index.unbind(1)])
-        elif faces.pictures is None:
-            raise ValueError(
-                "losses: the batches hold no pictures to compare with: decode them "
-                "(data.examples.pictures=true), or take face_target=latents"
-            )
-        else:
-            crops, valid = self.crops(faces.pictures[index[:, 0], index[:, 1]], places[index.unbind(1)])
-        return self.distance.look(crops), valid
-
     def _tell_of_faceless(self, known: int) -> None:
         """Warn of batches without a face, at the first and then at the tenth, hundredth …"""
         if known:
@@ -312,17 +265,6 @@ class DifferentiableFaceLoss(Loss):
                 "coverage; is data_types right, and are faces large enough to be found?",
                 self._faceless,
             )
-
-
-def _reference(batch: Mapping[str, Any], mode: AlignMode) -> tuple[Tensor, Tensor]:
-    """The reference picture [B, 3, H, W] of a batch and where its face is."""
-    place = "key_points" if mode == "kps" else "boxes"
-    for key in _REFERENCES:
-        if key in batch and f"{key}_{place}" in batch:
-            return batch[key], batch[f"{key}_{place}"]
-    raise ValueError(
-        f"losses: face_target=reference, but the batches hold no {' or '.join(_REFERENCES)} with its {place}"
-    )
 
 
 def _as_region(shares: Sequence[float]) -> tuple[float, float, float, float]:

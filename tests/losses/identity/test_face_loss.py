@@ -275,6 +275,23 @@ def test_several_people_of_a_photo_count_one_by_one():
     assert seen.decoded == [1, 1]
 
 
+@pytest.mark.parametrize("settings", [{"face_target": "reference"}, {"align_source": "detect"}])
+def test_one_reference_or_one_detected_face_is_the_first_persons(settings):
+    estimate, batch = photos(2)
+    more = {
+        "people": torch.tensor([[True, True], [False, False]]),
+        "key_points": torch.stack([POINTS, POINTS * 0.5]).expand(2, 2, 5, 2).clone(),
+        "ref": batch["image"],
+        "ref_key_points": POINTS.expand(2, 5, 2),
+    }
+    loss = face_loss(detector=object(), **settings)
+    loss.crops.detect = lambda pictures, detector: POINTS.expand(len(pictures), 5, 2)
+    found = loss(pass_of(estimate, batch | more))
+    alone = face_loss()(pass_of(estimate[:1], {key: each[:1] for key, each in batch.items()}))
+    assert found.loss.count == 1
+    assert found.loss.total.item() == pytest.approx(alone.loss.total.item(), rel=1e-5)
+
+
 def test_rows_without_the_condition_that_says_who_it_is_do_not_count():
     estimate, batch = photos(3)
     masks = {"keep": {"image": torch.tensor([True, False, True])}}
