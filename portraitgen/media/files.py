@@ -20,6 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(0o666 & ~_umask())  # some libraries give their files to nobody else
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -79,6 +81,13 @@ def temporary_path(path: Path, *, owner: int | None = None) -> Path:
         owner: who writes it; None: this process.
     """
     return path.with_name(f".{path.name}.{os.getpid() if owner is None else owner}.tmp")
+
+
+def _umask() -> int:
+    """What new files must not allow; it can only be asked for by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

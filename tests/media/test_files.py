@@ -1,10 +1,23 @@
 """Files are whole or not there."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from portraitgen.media.files import replacing, writable_folder
+
+
+def test_files_get_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    """Some libraries write theirs for nobody else to read."""
+    before = os.umask(0o022)
+    try:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ from yaml import YAMLError
 
 from portraitgen.media.one_writer import FolderInUse, one_writer
 from portraitgen.runs.config.check import ConfigError
+from portraitgen.runs.config.disk import disk_full_message, is_disk_full
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
+from portraitgen.runs.config.words import override_words, readable_words, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
     # Hydra would print errors in its own way and hide their cause; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_configs()
+    sys.argv[1:] = readable_words(sys.argv[1:])
     main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_guarded(task))
     try:
         main()
@@ -61,8 +64,9 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
         _show(error, str(error))
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        _show(error, str(ConfigError(explain(error, config_name, words))))
+        words = override_words(sys.argv[1:])
+        lines = [*unreadable(words)] or explain(error, config_name, words)
+        _show(error, str(ConfigError(lines)))
         sys.exit(1)
     except OSError as error:  # Hydra makes the run directory before the task starts
         _show(error, f"cannot write the results: {error}. Choose another folder (paths.runs=… or out=…)")
@@ -115,7 +119,9 @@ def _report(error: Exception, folder: Path) -> None:
         place = place or (key.strip() if marker else "")
         error = error.__cause__
     message = None
-    if _is_mistake(error):
+    if is_disk_full(error):
+        message = disk_full_message(folder)
+    elif _is_mistake(error):
         message = f"{place}: {error}" if place else str(error)
     _show(error, message)
     if any(folder.iterdir()) and not isinstance(error, FolderInUse):

@@ -55,6 +55,7 @@ OWN_COMMAND = (
     "portraitgen.training.stage.TrainingStage",
     "portraitgen.training.step_seed.StepSeed",
     "portraitgen.training.throughput.Throughput",
+    "portraitgen.training.wandb_log.WandbLog",
 )
 """Of portraitgen: what a command's configuration may name."""
 
@@ -99,5 +100,6 @@ unpickles its weights (`weights_only: false`), fetches compiled code (`attn_impl
 
 REFUSED_ARGUMENTS = {
     "lightning.pytorch.loggers.wandb.WandbLogger": ("settings",),  # may send the key to another server
+    "portraitgen.training.wandb_log.WandbLog": ("settings",),
 }
 """Class → arguments that no configuration may give."""

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -50,6 +51,7 @@ def check_training(config: DictConfig) -> None:
 
 def setting_problems(config: DictConfig) -> Iterator[str]:
     """What cannot work on any machine."""
+    yield from _name(config)
     yield from _unread(config)
     yield from _losses(config)
     yield from _batches(config)
@@ -105,10 +107,20 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
         )
 
 
+def _name(config: DictConfig) -> Iterator[str]:
+    """A run lies in a folder of its own below paths.runs, where all of its parts look for it."""
+    name = Path(config.name)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        yield (
+            f"name: {config.name} leads out of the folder of all runs; give a name such as mine/first, and"
+            " say where runs lie by paths.runs=…"
+        )
+
+
 def _unread(config: DictConfig) -> Iterator[str]:
     """Entries of the named groups that name no class: nobody would read them."""
     for group in ("losses", "callbacks", "logger"):
-        for name, node in config[group].items():
+        for name, node in (config[group] or {}).items():
             if node is not None and (not OmegaConf.is_dict(node) or "_target_" not in node):
                 others = [other for other in config[group] if other != name]
                 yield f"{group}.{name}: no _target_, so nobody reads it{did_you_mean(name, others)}"
@@ -122,7 +134,7 @@ def _losses(config: DictConfig) -> Iterator[str]:
     from portraitgen.losses.loss import Loss
     from portraitgen.training.generator import Generator
 
-    losses = {name: node for name, node in config.losses.items() if OmegaConf.is_dict(node)}
+    losses = {name: node for name, node in (config.losses or {}).items() if OmegaConf.is_dict(node)}
     if not losses or "_target_" not in config.model:
         return
     model = resolve_target(config.model["_target_"])

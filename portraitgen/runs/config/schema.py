@@ -61,7 +61,7 @@ class TrainConfig:
     """Name → logger; null leaves one out."""
     paths: PathsConfig = field(default_factory=PathsConfig)
     name: str = MISSING
-    """Name of the run: its directory under paths.runs and its id on W&B."""
+    """Name of the run: its directory under paths.runs."""
     seed: int = 0
     deterministic: bool = False
     """Refuse operations that are not bit-exact from run to run."""
@@ -183,12 +183,6 @@ class ConvertConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-def slug(name: str) -> str:
-    """A run's name as an id that W&B takes: plain, at most 128 characters; long ones end in a checksum."""
-    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
-    return plain if len(plain) <= 128 else f"{plain[:119]}-{zlib.crc32(name.encode()):08x}"
-
-
 def folder_name(text: str) -> str:
     """Overrides as a folder name: nothing leads elsewhere or needs quoting; long ones end in a checksum."""
     plain = re.sub(r"[^\w.,=+-]+", "-", text)
@@ -232,7 +226,6 @@ def register_configs() -> None:
     Plugins.instance().register(InstalledConfigurations)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="convert_schema", node=ConvertConfig)
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
     OmegaConf.register_new_resolver("rank", process_rank, replace=True)
     OmegaConf.register_new_resolver(

@@ -56,6 +56,7 @@ FORWARDED = {
     "lightning.pytorch.strategies.ddp.DDPStrategy": "torch.nn.parallel.DistributedDataParallel",
     "lightning.pytorch.strategies.fsdp.FSDPStrategy": "torch.distributed.fsdp.FullyShardedDataParallel",
     "lightning.pytorch.loggers.wandb.WandbLogger": "wandb.init",
+    "portraitgen.training.wandb_log.WandbLog": "wandb.init",
 }
 """Class that hands its **kwargs on → to what: a typo in those would only come out minutes later."""
 

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -31,7 +31,9 @@ from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replacing
 from portraitgen.runs.config.yaml_files import load_yaml
 from portraitgen.runs.secrets import without_secrets, words_without_secrets
-from portraitgen.training.checkpoint import LAST, Resume, find_resume
+
+if TYPE_CHECKING:
+    from portraitgen.training.checkpoint import Resume
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class RunDirectory:
         self.config = folder / "config.yaml"
         self.versions = folder / "versions.json"
         self.checkpoints = folder / "checkpoints"
-        self.last_checkpoint = self.checkpoints / LAST
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.weights = folder / "weights"
 
     def changes(self, config: Mapping[str, Any], *, allowed: bool) -> list[str]:
@@ -125,8 +127,10 @@ class RunDirectory:
             raise ValueError(f"the run in {self.folder} was started with other settings:\n  {lines}{advice}")
         return list(found.values())
 
-    def find_resume(self) -> Resume | None:
+    def find_resume(self) -> "Resume | None":
         """Where the run goes on, see `training.checkpoint.find_resume`."""
+        from portraitgen.training.checkpoint import find_resume
+
         return find_resume(self.checkpoints)
 
     def begin_anew(self) -> None:
@@ -142,7 +146,8 @@ class RunDirectory:
         number = 1 + max((int(each.name) for each in earlier.glob("[0-9]*")), default=0)
         target = earlier / str(number)
         target.mkdir(parents=True)
-        for path in (self.weights, self.folder / "samples", metrics, self.config, self.versions):
+        wandb_id = self.folder / "wandb_id.txt"
+        for path in (self.weights, self.folder / "samples", metrics, self.config, self.versions, wandb_id):
             if path.exists():
                 path.rename(target / path.name)
         log.warning(

@@ -21,9 +21,9 @@ from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
-from portraitgen.training.checkpoint import Resume
 
 if TYPE_CHECKING:
+    from portraitgen.training.checkpoint import Resume
     from portraitgen.training.preemption import Preemption
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def train(config: DictConfig) -> float | None:
     run = RunDirectory(Path(config.paths.runs, config.name))
     if process_rank() == 0:
         writable_folder(run.folder)
-    preemption = instantiate(config.callbacks.get("preemption"), _convert_="all")
+    preemption = instantiate((config.callbacks or {}).get("preemption"), _convert_="all")
     with preemption.watching(until_exit=_is_alone()) if preemption else nullcontext():
         resume = run.find_resume()
         changes = run.changes(settings, allowed=config.allow_config_change) if resume is not None else []
@@ -65,7 +65,7 @@ def _fit(
     config: DictConfig,
     settings: dict[str, Any],
     run: RunDirectory,
-    resume: Resume | None,
+    resume: "Resume | None",
     preemption: "Preemption | None",
     changes: list[str],
 ) -> None:
@@ -79,7 +79,9 @@ def _fit(
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     model = instantiate(config.model, _convert_="all")
-    losses = {name: instantiate(node, _convert_="all") for name, node in config.losses.items() if node}
+    losses = {
+        name: instantiate(node, _convert_="all") for name, node in (config.losses or {}).items() if node
+    }
     if losses:
         model.use_losses(losses)
     model.may_change = data.may_change = config.allow_config_change
@@ -91,7 +93,7 @@ def _fit(
     stage = instantiate(config.stage, _convert_="all")
     callbacks: dict[str, Any] = {
         name: preemption if name == "preemption" else instantiate(node, _convert_="all")
-        for name, node in config.callbacks.items()
+        for name, node in (config.callbacks or {}).items()
         if node
     }
     if "weights" in callbacks:
@@ -108,14 +110,16 @@ def _fit(
                 **describe_commit(),
             },
         )
-    loggers = [instantiate(node, _convert_="all") for node in config.logger.values() if node]
-    start = LambdaCallback(
-        on_train_start=lambda trainer, _: (
+    loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values() if node]
+
+    def record_start(trainer: Any, _: Any) -> None:
+        """Only now is it known that the run goes on from its checkpoint."""
+        if trainer.is_global_zero:
             run.record_start(settings, step=trainer.global_step, changes=changes)
-            if trainer.is_global_zero
-            else None
-        )
-    )
+            for logger in loggers:
+                logger.log_hyperparams({**settings, **describe_commit()})
+
+    start = LambdaCallback(on_train_start=record_start)
     trainer = instantiate(
         config.trainer, callbacks=[stage, *callbacks.values(), start], logger=loggers, _convert_="all"
     )
@@ -127,7 +131,7 @@ def _fit(
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume.path if resume else None)
     finally:
-        if config.logger.get("wandb"):
+        if (config.logger or {}).get("wandb"):
             import wandb
 
             wandb.finish()  # the next trial of a sweep, in this process, is a run of its own

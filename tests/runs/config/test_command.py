@@ -1,19 +1,21 @@
 """A user's mistake ends in one short message, a defect in a traceback; nothing is left behind."""
 
+import errno
 import logging
 import os
 import sys
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config import command as module
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.command import command
 from portraitgen.runs.config.overrides import explain
-from portraitgen.runs.config.rules import check_training
-from portraitgen.runs.config.schema import register_configs
+from portraitgen.runs.config.rules import check_training, setting_problems
+from portraitgen.runs.config.schema import CONF, register_configs
 
 TINY = ["experiment=aniportrait/tiny_stage1", "data.shards=shards.tar"]
 
@@ -152,6 +154,35 @@ def test_a_second_writer_is_told_of_the_first_and_leaves_no_trace(run, tmp_path)
         assert code == 1
         assert errors.startswith(f"error: {folder} is being written by process {os.getpid()} of ")
         assert [path.name for path in folder.iterdir()] == [".writer.json"]
+
+
+def fill_disk(config):
+    """A full disk, as safetensors words it; others raise an OSError."""
+    raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def fill_disk_through(config):
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise RuntimeError("unexpected pos 64 vs 0") from None
+
+
+@pytest.mark.parametrize("task", [fill_disk, fill_disk_through])
+def test_a_full_disk_is_said_in_one_line(run, task):
+    """It was a traceback of up to 97 lines that called itself a defect."""
+    code, errors, folder = run(task, *TINY)
+    assert code == 1
+    assert errors.startswith(f"error: the disk of {folder}/aniportrait/tiny_stage1 is full: ")
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["/abs/path", "../up"])
+def test_a_name_that_leads_out_of_the_runs_is_refused(run, tmp_path, name):
+    """One part of the run lay there, the other below paths.runs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*TINY, f"name={name}", f"paths.runs={tmp_path}"])
+    assert f"name: {name} leads out of the folder of all runs" in next(setting_problems(config))
 
 
 def test_a_defect_keeps_its_traceback(run):

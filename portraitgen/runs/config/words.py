@@ -1,0 +1,139 @@
+"""The words of a command line, as people type them, in the grammar that Hydra reads.
+
+Hydra's grammar takes letters of English, digits and a few signs; file names hold anything. So a value that
+names a file, a folder or a pattern that is there is quoted for it; `~` at its beginning is the home folder.
+Agents of W&B sweeps write `--key=value`. What still cannot be read is answered with the words that can.
+"""
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+_OPTIONS = tuple(
+    option
+    for action in get_args_parser()._actions
+    for option in action.option_strings
+    if option.startswith("--")
+)
+_KEY = re.compile(r"[+~]{0,2}[\w./@-]+")
+_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
+
+
+def readable_words(words: Sequence[str]) -> list[str]:
+    """The words with those overrides changed that Hydra would not read as they are meant."""
+    return [_readable(_without_dashes(word)) for word in words]
+
+
+def override_words(words: Sequence[str]) -> list[str]:
+    """Those that are overrides: neither options of Hydra (`-m`, `--cfg job`) nor their values."""
+    known, _ = get_args_parser().parse_known_args(list(words))
+    return list(known.overrides)
+
+
+def unreadable(words: Sequence[str]) -> Iterator[str]:
+    """For each override that Hydra's grammar has no place for, what to write in its place, for a shell."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if (
+            equals
+            and _KEY.fullmatch(key)
+            and not value.startswith(("[", "{"))
+            and _parsed(word) is None
+            and _value_of(quoted(key, value)) == value
+        ):
+            yield f"{key}: {value} has signs that must be quoted; write {_for_shell(quoted(key, value))}"
+
+
+def quoted(key: str, value: str) -> str:
+    """`key='value'`, whatever signs the value has."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    ending = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{escaped[len(escaped) - ending :]}'".replace("${", "\\${")
+
+
+def _without_dashes(word: str) -> str:
+    """`--key=value` as `key=value`, unless it is an option of Hydra."""
+    key, equals, _ = word.partition("=")
+    is_option = any(option.startswith(key) for option in _OPTIONS)
+    return word[2:] if equals and word.startswith("--") and not is_option else word
+
+
+def _readable(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or not value or not _KEY.fullmatch(key):
+        return word
+    parsed = _parsed(word)
+    if parsed is not None and not parsed.is_sweep_override() and parsed.value() == value and value[0] != "~":
+        return word
+    if parsed is not None and not parsed.is_sweep_override() and not isinstance(parsed.value(), str):
+        return word  # a number, a list …
+    if _is_there(value):
+        return quoted(key, _expanded(value))
+    if value.startswith("[") and value.endswith("]"):
+        return f"{key}={_readable_list(value)}"
+    return word
+
+
+def _readable_list(value: str) -> str:
+    """A list whose elements that are there are quoted."""
+    elements = []
+    for element in _split(value[1:-1]):
+        if element.startswith("[") and element.endswith("]"):
+            elements.append(_readable_list(element))
+        elif _is_there(element) and isinstance(_value_of(f"a={element}"), str | None):
+            elements.append(quoted("", _expanded(element))[1:])
+        else:
+            elements.append(element)
+    return f"[{','.join(elements)}]"
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign == "[") - (sign == "]")
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts]
+
+
+def _is_there(value: str) -> bool:
+    """Whether a file, a folder, or anything that a pattern stands for has this name."""
+    path = _expanded(value)
+    try:
+        if Path(path).exists():
+            return True
+        pattern = _BRACES.sub("*", path)
+        return pattern.strip("*/") != "" and next(glob.iglob(pattern), None) is not None
+    except (OSError, ValueError, re.error):  # too long for a name, say
+        return False
+
+
+def _expanded(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _value_of(word: str) -> Any:
+    parsed = _parsed(word)
+    return None if parsed is None or parsed.is_sweep_override() else parsed.value()
+
+
+def _for_shell(word: str) -> str:
+    """In double quotes, so that the single ones of Hydra stay readable."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", word) + '"'

@@ -1,0 +1,79 @@
+"""What W&B is told; it writes to the disk, without a network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from portraitgen.training.wandb_log import ID_FILE, WandbLog, folder_id
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """W&B remembers the environment of its first use."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+class Run:
+    """Keeps what W&B would get."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Any]] = {}
+
+    def log(self, metrics: dict[str, Any], *, step: int) -> None:
+        assert step >= max(self.rows, default=0), "W&B drops rows of earlier steps"
+        self.rows.setdefault(step, {}).update(metrics)
+
+
+def test_the_id_belongs_to_the_folder(tmp_path: Path) -> None:
+    """It was the run's name: two people's runs of one name were one run."""
+    one, other = folder_id(tmp_path / "ann/first"), folder_id(tmp_path / "bob/first")
+    assert one != other
+    assert folder_id(tmp_path / "ann/first") == one == (tmp_path / "ann/first" / ID_FILE).read_text().strip()
+
+
+def test_what_is_logged_of_a_step_is_one_row_by_that_step(tmp_path: Path) -> None:
+    """Loss, gradients and speed were three rows, counted from 0 in each part of a resumed run."""
+    log = WandbLog(save_dir=str(tmp_path), project="p", name="n", experiment=(run := Run()))
+    log.log_metrics({"train/loss": 0.5}, step=10)
+    log.log_metrics({"train/grad_norm": 1.0}, step=10)
+    log.log_metrics({"train/loss": 0.25}, step=20)
+    assert run.rows == {
+        10: {"train/loss": 0.5, "train/grad_norm": 1.0, "trainer/global_step": 10},
+        20: {"train/loss": 0.25, "trainer/global_step": 20},
+    }
+
+
+def test_without_an_api_key_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
+    with pytest.raises(
+        ValueError, match=r"logger\.wandb: No API key.*`wandb login`.*WANDB_MODE=offline.*logger=csv"
+    ):
+        _ = log.experiment
+
+
+@pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
+def test_two_parts_without_a_network_are_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for step in (1, 2):
+        log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
+        log.log_hyperparams({"optimizer": {"lr": 0.1}})
+        log.log_metrics({"loss": 1.0}, step=step)
+        ids.append(log.experiment.id)
+        assert log.experiment.config["optimizer"] == {"lr": 0.1}
+        wandb.finish()
+    assert ids[0] == ids[1] == folder_id(tmp_path)
