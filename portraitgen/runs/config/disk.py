@@ -23,8 +23,8 @@ def disk_full_message(folder: Path) -> str:
     needed = f"; the largest file in there takes {_readable(max(sizes))}" if sizes else ""
     return (
         f"the disk of {folder} is full: {_readable(shutil.disk_usage(folder).free)} are left{needed}. Free"
-        " some space, or choose another folder (paths.runs=… or out=…), and start the same command again: what"
-        " was finished is kept"
+        " some space, or choose another folder (paths.runs=… or out=…), and start the same command again:"
+        " what was finished is kept"
     )
 
 

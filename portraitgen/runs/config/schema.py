@@ -108,7 +108,9 @@ class GenerateConfig:
     num_samples: int = MISSING
     """Samples of each request; their seeds are `seed`, `seed` + 1 …."""
     out: str = MISSING
-    """Folder for the results."""
+    """Folder for the results; or a file (.mp4, .gif, .webm, .png), beside whose folder it is written."""
+    formats: list[str] = field(default_factory=list)
+    """Formats of clips beside mp4: gif, webm, frames (PNG files)."""
     seed: int = MISSING
     deterministic: bool = False
     """Refuse operations that are not bit-exact from run to run."""
@@ -203,6 +205,12 @@ def process_rank() -> int:
     return 0
 
 
+def _result_folder(out: str) -> str:
+    from portraitgen.runs.generate.formats import result_folder
+
+    return str(result_folder(out))
+
+
 class InstalledConfigurations(SearchPathPlugin):
     """Hydra looks for groups also in the folders `conf` of systems that other packages bring."""
 
@@ -227,6 +235,7 @@ def register_configs() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="convert_schema", node=ConvertConfig)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
+    OmegaConf.register_new_resolver("result_folder", _result_folder, replace=True)
     OmegaConf.register_new_resolver("rank", process_rank, replace=True)
     OmegaConf.register_new_resolver(
         "console_level", lambda: "ERROR" if process_rank() else "INFO", replace=True

@@ -31,6 +31,7 @@ from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.schema import EvaluateConfig, GenerateConfig
 from portraitgen.runs.evaluate.compare import report_comparison
 from portraitgen.runs.evaluate.evaluate import grade_and_report
+from portraitgen.runs.evaluate.sources.samples import SAMPLES
 from portraitgen.runs.generate.generate import generate
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def run_trial(config: DictConfig, folder: Path) -> None:
     writable_folder(folder)
     settings = _settings(config)
     clips = folder / "generated"
+    (clips / SAMPLES).unlink(missing_ok=True)  # of the trial under other settings
     generate(_for_command(GenerateConfig, settings, out=str(clips)))
     # `fps` and `length` are of another kind for each of the two commands.
     graded = {"out": str(folder), "generated": str(clips), "fps": None, "length": "exact", "wandb": None}

@@ -3,7 +3,6 @@
 This knows no system: what one takes, and what it makes of it, stands in the system's `inputs.py`.
 """
 
-import json
 import logging
 import os
 import time
@@ -15,12 +14,16 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.media.files import replacing, writable_folder
 from portraitgen.media.interpolation import key_positions
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.systems import system_file
-from portraitgen.runs.evaluate.sources.samples import SAMPLES
 from portraitgen.runs.generate.draw import draw_frames
+from portraitgen.runs.generate.formats import (
+    result_folder,
+    wanted_formats,
+    write_formats,
+    write_single_file,
+)
 from portraitgen.runs.generate.given import (
     Wanted,
     check_settings,
@@ -29,6 +32,7 @@ from portraitgen.runs.generate.given import (
     what_is_wanted,
 )
 from portraitgen.runs.generate.result_files import write_result
+from portraitgen.runs.generate.result_list import ResultList
 from portraitgen.runs.generate.rows import describe_sample
 from portraitgen.runs.generate.stored_clips import ShardClips
 from portraitgen.runs.progress import progress
@@ -43,7 +47,8 @@ log = logging.getLogger(__name__)
 def generate(config: DictConfig) -> None:
     """Write into `config.out` each clip or picture, for clips a comparison video, and a contact sheet.
 
-    `samples.jsonl` has a row for each, with all that it takes to grade it.
+    `samples.jsonl` has a row for each, with all that made it and that it takes to grade it. Results that lie
+    there already stay: one of the same name that was made otherwise gets a name of its own.
 
     Raises:
         ValueError: a setting, the weights, or what was given cannot be used. What the system does not take is
@@ -51,6 +56,7 @@ def generate(config: DictConfig) -> None:
     """
     check_config(config)
     check_settings(config)
+    formats = wanted_formats(config.out, config.formats)
     described = describe_system(Path(config.weights), changes=_changes(config), models=config.paths.models)
     described.require_generator()
     inputs = inputs_of(described.system)
@@ -58,7 +64,8 @@ def generate(config: DictConfig) -> None:
     between = instantiate(config.interpolation.between, _convert_="all")
     if config.interpolation.every > 1 and between is None:
         raise ValueError("interpolation.every is above 1: say what makes the others (interpolation=flow)")
-    out = writable_folder(Path(config.out))
+    results = ResultList(result_folder(config.out))
+    out = results.folder
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
         torch.use_deterministic_algorithms(True)
@@ -75,28 +82,35 @@ def generate(config: DictConfig) -> None:
             progress=progress,
         )
     )
-    rows: dict[str, dict[str, Any]] = {}
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    saved = results.save_config(settings)
+    kinds = {each.name: each.kind for each in inputs.inputs}
+    names: set[str] = set()
     for name, request, given in _requests(wanted, maker, config):
-        if name in rows:
+        if name in names:
             raise ValueError(f"{name} would be written twice: give its requests a `key` each (requests=…)")
         if request.length is None and config.interpolation.every > 1:
             raise ValueError(
                 f"{name} is a picture, and has no frames to make between others: leave interpolation out"
             )
+        names.add(name)
+        facts = describe_sample(config, request, given, described.facts, kinds=kinds, device=device)
+        key = results.key_for(name, facts)
         begin = time.perf_counter()
-        with progress(f"{name}: denoising") as on_step:
+        with progress(f"{key}: denoising") as on_step:
             positions = key_positions(request.count, config.interpolation.every)
             drawn = draw_frames(system, request, positions, between, seed=given.seed, on_step=on_step)
-            files = write_result(out, name, request, drawn)
-        rows[name] = {"key": name, **files, **describe_sample(config, request, given, described.facts)}
-        with replacing(out / SAMPLES) as temporary:
-            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows.values()))
+            files = write_result(out, key, request, drawn)
+        write_formats(out, files, formats)
+        results.add({"key": key, **files, **facts, "config": saved})
         seconds = time.perf_counter() - begin
         place = out / str(files.get("video") or files["image"])
-        log.info("%s: %d frame(s) in %.1f s: %s", name, request.count, seconds, place)
-    if not rows:
+        log.info("%s: %d frame(s) in %.1f s: %s", key, request.count, seconds, place)
+    if not names:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
-    log.info("%d sample(s) listed in %s", len(rows), out / SAMPLES)
+    if (path := write_single_file(config.out, results)) is not None:
+        log.info("written: %s", path)
+    log.info("%d sample(s) listed in %s", len(results), results.path)
 
 
 def inputs_of(system: str) -> type[SystemInputs]:

@@ -1,18 +1,26 @@
 """What samples.jsonl says of a sample beside its files: all that made it, and what it is graded by."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.data.manifest import shard_digest
+from portraitgen.media.digests import remembered_digest
 from portraitgen.training.inputs import Given
 from portraitgen.training.request import Request
 
 
 def describe_sample(
-    config: DictConfig, request: Request, given: Given, facts: Mapping[str, Any]
+    config: DictConfig,
+    request: Request,
+    given: Given,
+    facts: Mapping[str, Any],
+    *,
+    kinds: Mapping[str, str],
+    device: torch.device,
 ) -> dict[str, Any]:
     """The row of one sample, plain JSON.
 
@@ -20,6 +28,7 @@ def describe_sample(
         config: of generate.py.
         given: what the request was made of.
         facts: of the weights file.
+        kinds: of the keys of `given`; see `training.inputs.Input`.
     """
     span = _train_span(request, facts)
     low, high = (round(share * request.source.get("num_frames", 0)) for share in span or (0, 0))
@@ -31,6 +40,7 @@ def describe_sample(
         **request.source,
         "references": [[str(photo.resolve()) for photo in person] for person in request.references],
         **texts,
+        "asked": {key: _plain(given.values.get(key)) for key in ("size", "fps", "length")},
         "inputs": {key: _plain(value) for key, value in given.values.items() if key.startswith("inputs.")},
         "train_span": span,
         "frames_trained_on": int(((numbers >= low) & (numbers < high)).sum()),
@@ -40,10 +50,25 @@ def describe_sample(
         "commit": facts.get("commit"),
         "recognizers": facts.get("recognizers", {}),
         "seed": given.seed,
+        "digests": _digests(
+            [config.weights, *(given.values[key] for key in kinds if kinds[key] == "weights")]
+        ),
+        "device": device.type,
         "precision": config.precision,
+        "deterministic": config.deterministic,
+        "faces": OmegaConf.to_container(config.faces, resolve=True),
+        "model": OmegaConf.to_container(config.model, resolve=True),
         "sampling": {name: value for name, value in config.sampling.items() if value is not None},
         "interpolation": OmegaConf.to_container(config.interpolation, resolve=True),
     }
+
+
+def _digests(paths: Iterable[Any]) -> dict[str, str]:
+    """SHA-256 of weights files by path; of a folder those of its weights."""
+    files: list[Path] = []
+    for path in (Path(path) for path in paths if path is not None):
+        files += sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return {str(file): remembered_digest(file) for file in files if file.is_file()}
 
 
 def _plain(value: Any) -> Any:
