@@ -29,6 +29,7 @@ from portraitgen.runs.config.disk import disk_full_message, is_disk_full
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
 from portraitgen.runs.config.words import override_words, readable_words, unreadable
+from portraitgen.runs.train.trials import SweepTable, sweep_words
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,13 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
     # Hydra would print errors in its own way and hide their cause; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register_configs()
-    sys.argv[1:] = readable_words(sys.argv[1:])
+    sys.argv[1:] = sweep_words(readable_words(sys.argv[1:]))
     main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_guarded(task))
     try:
         main()
+        _show_trials()
     except TaskFailed:
+        _show_trials()
         sys.exit(1)
     except ConfigError as error:  # refused as it was composed
         _show(error, str(error))
@@ -74,6 +77,12 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_trials() -> None:
+    lines = SweepTable.lines()
+    if lines:
+        print("\n".join(["", *lines]), file=sys.stderr)
 
 
 def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:

@@ -15,6 +15,9 @@ from portraitgen.runs.config.check import ConfigError, find_problems
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.targets import argument_names, did_you_mean, resolve_target
 
+_OF_EXPERIMENT = ("model", "data", "stage", "sampling")
+"""Groups of train.py without a default."""
+
 
 def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> list[str]:
     """One line for each mistake in the command line, or in the files it composes.
@@ -45,7 +48,19 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> lis
         except (HydraException, OmegaConfBaseException, YAMLError) as second:
             return [*unknown.values(), _plain(second)]
     rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]
+    if config_name == "train" and OmegaConf.is_missing(forced, "model"):
+        unset = [f"{key}: no value given (???)" for key in (*_OF_EXPERIMENT, "name")]
+        rest = [_no_experiment(), *(line for line in rest if line not in unset)]
     return [*unknown.values(), *rest] or [_plain(error)]
+
+
+def _no_experiment() -> str:
+    stages = [path for path in sorted(CONF.glob("experiment/*/*.yaml")) if "stage" in path.stem]
+    names = [f"{path.parent.name}/{path.stem}" for path in stages]
+    return (
+        f"choose an option of each of the groups {', '.join(_OF_EXPERIMENT)}, or an experiment, which"
+        f" chooses for you: experiment={' | '.join(names)}"
+    )
 
 
 def _text(override: Override) -> str:
@@ -101,9 +116,5 @@ def _plain(error: Exception) -> str:
         lines = [
             f"{group}: there is no {option!r}{did_you_mean(option, options)}; known: {', '.join(options)}"
         ]
-    if lines and lines[0].startswith("You must specify"):
-        stages = [path for path in sorted(CONF.glob("experiment/*/*.yaml")) if "stage" in path.stem]
-        names = [f"{path.parent.name}/{path.stem}" for path in stages]
-        lines.append(f"or an experiment, which chooses for you: experiment={' | '.join(names)}")
     noise = ("object_type=", "reference_type=", "full_key:", "To append to your config", "See https:")
     return "\n    ".join(line for line in lines if line.strip() and not line.strip().startswith(noise))

@@ -8,6 +8,7 @@ argument of any class is written down twice.
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,6 +206,12 @@ def process_rank() -> int:
     return 0
 
 
+def _trial(overrides: Sequence[str]) -> str:
+    from portraitgen.runs.train.trials import trial_overrides
+
+    return trial_overrides([str(each) for each in overrides])
+
+
 def _result_folder(out: str) -> str:
     from portraitgen.runs.generate.formats import result_folder
 
@@ -235,6 +242,7 @@ def register_configs() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="convert_schema", node=ConvertConfig)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
+    OmegaConf.register_new_resolver("trial", _trial, replace=True)
     OmegaConf.register_new_resolver("result_folder", _result_folder, replace=True)
     OmegaConf.register_new_resolver("rank", process_rank, replace=True)
     OmegaConf.register_new_resolver(

@@ -72,7 +72,7 @@ def run(weights, media, tmp_path):
         ]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             generate(compose("generate", [*given, *overrides]))
-        (line,) = (tmp_path / "out/samples.jsonl").read_text().splitlines()
+        *_, line = (tmp_path / "out/samples.jsonl").read_text().splitlines()
         return tmp_path / "out", json.loads(line)
 
     return run

@@ -1,0 +1,112 @@
+"""The trials of a sweep: a folder for each, and a table of what came of them at its end."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from portraitgen.runs.config.words import override_words
+
+SWEPT = "PORTRAITGEN_SWEPT"
+"""Environment variable with the keys that a sweep's command line gives several values; jobs inherit it."""
+
+SHARED = ("experiment", "hparams_search", "data.shards", "paths.runs", "name")
+"""Keys that name no trial while all trials have one value of them."""
+
+_OF_EXPERIMENT = ("model", "data", "stage", "sampling", "losses")
+"""Groups that an experiment chooses."""
+
+_FIGURES = ("train/loss", "val/loss")
+
+
+def sweep_words(words: Sequence[str]) -> list[str]:
+    """The words of a command line, and the jobs of a sweep told which keys it varies.
+
+    Hydra composes a configuration for the sweep itself, in which a swept group is not chosen. Where that is
+    the experiment, settings of what it would choose have no place there: they go to the trials alone.
+    """
+    parsed = {word: _parsed(word) for word in override_words(words)}
+    swept = {word: each.key_or_group for word, each in parsed.items() if each and each.is_sweep_override()}
+    os.environ[SWEPT] = ",".join(swept.values())
+    if "experiment" not in swept.values():
+        return list(words)
+    return [_for_trials_alone(word) if word in parsed and word not in swept else word for word in words]
+
+
+def _for_trials_alone(word: str) -> str:
+    """`data.shards=a` as a sweep over one value."""
+    key, _, value = word.partition("=")
+    is_setting = "." in key and key.lstrip("+").partition(".")[0] in _OF_EXPERIMENT
+    is_setting = is_setting and value not in ("", "null")  # choice() takes no null
+    return f"{key}=choice({value})" if is_setting else word
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None  # Hydra says so itself
+
+
+def trial_overrides(overrides: Sequence[str]) -> str:
+    """The overrides of a trial that tell it from others, by key: what its folder is called."""
+    swept = os.environ.get(SWEPT, "").split(",")
+    named = [
+        each
+        for each in overrides
+        if (key := each.lstrip("+~").partition("=")[0]) in swept or key not in SHARED
+    ]
+    return ",".join(sorted(named))
+
+
+class SweepTable(Callback):
+    """Notes where and when a sweep begins, and prints the table of its trials when the process is done."""
+
+    _begun: tuple[Path, float] | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        SweepTable._begun = Path(config.paths.runs, "sweeps"), time.time()
+
+    @classmethod
+    def lines(cls) -> list[str]:
+        """The table of the trials that wrote into their log since the sweep began; nothing without one."""
+        if cls._begun is None:
+            return []
+        root, since = cls._begun
+        logs = [log for log in sorted(root.rglob("train.rank0.log")) if log.stat().st_mtime >= since - 1]
+        rows = [_row(root, log) for log in logs]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+        widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+        return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table] if rows else []
+
+
+def _row(root: Path, log: Path) -> dict[str, str]:
+    """What a trial came to, from its files: it may have run on another machine."""
+    folder = log.parent
+    lines = log.read_text(errors="replace").splitlines()
+    failed = bool(lines) and "[ERROR]" in lines[-1]
+    last = _last_values(folder / "metrics.csv")
+    figures = {name: f"{float(last[name]):.5g}" for name in _FIGURES if name in last}
+    return {
+        "trial": str(folder.relative_to(root)),
+        "step": last.get("step", "0"),
+        **figures,
+        "state": "failed" if failed else "ended",
+    }
+
+
+def _last_values(path: Path) -> Mapping[str, str]:
+    """The last value of each column."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {name: value for row in csv.DictReader(file) for name, value in row.items() if value}

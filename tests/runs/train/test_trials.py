@@ -1,0 +1,77 @@
+"""Each trial of a sweep lies in a folder of its own, and its end is a table of them."""
+
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.train.trials import SWEPT, SweepTable, sweep_words, trial_overrides
+
+
+def folder_of(*overrides: str) -> str:
+    """Where Hydra puts the trial with these overrides."""
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*overrides], return_hydra_config=True)
+    return str(config.hydra.sweep.subdir)
+
+
+@pytest.mark.parametrize(
+    "swept", ["data.shards=a.tar,b.tar", "experiment=aniportrait/tiny_stage1,aniportrait/tiny_stage2"]
+)
+def test_trials_that_differ_lie_apart(monkeypatch: pytest.MonkeyPatch, swept: str) -> None:
+    """Both trials of two data sets were one folder with two writers."""
+    monkeypatch.setenv(SWEPT, "")
+    sweep_words(["-m", swept, "seed=1"])
+    key, _, values = swept.partition("=")
+    fixed = ["seed=1"] if key == "experiment" else ["seed=1", "experiment=aniportrait/tiny_stage1"]
+    folders = [folder_of(*fixed, f"{key}={value}") for value in values.split(",")]
+    assert len({*folders}) == 2
+    assert all("seed=1" in folder for folder in folders)
+
+
+def test_what_all_trials_share_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWEPT, "")
+    words = ["experiment=x", "data.shards=a.tar", "optimizer.lr=1e-5,3e-5"]
+    sweep_words(words)
+    assert trial_overrides(["experiment=x", "data.shards=a.tar", "optimizer.lr=1e-5"]) == "optimizer.lr=1e-5"
+
+
+def test_experiments_can_be_swept_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one of them there is no model and no data, whose settings then had no place."""
+    monkeypatch.setenv(SWEPT, "")
+    words = [
+        "-m",
+        "experiment=x,y",
+        "data.shards='a b.tar'",
+        "seed=1",
+        "hydra.job.num=1",
+        "stage.train=[a,b]",
+    ]
+    assert sweep_words(words) == [
+        *("-m", "experiment=x,y", "data.shards=choice('a b.tar')", "seed=1", "hydra.job.num=1"),
+        "stage.train=choice([a,b])",
+    ]
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["seed=1"], return_hydra_config=True)
+    assert config.hydra.sweep.dir == "runs/sweeps/several"
+
+
+def test_the_table_tells_what_came_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SweepTable, "_begun", None)
+    assert SweepTable.lines() == []
+    SweepTable().on_multirun_start(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
+    for name, last in (("lr=1", "fine"), ("lr=2", "[x][ERROR] the loss is not finite")):
+        folder = tmp_path / "sweeps/exp" / name
+        folder.mkdir(parents=True)
+        (folder / "train.rank0.log").write_text(f"begun\n{last}\n")
+    (tmp_path / "sweeps/exp/lr=1/metrics.csv").write_text("step,train/loss,val/loss\n1,0.9,0.8\n2,0.5,\n")
+    header, *rows = [line.split() for line in SweepTable.lines()]
+    assert header == ["trial", "step", "train/loss", "val/loss", "state"]
+    assert rows == [["exp/lr=1", "2", "0.5", "0.8", "ended"], ["exp/lr=2", "0", "failed"]]
+    monkeypatch.setattr(SweepTable, "_begun", (tmp_path / "sweeps", time.time() + 60))
+    assert SweepTable.lines() == []
