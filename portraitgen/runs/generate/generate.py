@@ -36,6 +36,7 @@ from portraitgen.runs.generate.result_list import ResultList
 from portraitgen.runs.generate.rows import describe_sample
 from portraitgen.runs.generate.stored_clips import ShardClips
 from portraitgen.runs.progress import progress
+from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.system import build, choose_device, describe_system, load_learner
 from portraitgen.training.generator import Generator
 from portraitgen.training.inputs import Given, Resources, SystemInputs
@@ -83,7 +84,7 @@ def generate(config: DictConfig) -> None:
         )
     )
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    saved = results.save_config(settings)
+    saved = results.save_config(without_secrets(settings))
     kinds = {each.name: each.kind for each in inputs.inputs}
     names: set[str] = set()
     for name, request, given in _requests(wanted, maker, config):

@@ -117,7 +117,7 @@ def _fit(
         if trainer.is_global_zero:
             run.record_start(settings, step=trainer.global_step, changes=changes)
             for logger in loggers:
-                logger.log_hyperparams({**settings, **describe_commit()})
+                logger.log_hyperparams({**without_secrets(settings), **describe_commit()})
 
     start = LambdaCallback(on_train_start=record_start)
     trainer = instantiate(
