@@ -149,6 +149,10 @@ class Objective(ABC):
     def _noised(self, clean: Tensor, noise: Tensor, time: Tensor) -> Noised: ...
 
 
+_ZERO_TERMINAL = 2.0**-23
+"""Euler, UniPC and DPM++ put 2^-24 in the place of a last ᾱ of 0, for the sigmas that they compute of it."""
+
+
 class DiffusionObjective(Objective):
     """Denoising on the schedule of a diffusers scheduler: x_t = α_t·x + σ_t·ε with α_t² = alphas_cumprod[t].
 
@@ -162,8 +166,8 @@ class DiffusionObjective(Objective):
         noise_offset, mask_probability: see `Objective`.
 
     Raises:
-        ValueError: unknown prediction type, or `epsilon` on a schedule that ends in pure noise, where the
-            noise tells nothing about the sample.
+        ValueError: unknown prediction type; on a schedule that ends in pure noise `epsilon`, which tells
+            nothing about the sample there, or `sample` with min-SNR weights, which are 0 there.
     """
 
     def __init__(
@@ -182,10 +186,16 @@ class DiffusionObjective(Objective):
                 f"scheduler.prediction_type is {prediction_type!r}: use one of {', '.join(known)}"
             )
         alphas_cumprod = scheduler.alphas_cumprod.detach().cpu().double()
-        if prediction_type == "epsilon" and alphas_cumprod[-1] == 0:
+        ends_in_noise = bool(alphas_cumprod[-1] <= _ZERO_TERMINAL)
+        if prediction_type == "epsilon" and ends_in_noise:
             raise ValueError(
                 "scheduler.prediction_type 'epsilon' is undefined on a schedule with zero terminal SNR: "
                 "use v_prediction or sample, or rescale_betas_zero_snr: false"
+            )
+        if prediction_type == "sample" and ends_in_noise and min_snr_gamma is not None:
+            raise ValueError(
+                "min_snr_gamma gives the last step no weight where a schedule with zero terminal SNR predicts"
+                " the sample, and sampling begins with that step: use v_prediction, or leave it out"
             )
         self.prediction_type: PredictionType = prediction_type
         weight = torch.ones_like(alphas_cumprod)

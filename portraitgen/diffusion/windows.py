@@ -66,7 +66,7 @@ def _open_starts(num_frames: int, size: int, hop: int, dilation: int, phase: flo
     if last < 0:
         return
     first = int(hop * phase)
-    if first > 0:
+    if min(first, last) > 0:
         yield 0
     yield from range(min(first, last), last, hop)
     yield last

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -356,3 +362,21 @@ def test_flow_times_follow_the_distribution() -> None:
 def test_bad_flows(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"use one of|must be positive"):
         FlowMatching(**options)
+
+
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler, DPMSolverMultistepScheduler]
+)
+def test_noise_is_not_predicted_where_the_schedule_ends_in_it(kind: type) -> None:
+    """Some schedulers keep a trace of the sample, 2^-24, for their sigmas; it was taken for signal."""
+    scheduler = kind(rescale_betas_zero_snr=True, prediction_type="epsilon")
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        DiffusionObjective(scheduler)
+    DiffusionObjective(kind(prediction_type="epsilon"))
+
+
+def test_the_step_that_sampling_begins_with_has_a_weight() -> None:
+    scheduler = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="sample")
+    with pytest.raises(ValueError, match="min_snr_gamma gives the last step no weight"):
+        DiffusionObjective(scheduler, min_snr_gamma=5.0)
+    DiffusionObjective(scheduler)

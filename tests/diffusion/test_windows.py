@@ -52,6 +52,14 @@ def test_every_frame_is_covered(closed_loop: bool, size: int, overlap: int, stri
             assert {frame for window in plain for frame in window} == {*range(num_frames)}
 
 
+def test_no_window_comes_twice() -> None:
+    """A dilated window as long as the clip was predicted twice, and weighed double."""
+    for step in range(6):
+        for num_frames in range(17, 80):
+            windows = [tuple(window) for window in context_windows(num_frames, 16, 4, stride=2, step=step)]
+            assert len({*windows}) == len(windows), (num_frames, step)
+
+
 def test_every_length_up_to_2000_is_covered_by_both_kinds() -> None:
     for num_frames in range(1, 2001):
         for closed_loop in (False, True):
