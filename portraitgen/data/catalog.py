@@ -15,6 +15,10 @@ from portraitgen.data.scan import open_index
 Range = tuple[float | None, float | None]
 
 
+_MOST_NUMBERS = 1_000_000
+"""Of a range in a pattern; its names are written out."""
+
+
 def find_shards(patterns: str | Sequence[str]) -> list[Path]:
     """Sorted paths of shards, from patterns such as "shards/train-{000000..000127}.tar" or "{a,b}-*.tar".
 
@@ -43,6 +47,8 @@ def _expand_braces(pattern: str) -> list[str]:
     if braces is None:
         return [pattern]
     first, last, words = braces.groups()
+    if not words and int(last) - int(first) >= _MOST_NUMBERS:
+        raise DataError(f"data.shards: '{pattern}' stands for more than {_MOST_NUMBERS:,} shards")
     choices = words.split(",") if words else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
     head, tail = pattern[: braces.start()], pattern[braces.end() :]
     return list(chain.from_iterable(_expand_braces(head + choice + tail) for choice in choices))

@@ -7,6 +7,7 @@ without memory and in a second or two at full size: only they know what their ne
 """
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -67,6 +68,8 @@ def _walk(config: DictConfig | ListConfig, path: str, allowed: Allowed) -> Itera
             yield f"{here}: no value given (???)"
         elif OmegaConf.is_config(config[key]):
             yield from _walk(config[key], here, allowed)
+        elif isinstance(config[key], float) and not math.isfinite(config[key]):
+            yield f"{here}: {config[key]} is no number to compute with"
     if isinstance(config, DictConfig) and "_target_" in config:
         for problem in _check_call(config, allowed):
             yield f"{path}.{problem}".lstrip(".")

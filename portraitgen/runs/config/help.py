@@ -1,7 +1,7 @@
 """What `--help` says of a command's settings: its configuration file with its comments, and its groups."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -25,6 +25,19 @@ def settings_help(config_name: str) -> str:
             lines += [f"  {group}: {'none' if chosen is None else chosen}", *_options(group)]
     lines += ["", "What a command line comes to, with the settings of its groups: … --cfg job"]
     return "\n".join(lines).strip() + "\n"
+
+
+def experiments_help(words: Sequence[str] = ()) -> str:
+    """The experiments of train.py, each with the first line of its comments."""
+    lines = ["Experiments (experiment=…), each a file of conf/experiment:"]
+    for path in sorted((CONF / "experiment").glob("*/*.yaml")):
+        text = path.read_text()
+        if "max_steps" in text or "override /stage" in text:
+            said = next(
+                (line for line in text.splitlines() if line.startswith("# ") and "@package" not in line), ""
+            )
+            lines.append(f"  {f'{path.parent.name}/{path.stem}':<36} {said.lstrip('# ')}".rstrip())
+    return "\n".join(lines)
 
 
 def _parts(config_name: str) -> tuple[list[str], list[str], dict[str, str | None]]:

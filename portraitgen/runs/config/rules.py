@@ -4,11 +4,13 @@ import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from portraitgen.runs.config.bounds import logged_problems, training_problems
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.targets import did_you_mean, resolve_target
 from portraitgen.runs.pretrained import missing_models
@@ -55,6 +57,10 @@ def setting_problems(config: DictConfig) -> Iterator[str]:
     yield from _unread(config)
     yield from _losses(config)
     yield from _batches(config)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    yield from training_problems(settings)
+    if config.optimized_metric:
+        yield from logged_problems(config.optimized_metric, settings)
     if _uses_deepspeed(config):
         if config.trainer.accelerator == "cpu":
             yield "strategy: DeepSpeed trains on CUDA GPUs only; on a CPU use strategy=ddp"

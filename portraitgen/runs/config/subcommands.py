@@ -52,6 +52,18 @@ def _imported(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+TRAIN: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.train.train.train",
+        "train",
+        "experiment=aniportrait/stage1 data.shards=…",
+        "train one stage",
+        details="portraitgen.runs.config.help.experiments_help",
+    ),
+}
+"""What train.py does."""
+
+
 PREPARE: dict[str, SubCommand] = {
     "": SubCommand(
         "portraitgen.runs.prepare.prepare.prepare",

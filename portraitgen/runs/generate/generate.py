@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.media.interpolation import key_positions
-from portraitgen.runs.config.check import check_config
+from portraitgen.runs.config.bounds import sampling_problems
+from portraitgen.runs.config.check import ConfigError, check_config
 from portraitgen.runs.config.systems import system_file
 from portraitgen.runs.generate.draw import draw_frames
 from portraitgen.runs.generate.formats import (
@@ -60,6 +61,9 @@ def generate(config: DictConfig) -> None:
     formats = wanted_formats(config.out, config.formats)
     described = describe_system(Path(config.weights), changes=_changes(config), models=config.paths.models)
     described.require_generator()
+    drawing: Any = OmegaConf.to_container(described.config, resolve=True)
+    if problems := [*sampling_problems(drawing.get("sampling") or {}, "sampling")]:
+        raise ConfigError(problems)
     inputs = inputs_of(described.system)
     wanted = what_is_wanted(config, inputs, described.facts, name=described.system)
     between = instantiate(config.interpolation.between, _convert_="all")

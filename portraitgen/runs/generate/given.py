@@ -8,6 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.data.catalog import find_shards
+from portraitgen.runs.config.bounds import generation_problems
+from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.generate.requests_file import read_requests
 from portraitgen.training.given import accept
 from portraitgen.training.inputs import COMMON, Given, SystemInputs
@@ -53,6 +55,9 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError("give weights=<a weights/*.safetensors of a run>: it says which system generates")
     if config.precision not in PRECISIONS:
         raise ValueError(f"precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    if problems := [*generation_problems(settings)]:
+        raise ConfigError(problems)
     if config.limit is not None and config.limit < 1:
         raise ValueError(f"limit={config.limit}: give a number of clips, or null for all")
     if config.interpolation.every < 1:

@@ -165,7 +165,11 @@ def test_stage_two_names_the_command_that_makes_stage_one(config, tmp_path):
 
 
 def test_stage_two_starts_from_stage_one(run, config, tmp_path):
-    train(config("data.examples.clip_frames=2", experiment="aniportrait/tiny_stage2"))
+    train(
+        config(
+            "data.examples.clip_frames=2", "sampling.window_overlap=1", experiment="aniportrait/tiny_stage2"
+        )
+    )
     with (
         safe_open(run / "weights/last.safetensors", "pt") as first,
         safe_open(tmp_path / "aniportrait/tiny_stage2/weights/last.safetensors", "pt") as second,

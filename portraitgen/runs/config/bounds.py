@@ -1,0 +1,75 @@
+"""Numbers that cannot be, or that would keep a machine busy for days, named before anything is loaded."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from portraitgen.runs.config.targets import did_you_mean
+
+MAX_SEED = 2**32 - 1
+MAX_WORKERS = 256
+MAX_SIDE = 8192
+MAX_FPS = 240
+MAX_FRAMES = 1_000_000
+
+_DEFAULT_STEPS = 1000
+
+
+def between(key: str, value: Any, low: float, high: float) -> Iterator[str]:
+    """A problem where a number is given and is not within [low, high]."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+        yield f"{key}: {value}, but it must be between {low:g} and {high:g}"
+
+
+def sampling_problems(sampling: Mapping[str, Any], place: str) -> Iterator[str]:
+    """What of the settings of a sampling pipeline cannot be; of those that it has."""
+    scheduler = sampling.get("scheduler")
+    scheduler = scheduler if isinstance(scheduler, Mapping) else {}
+    most = scheduler.get("num_train_timesteps", _DEFAULT_STEPS)
+    yield from between(f"{place}.num_steps", sampling.get("num_steps"), 1, most)
+    frames, overlap = sampling.get("window_frames"), sampling.get("window_overlap")
+    if isinstance(overlap, int) and overlap < 0:
+        yield f"{place}.window_overlap: {overlap}, but it must be 0 or more"
+    # Networks for pictures have windows of one frame, which overlap in none.
+    elif isinstance(frames, int) and isinstance(overlap, int) and overlap >= frames > 1:
+        yield (
+            f"{place}.window_overlap: {overlap}, but windows have {frames} frames ({place}.window_frames):"
+            f" give less than that; a quarter, {frames // 4}, is usual"
+        )
+
+
+def training_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """What of the numbers of train.py cannot be; `config` is resolved."""
+    yield from between("seed", config["seed"], 0, MAX_SEED)
+    yield from between("data.num_workers", config["data"].get("num_workers"), 0, MAX_WORKERS)
+    rate = config["optimizer"].get("lr")
+    if isinstance(rate, int | float) and rate < 0:
+        yield f"optimizer.lr: {rate}, but it must be 0 or more"
+    yield from sampling_problems(config["sampling"], "sampling")
+
+
+def generation_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """The same of generate.py, but for its sampling, which the weights file has a part in."""
+    yield from between("seed", config["seed"], 0, MAX_SEED)
+    yield from between("num_samples", config["num_samples"], 1, MAX_FRAMES)
+    yield from between("fps", config["fps"], 1e-3, MAX_FPS)
+    yield from between("length", config["length"], 1, MAX_FRAMES)
+    size = config["size"]
+    for side in size if isinstance(size, list) else [size]:
+        yield from between("size", side, 8, MAX_SIDE)
+
+
+def logged_problems(name: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """Whether `optimized_metric` names a figure that no run logs, as far as the settings tell."""
+    data, losses = config["data"], [*(config["losses"] or {})]
+    terms = ["loss", *(f"loss_{each}" for each in ("diffusion", *losses) if losses)]
+    known = [f"{part}/{term}" for part in ("train", "val") for term in terms] + [
+        "train/lr",
+        "train/grad_norm",
+    ]
+    part = name.partition("/")[0]
+    if part not in ("train", "val", "perf"):
+        yield f"optimized_metric: {name}; figures are called train/…, val/… or perf/…, such as val/loss"
+    elif name not in known and (guess := did_you_mean(name, known)):
+        yield f"optimized_metric: {name}; no run logs this{guess}"
+    elif part == "val" and not data.get("val_span") and not data.get("val_shards"):
+        yield f"optimized_metric: {name}, but there is no validation: set data.val_span or data.val_shards"
