@@ -154,7 +154,7 @@ def made_small(words: list[str]) -> list[str]:
     if name == "stage2":  # torch 2.13 crashes in the backward pass of two frames of latents this small
         small += ["data.examples.clip_frames=1", "data.examples.stride=1"]
     elif name.endswith("stage2"):
-        small.append("data.examples.clip_frames=2")
+        small += ["data.examples.clip_frames=2", "sampling.window_overlap=1"]
     return small
 
 
