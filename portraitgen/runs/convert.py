@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
 
 from portraitgen.media.files import replacing, writable_folder
@@ -51,6 +53,11 @@ def convert(config: DictConfig) -> None:
     system, kind = _kind(config.kind, config.system)
     if Path(config.out).suffix != ".safetensors":
         raise ValueError(f"out={config.out}: weights files end in .safetensors")
+    below = next((parent for parent in Path(config.out).parents if parent.is_file()), None)
+    if below is not None:
+        raise ValueError(
+            f"out={config.out}: {below} is a file, nothing can lie below it; choose another folder"
+        )
     own_settings = () if kind.adapt is None else kind.adapt(config.source)
     overrides = [*kind.settings, *own_settings, *config.settings]
     settings = _experiment(kind.experiment, overrides, models=config.paths.models)
@@ -145,7 +152,11 @@ def _experiment(name: str, overrides: list[str], *, models: str) -> dict[str, An
     # Within a command Hydra has been told already where the configuration lies.
     known = GlobalHydra.instance().is_initialized()
     with nullcontext() if known else initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", given)
+        try:
+            config = compose("train", given)
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split("\n")[:2])
+            raise ValueError(f"settings, for train.py experiment={name}: {reason}") from error
     problems = find_problems(config)
     if problems:
         raise ConfigError(problems)

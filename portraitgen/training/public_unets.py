@@ -37,15 +37,22 @@ def from_published_name(name: str) -> str | None:
     return name
 
 
+_WRAPPERS = ("state_dict", "model", "module")
+
+
 def read_tensors(path: Path | str, *, hint: str) -> dict[str, Tensor]:
     """Tensors of a published file, .safetensors or PyTorch's format, without running code from it.
 
-    What trainers wrap around is taken off: a ``state_dict`` entry and the prefix ``module.``.
+    What trainers wrap around is taken off: an entry ``state_dict``, ``model`` or ``module``, and the prefix
+    ``module.``. Of a folder all weights files in it are read, as sharded models are stored.
 
-    Raises ``ValueError`` when there is no such file (with `hint`) or it does not hold plain tensors.
+    Raises ``ValueError`` when there is no such file (with `hint`), when it does not hold plain tensors, or
+    when one of them is not finite.
     """
     path = Path(path)
     content: Any
+    if path.is_dir():
+        return _read_folder(path, hint=hint)
     if path.suffix == ".safetensors":
         content, _ = load_weights(path)
     elif not path.is_file():
@@ -57,11 +64,37 @@ def read_tensors(path: Path | str, *, hint: str) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{path} is damaged, or holds more than tensors: {error}") from error
+    if isinstance(content, dict) and {"loops", "pytorch-lightning_version"} & content.keys():
+        raise ValueError(
+            f"{path} is a training checkpoint, to resume from: give the weights of the run"
+            " (weights/*.safetensors)"
+        )
     if isinstance(content, dict):
-        content = content.get("state_dict", content)
+        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), content)
     if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
         raise ValueError(f"{path} holds more than tensors: a state dict is needed")
+    broken = [
+        name for name, each in content.items() if each.is_floating_point() and not each.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} has values that are no numbers ({len(broken)} such tensors)")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _read_folder(folder: Path, *, hint: str) -> dict[str, Tensor]:
+    """All weights files of one kind in a folder, .safetensors before others; none may hold a tensor twice."""
+    for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt"):
+        found: dict[str, Tensor] = {}
+        for file in sorted(folder.glob(pattern)):
+            tensors = read_tensors(file, hint=hint)
+            if twice := found.keys() & tensors.keys():
+                raise ValueError(
+                    f"{folder}: {min(twice)} is in {file.name} and in another file; give one file"
+                )
+            found |= tensors
+        if found:
+            return found
+    raise ValueError(f"{folder} holds no weights file (.safetensors, .bin, .pth): {hint}")
 
 
 def _is_pytorch(path: Path) -> bool:

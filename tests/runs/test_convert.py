@@ -228,3 +228,14 @@ def test_a_stage_names_the_command_for_a_file_of_another_format(tmp_path):
     (tmp_path / "unet.ckpt").touch()
     with pytest.raises(ValueError, match=r"make one of it with python convert\.py"):
         load_system(tmp_path / "unet.ckpt", changes={}, models="models", device=CPU)
+
+
+def test_mistakes_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    """They were tracebacks."""
+    with pytest.raises(
+        ValueError, match=r"settings, for train\.py experiment=\S+: Could not override 'model\.netwrk"
+    ):
+        run("stable_diffusion", tmp_path / "gone", tmp_path / "out.safetensors", "model.netwrk.x=1")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file, nothing can lie below it"):
+        run("stable_diffusion", tmp_path / "gone", tmp_path / "file/out.safetensors")
