@@ -95,7 +95,8 @@ def checked_settings(
     """
     if not facts.get("config"):
         raise ValueError(
-            f"{path} does not say what it belongs to: give a weights/*.safetensors that train.py wrote"
+            f"{path} does not name the model that it holds: give a weights/*.safetensors that train.py or "
+            "convert.py wrote"
         )
     if "${" in json.dumps(facts["config"]):
         raise ValueError(f"{path}: its settings hold interpolations, which train.py never writes")

@@ -64,7 +64,10 @@ class SampleLogger(Callback):
         # it the step's other callbacks, checkpoints among them.
         self._has_clips = len(trainer.datamodule.val_dataloader()) > 0  # type: ignore[attr-defined]
         if not self._has_clips:
-            log.warning("no pictures are drawn while training: set data.val_span or data.val_shards")
+            log.warning(
+                "no sample pictures while training, since there is no validation data: set data.val_span or"
+                " data.val_shards"
+            )
         elif trainer.is_global_zero:
             writable_folder(self.folder)
 

@@ -139,7 +139,7 @@ def test_stable_diffusion_fills_both_unets(tmp_path, folder):
         assert torch.equal(found[f"denoising_unet.{name}"], value)
         ours = f"reference_unet.{name}"
         assert (ours in found) != name.startswith(("conv_norm_out", "conv_out")), name
-    with pytest.raises(ValueError, match=r"sd\.safetensors does not say what it belongs to"):
+    with pytest.raises(ValueError, match=r"sd\.safetensors does not name the model that it holds"):
         load_system(tmp_path / "sd.safetensors", changes={}, models="models", device=CPU)
 
 

@@ -92,7 +92,7 @@ def test_weights_of_another_network_are_refused(weights, settings):
 
 def test_a_file_that_says_nothing_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="does not say what it belongs to"):
+    with pytest.raises(ValueError, match="does not name the model that it holds"):
         load_system(tmp_path / "a.safetensors", changes={}, models="models", device=CPU)
 
 

@@ -28,6 +28,7 @@ from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.disk import disk_full_message, is_disk_full
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
+from portraitgen.runs.config.threads import set_threads
 from portraitgen.runs.config.words import override_words, readable_words, unreadable
 from portraitgen.runs.train.trials import SweepTable, sweep_words
 
@@ -54,9 +55,12 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
         sys.exit(1)
     # Hydra would print errors in its own way and hide their cause; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    threads = set_threads()
     register_configs()
     sys.argv[1:] = sweep_words(readable_words(sys.argv[1:]))
-    main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(_guarded(task))
+    main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(
+        _guarded(task, threads)
+    )
     try:
         main()
         _show_trials()
@@ -85,7 +89,7 @@ def _show_trials() -> None:
         print("\n".join(["", *lines]), file=sys.stderr)
 
 
-def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def _guarded(task: Callable[[DictConfig], Any], threads: str | None) -> Callable[[DictConfig], Any]:
     """`task` that reports its errors: a single run ends there, a sweep goes on to the next trial."""
 
     @functools.wraps(task)
@@ -94,6 +98,8 @@ def _guarded(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         if HydraConfig.get().mode is RunMode.MULTIRUN and "name" in config:
             # A trial is a run of its own: named after its directory, it resumes alone.
             config.name = os.path.relpath(folder, config.paths.runs)
+        if threads is not None and not process_rank():
+            logging.getLogger("portraitgen").info(threads)
         try:
             with _held(folder):
                 return task(config)

@@ -129,7 +129,8 @@ def _unread(config: DictConfig) -> Iterator[str]:
         for name, node in (config[group] or {}).items():
             if node is not None and (not OmegaConf.is_dict(node) or "_target_" not in node):
                 others = [other for other in config[group] if other != name]
-                yield f"{group}.{name}: no _target_, so nobody reads it{did_you_mean(name, others)}"
+                guess = did_you_mean(name, others)
+                yield f"{group}.{name}: no _target_ names a class, so it has no effect{guess}"
     for name in ("model", "data", "stage", "optimizer", "sampling", "trainer"):
         if not OmegaConf.is_dict(config[name]) or "_target_" not in config[name]:
             yield f"{name}: no _target_; choose an option of the group conf/{name}"

@@ -106,6 +106,6 @@ def check_names(checks: Iterable[Check], metrics: Mapping[str, MetricInfo], skip
             )
         if check.metric in metrics and metrics[check.metric].higher_is_better is None:
             raise ValueError(
-                f"metrics.checks: {check.metric!r} has no better side, its aim is the value of the true "
-                "frames; check its distance from them instead"
+                f"metrics.checks: of {check.metric!r} neither more nor less is better, since it should equal"
+                " that of the true frames; check its distance from them instead"
             )

@@ -68,7 +68,9 @@ def generate(config: DictConfig) -> None:
     wanted = what_is_wanted(config, inputs, described.facts, name=described.system)
     between = instantiate(config.interpolation.between, _convert_="all")
     if config.interpolation.every > 1 and between is None:
-        raise ValueError("interpolation.every is above 1: say what makes the others (interpolation=flow)")
+        raise ValueError(
+            "interpolation.every is above 1: choose what makes the frames between (interpolation=flow)"
+        )
     results = ResultList(result_folder(config.out))
     out = results.folder
     if config.deterministic:

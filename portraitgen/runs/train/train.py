@@ -18,6 +18,7 @@ from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.rules import check_training
 from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.systems import system_of
+from portraitgen.runs.config.threads import share_threads
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
@@ -124,6 +125,7 @@ def _fit(
         config.trainer, callbacks=[stage, *callbacks.values(), start], logger=loggers, _convert_="all"
     )
     _check_accumulation(data, trainer)
+    share_threads(trainer.num_devices)
 
     if process_rank() == 0 and resume is None and callbacks.get("last_checkpoint"):
         run.begin_anew()

@@ -123,7 +123,7 @@ class Inputs(SystemInputs):
         known = facts.get("landmark_scheme", backend.landmark_scheme)
         if backend.landmark_scheme != known:
             raise ValueError(
-                f"these weights draw faces from {known} landmarks, faces={backend.name} finds "
+                f"these weights were trained on {known} landmarks, faces={backend.name} finds "
                 f"{backend.landmark_scheme}: choose the face backend of their training data"
             )
         raw = given["inputs.raw_points"]
@@ -150,7 +150,7 @@ class Inputs(SystemInputs):
         known = self.resources.facts.get("landmark_scheme", clip.landmark_scheme)
         if clip.landmark_scheme != known:
             raise ValueError(
-                f"these weights draw faces from {known} landmarks, shards={given['shards']} hold "
+                f"these weights were trained on {known} landmarks, shards={given['shards']} hold "
                 f"{clip.landmark_scheme}: prepare them with the face backend of the weights' training data "
                 "(prepare.py faces=…)"
             )

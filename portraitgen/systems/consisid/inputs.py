@@ -59,7 +59,7 @@ class Inputs(SystemInputs):
         if settings.get("prompts") is None and given["prompt"] is not None:
             raise ValueError("prompt: these weights were trained without text; leave it out")
         if settings.get("prompts") is not None and given["reference"] and given["prompt"] is None:
-            raise ValueError("prompt: not given; say what is to be seen")
+            raise ValueError("prompt: not given; describe the picture or video in words")
         transformer = settings["network"].get("transformer") or {}
         if transformer.get("is_train_face") is False and given["inputs.face_scale"] is not None:
             raise ValueError("inputs.face_scale: these weights are of the global stage, without face modules")

@@ -71,7 +71,7 @@ class Inputs(SystemInputs):
         if settings.get("prompts") is None and given["prompt"] is not None:
             raise ValueError("prompt: these weights were trained without text; leave it out")
         if settings.get("prompts") is not None and not known and given["prompt"] is None:
-            raise ValueError("prompt: not given; say what is to be seen")
+            raise ValueError("prompt: not given; describe the picture or video in words")
 
     def requests(self, given: Given) -> Iterator[Request]:
         """One picture."""

@@ -85,7 +85,7 @@ class Inputs(SystemInputs):
         if settings.get("prompts") is None and given["prompt"] is not None:
             raise ValueError("prompt: these weights were trained without text; leave it out")
         if settings.get("prompts") is not None and people and given["prompt"] is None:
-            raise ValueError("prompt: not given; say what is to be seen")
+            raise ValueError("prompt: not given; describe the picture or video in words")
         if len(people) > 1 and settings["network"].get("router") is None:
             raise ValueError(
                 f"reference: {len(people)} people, but these weights are of stage 1 and know one; give "

@@ -25,6 +25,7 @@ def run(tmp_path, monkeypatch, capfd):
     """Runs a task as train.py would; gives exit code (0 for none), what it printed and its runs folder."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.delenv("PORTRAITGEN_TRACEBACK", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # else the first line says how many were chosen
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

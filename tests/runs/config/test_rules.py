@@ -52,7 +52,10 @@ def test_deepspeed_settings_are_parsed_by_deepspeed(override, message):
 
 def test_a_callback_without_a_class_is_read_by_nobody():
     (problem,) = setting_problems(config("+callbacks.sampels.every_steps=3"))
-    assert problem == "callbacks.sampels: no _target_, so nobody reads it; did you mean 'samples'?"
+    assert (
+        problem
+        == "callbacks.sampels: no _target_ names a class, so it has no effect; did you mean 'samples'?"
+    )
 
 
 def test_null_leaves_a_callback_out():
@@ -123,7 +126,7 @@ def test_losses_must_be_losses():
         "(a class under portraitgen.losses.loss.Loss)"
     ]
     (problem,) = problems(weight=0.1)
-    assert problem == "losses.extra: no _target_, so nobody reads it"
+    assert problem == "losses.extra: no _target_ names a class, so it has no effect"
 
 
 def test_a_loss_needs_what_the_network_gives(toy_losses):

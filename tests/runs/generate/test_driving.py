@@ -258,7 +258,7 @@ def test_weights_of_other_landmarks_are_refused(run, weights, media, tmp_path):
     facts["landmark_scheme"] = "mediapipe478"
     given = {name: facts.pop(name) for name in ("config", "step", "system")}
     save_weights(tmp_path / "mesh.safetensors", tensors, **given, provenance=facts)
-    with pytest.raises(ValueError, match="draw faces from mediapipe478 landmarks, faces=dlib finds ibug68"):
+    with pytest.raises(ValueError, match="trained on mediapipe478 landmarks, faces=dlib finds ibug68"):
         run(f"driving={media / 'talk.mp4'}", f"weights={tmp_path / 'mesh.safetensors'}")
 
 

@@ -223,7 +223,7 @@ def test_weights_of_other_landmarks_are_refused(config, weights, shards, tmp_pat
     given = {name: facts.pop(name) for name in ("config", "step", "system")}
     other = tmp_path / "mesh.safetensors"
     save_weights(other, tensors, **given, provenance=facts | {"landmark_scheme": "mediapipe478"})
-    with pytest.raises(ValueError, match=r"from mediapipe478 landmarks, shards=\S+ hold ibug68"):
+    with pytest.raises(ValueError, match=r"on mediapipe478 landmarks, shards=\S+ hold ibug68"):
         generate(config("generate", f"shards={shards}", f"weights={other}"))
 
 
