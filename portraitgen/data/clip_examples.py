@@ -37,7 +37,7 @@ class ClipExamples:
             ClipWindows; 1 frame for single pictures.
         reference: "random", "first", "neutral" (see ClipWindows), or null for none.
         motion: frames from before the window; null for none.
-        snap_keyframes: see ClipWindows.
+        snap_keyframes, holes: see ClipWindows.
         size: show the clips at this size, a side or [height, width]: as much of the picture as has its
             proportion, the face in the middle; clips of all sizes then go together. null: as they are stored.
         pictures: decode the pictures of all groups (true), of none, or of those named: ["reference"].
@@ -65,6 +65,7 @@ class ClipExamples:
         reference: str | None = "random",
         motion: MotionFrames | None = None,
         snap_keyframes: bool = True,
+        holes: int = 0,
         size: int | Sequence[int] | None = None,
         pictures: bool | Sequence[str] = True,
         pose_size: int | Sequence[int] | None = None,
@@ -83,14 +84,12 @@ class ClipExamples:
                 f"data.examples.pictures={list(pictures)}: give true, false or some of {list(GROUPS)}"
             )
         check_region("masks", masks)
-        groups = [
-            name
-            for name, there in zip(GROUPS, (True, reference is not None, motion is not None), strict=True)
-            if there
-        ]
+        asked_for = (True, reference is not None, motion is not None)
+        groups = [name for name, there in zip(GROUPS, asked_for, strict=True) if there]
         self.clip_frames = clip_frames
         self.strides = (stride,) if isinstance(stride, int) else tuple(stride)
-        self.reference, self.motion, self.snap_keyframes = reference, motion, snap_keyframes
+        self.reference, self.motion, self.holes = reference, motion, holes
+        self.snap_keyframes = snap_keyframes
         self.groups = tuple(groups)
         self.pictures = tuple(name for name in groups if pictures is True or (pictures and name in pictures))
         self.graded_pictures = () if pictures is False else self.groups
@@ -118,7 +117,8 @@ class ClipExamples:
     def windows(self, span: Span) -> ClipWindows:
         """Which windows of a clip there are, in a share of it."""
         lead = self.motion.lead(self.strides[0]) if self.motion else 0
-        return ClipWindows(self.clip_frames, self.strides, span, self.snap_keyframes, self.reference, lead)
+        kind = (self.clip_frames, self.strides, span, self.snap_keyframes, self.reference)
+        return ClipWindows(*kind, lead, self.holes)
 
     def open(
         self, catalog: Catalog, *, span: Span, filters: Mapping[str, Range], grading: bool
@@ -228,11 +228,10 @@ class OpenClips:
                 out=targets["pose"],
             )
         texts: Texts = {"caption": reader.caption(shard, row)} if settings.captions else {}
-        for feature in self._of_faces:
-            number = settings.face.choose(feature.faces(shard, row), track, frames, rng)
-            feature.fill_face(shard, row, number, targets)
         for feature in self._features:
-            if feature.kind.unit == "face":
+            if feature in self._of_faces:
+                number = settings.face.choose(feature.faces(shard, row), track, frames, rng)
+                feature.fill_face(shard, row, number, targets)
                 continue
             heard = self._heard(feature, frames, int(index.num_frames[row]))
             texts |= feature.fill(shard, row, track, heard, reference, targets)

@@ -36,6 +36,8 @@ class ClipWindows:
             first frame of the clip that shows the person, wherever the span lies; "neutral", of all such
             frames the one with the most closed mouth; or None for none.
         lead: frames of its run that must lie before a window, wherever the span begins.
+        holes: so many frames in a row may be invalid between those of a window, which are all valid
+            themselves: detectors miss some. ConsisID's miss_tolerance of 6 is 5 here.
     """
 
     clip_frames: int
@@ -44,8 +46,13 @@ class ClipWindows:
     snap_keyframes: bool = True
     reference: str | None = "random"
     lead: int = 0
+    holes: int = 0
 
     def __post_init__(self) -> None:
+        if self.holes < 0 or (self.holes and (self.lead or len(self.strides) > 1)):
+            raise DataError(
+                f"holes ({self.holes}) must be at least 0, and go with one stride and without motion frames"
+            )
         if self.clip_frames < 1 or min(self.strides, default=0) < 1:
             raise DataError(f"clip_frames ({self.clip_frames}) and stride ({self.stride}) must be at least 1")
         if not 0 <= self.span[0] < self.span[1] <= 1:
@@ -67,6 +74,10 @@ class ClipWindows:
 
         A sample has a window if this is at least `reach`.
         """
+        if self.holes:
+            counts = index.num_frames.tolist()
+            found = [self._complete(count, index.clip_runs(row)) for row, count in enumerate(counts)]
+            return np.array([self.reach * bool(starts) for starts in found], np.int64)
         owner = np.repeat(np.arange(len(index)), np.diff(index.run_splits))
         low, high = self._bounds(index.num_frames[owner])
         lengths = np.minimum(index.runs[:, 2], high) - np.maximum(index.runs[:, 1] + self.lead, low)
@@ -98,7 +109,7 @@ class ClipWindows:
             DataError: the clip has no window.
         """
         low, high = (int(bound) for bound in self._bounds(np.array(num_frames)))
-        usable = self._usable(num_frames, runs)
+        usable = self._complete(num_frames, runs) if self.holes else self._usable(num_frames, runs)
         if not usable:
             raise DataError(
                 f"has no {self.reach} valid frames in a row within {self.span} of its {num_frames}"
@@ -106,8 +117,11 @@ class ClipWindows:
         strides = self.strides
         stride = strides[0] if len(strides) == 1 else int(rng.choice(strides))
         wanted = (self.clip_frames - 1) * stride + 1
-        reaches = [min(wanted, len(frames)) for _, frames in usable]
-        kept = [frames[: len(frames) - reach + 1] for (_, frames), reach in zip(usable, reaches, strict=True)]
+        if self.holes:
+            reaches, kept = [wanted] * len(usable), [frames for _, frames in usable]
+        else:
+            reaches = [min(wanted, len(frames)) for _, frames in usable]
+            kept = [frames[: len(frames) - n + 1] for (_, frames), n in zip(usable, reaches, strict=True)]
         if starts is not None:
             kept = [frames[starts[frames]] for frames in kept]
         possible = np.concatenate(kept)
@@ -133,6 +147,8 @@ class ClipWindows:
 
     def has_window(self, num_frames: int, runs: np.ndarray, starts: np.ndarray) -> bool:
         """Whether the shortest windows can begin at one of `starts`, bool [T]; see `choose`."""
+        if self.holes:
+            return any(starts[frames].any() for _, frames in self._complete(num_frames, runs))
         return any(
             starts[frames[: len(frames) - self.reach + 1]].any()
             for _, frames in self._usable(num_frames, runs)
@@ -146,12 +162,41 @@ class ClipWindows:
         ]
         return [(track, np.arange(low, high)) for track, low, high in borders if high - low >= self.reach]
 
+    def _complete(self, num_frames: int, runs: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Person and first frames of the windows of each, where there are some; holes are allowed."""
+        low, high = (int(bound) for bound in self._bounds(np.array(num_frames)))
+        found = []
+        for track in np.unique(runs[:, 0]).tolist():
+            valid = np.zeros(num_frames, bool)
+            for _, start, end in runs[runs[:, 0] == track].tolist():
+                valid[max(start, low) : min(end, high)] = True
+            starts = complete_starts(valid, self.clip_frames, self.strides[0], holes=self.holes)
+            if len(starts):
+                found.append((track, starts))
+        return found
+
     def _bounds(self, num_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First frame of the span and the one after its last, rounded alike, so that spans tile a clip."""
         return np.rint(self.span[0] * num_frames).astype(int), np.rint(self.span[1] * num_frames).astype(int)
 
     def _snapped(self, candidates: np.ndarray, at_keyframe: np.ndarray) -> np.ndarray:
         return candidates[at_keyframe] if self.snap_keyframes and at_keyframe.any() else candidates
+
+
+def complete_starts(valid: np.ndarray, count: int, stride: int, *, holes: int = 0) -> np.ndarray:
+    """First frames, int64, increasing, of all windows of `count` valid frames, `stride` apart.
+
+    Args:
+        valid: bool [T].
+        holes: so many frames in a row may be invalid between those of a window.
+    """
+    reach = (count - 1) * stride + 1
+    places = np.arange(max(len(valid) - reach + 1, 0))
+    shown = valid[places[:, None] + stride * np.arange(count)].all(axis=1)
+    # Where each stretch of invalid frames is longer than allowed, from its frame `holes` on.
+    missed = np.arange(len(valid)) - np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1))
+    too_long = np.concatenate([[0], np.cumsum(missed > holes)])
+    return places[shown & (too_long[places + reach] == too_long[places])]
 
 
 def run_before(runs: np.ndarray, track: int, frame: int) -> int:

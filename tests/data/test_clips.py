@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from portraitgen.data.clips import ClipWindows, spread
+from portraitgen.data.clips import ClipWindows, complete_starts, spread
 from portraitgen.data.sample import DataError
 
 NUM_FRAMES = 120
@@ -151,3 +151,32 @@ def test_without_a_reference_none_is_drawn():
     beside = draw(ClipWindows(4), count=20)
     assert all(window.reference is None for window in alone)
     assert [w.frames.tolist() for w in alone] == [w.frames.tolist() for w in beside]
+
+
+def test_missed_frames_between_those_of_a_window_are_bridged():
+    """A detector misses a frame here and there: without this, windows of 49 frames 3 apart need 145 in a
+    row.
+    """
+    rng = np.random.default_rng(0)
+    for holes in (0, 1, 3):
+        valid = rng.random(200) > 0.12
+        found = complete_starts(valid, 5, 3, holes=holes).tolist()
+        for start in range(200 - 12):
+            inside = valid[start : start + 13]
+            missed = max(
+                (len(run) for run in "".join(str(int(seen)) for seen in inside).split("1")), default=0
+            )
+            assert (start in found) == (inside[::3].all() and missed <= holes), (holes, start)
+    assert complete_starts(np.ones(4, bool), 5, 1).tolist() == []
+
+    runs = [[0, 0, 7], [0, 8, 16], [0, 30, 41]]
+    windows = ClipWindows(5, 3, (0, 1), snap_keyframes=False, holes=1)
+    seen = draw(windows, runs)
+    starts = {int(window.frames[0]) for window in seen}
+    assert starts == {0, 2, 3}, "whose frames miss 7, the hole"
+    assert all((np.diff(window.frames) == 3).all() for window in seen)
+    with pytest.raises(DataError, match="has no 13 valid frames in a row"):
+        draw(ClipWindows(5, 3, (0, 1), snap_keyframes=False), runs)
+    for more in ({"stride": (1, 4)}, {"lead": 3}, {"holes": -1}):
+        with pytest.raises(DataError, match=r"holes .* must be at least 0, and go with one stride"):
+            ClipWindows(**{"clip_frames": 5, "holes": 1, **more})

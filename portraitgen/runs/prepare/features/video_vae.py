@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from portraitgen.data.clips import complete_starts
 from portraitgen.data.features.feature import Unit, WindowValues, weights_digest
-from portraitgen.data.members import valid_runs
 from portraitgen.data.pictures import SamplePictures
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.runs.prepare.features.pretrained import load_pretrained, model_source
@@ -25,13 +25,14 @@ class VideoLatents:
     """What `CogVideoXCodec` or `WanCodec` makes of windows: float16 [W, t, C, h, w], scaled, the posterior's
     mode; or its distribution, [W, t, 2, C, h, w], mean and standard deviation.
 
-    Windows lie where a person is seen in all frames. These are the windows that training may choose.
+    Windows lie where a person is seen in all of their frames. These are the windows that training may choose.
 
     Attributes:
         model: folder or hub id of diffusers' AutoencoderKLCogVideoX or AutoencoderKLWan.
         subfolder: of it, such as "vae" in a pipeline's folder.
         frames: of a window, 1 + 4k.
         stride: distance between them.
+        holes: so many frames in a row may be without the person between those of a window.
         every: distance between the starts of windows: less gives training more to choose from, and costs as
             many bytes more.
         distribution: for training that draws from the posterior: twice the bytes.
@@ -44,6 +45,7 @@ class VideoLatents:
     subfolder: str | None = None
     frames: int = 49
     stride: int = 1
+    holes: int = 0
     every: int = 12
     distribution: bool = True
     tiling: bool = False
@@ -57,6 +59,8 @@ class VideoLatents:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("every", self.every)):
             if value < 1:
                 raise ValueError(f"features.video_vae.{name}={value}: give at least 1")
+        if self.holes < 0:
+            raise ValueError(f"features.video_vae.holes={self.holes}: give 0 or more")
 
     @property
     def batch_key(self) -> str:
@@ -73,6 +77,8 @@ class VideoLatents:
             "weights": weights_digest(codec),
             **{name: config[name] for name in _SCALES if name in config},
             **{name: getattr(self, name) for name in ("frames", "stride", "every", "tiling", "dtype")},
+            # Absent where it is 0, so that features made before this setting keep their fingerprint.
+            **({"holes": self.holes} if self.holes else {}),
         }
 
     def __call__(self, sample: ClipSample) -> WindowValues:
@@ -82,7 +88,7 @@ class VideoLatents:
                 f"{sample.height}x{sample.width} pixels: the VAE needs multiples of {codec.factor}"
             )
         reach = (self.frames - 1) * self.stride + 1
-        starts = window_starts(sample, reach=reach, every=self.every)
+        starts = window_starts(sample, self.frames, self.stride, every=self.every, holes=self.holes)
         if not starts:
             raise DataError(f"has no {reach} valid frames in a row")
         pictures = SamplePictures(sample)
@@ -98,12 +104,17 @@ class VideoLatents:
         return _codec(self.model, self.subfolder, self.tiling, self.device, self.dtype)
 
 
-def window_starts(sample: ClipSample, *, reach: int, every: int) -> list[int]:
-    """First frames of windows of `reach` frames, `every` so many from the beginning of each run of frames in
-    which a person is seen; increasing.
+def window_starts(sample: ClipSample, count: int, stride: int, *, every: int, holes: int = 0) -> list[int]:
+    """First frames of windows of `count` frames, `stride` apart, in which a person is seen, increasing: of
+    those that follow one another the first, and then every `every`-th.
     """
-    runs = [run for track in sample.tracks for run in valid_runs(track.valid)]
-    return sorted({frame for start, end in runs for frame in range(start, end - reach + 1, every)})
+    found: set[int] = set()
+    for track in sample.tracks:
+        starts = complete_starts(track.valid, count, stride, holes=holes)
+        begins = np.flatnonzero(np.diff(starts, prepend=-2) > 1)
+        for run in np.split(starts, begins[1:]):
+            found.update(run[::every].tolist())
+    return sorted(found)
 
 
 @cache
