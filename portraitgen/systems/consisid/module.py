@@ -154,6 +154,7 @@ class ConsisID(Generator):
             generator=generator,
             on_step=on_step,
         )
+        self.pipeline.place(self.codec, latents.device)
         for frames in self.codec.stream(latents):
             yield frames.clamp(-1, 1)
 

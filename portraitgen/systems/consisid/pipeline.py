@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise
@@ -47,6 +47,7 @@ class ConsisIDPipeline:
         face_scale: of the attention to face tokens.
         negative_prompt: where a batch gives none.
         fps: frames a second that videos are shown at; the transformer knows of none.
+        offload: keep on the GPU what is at work only: text encoder, transformer or VAE, one after the other.
 
     Raises:
         ValueError: a setting is out of range.
@@ -64,13 +65,14 @@ class ConsisIDPipeline:
         face_scale: float = 1.0,
         negative_prompt: str = "",
         fps: float = 8.0,
+        offload: bool = False,
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"sampling.num_steps is {num_steps}: it must be 1 or more")
         self.network, self.codec, self.prompts = network, codec, prompts
         self.scheduler = scheduler
         self.num_steps, self.guidance_scale, self.face_scale = num_steps, guidance_scale, face_scale
-        self.negative_prompt, self.fps = negative_prompt, fps
+        self.negative_prompt, self.fps, self.offload = negative_prompt, fps, offload
 
     def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:
         """Of prompts; one zero a sample without a text encoder, and the empty prompt where none is given."""
@@ -78,6 +80,14 @@ class ConsisIDPipeline:
             embeds = like.new_zeros(batch, 1, self.network.text_dim)
             return TextEncoding(embeds, torch.ones(batch, 1, dtype=torch.bool, device=like.device))
         return self.prompts.encode(prompts or [""] * batch, like=like)
+
+    def place(self, part: nn.Module, device: torch.device) -> None:
+        """Bring transformer or codec to the device, and the other to the CPU; nothing without `offload`."""
+        if self.offload:
+            for other in (self.network, self.codec):
+                if other is not part:
+                    other.to("cpu")
+            part.to(device)
 
     @torch.no_grad()
     def __call__(
@@ -105,11 +115,16 @@ class ConsisIDPipeline:
         height, width = (side // codec.factor for side in size)
         frames = codec.num_latents(num_frames)
         network.check_size(frames, height, width)
+        device = face.picture.device
+        if self.offload and self.prompts is not None:
+            self.prompts.offload()
         picture = None
         if network.shows_picture:
+            self.place(codec, device)
             picture = codec.encode_image(stretched(face.picture, size), sample=True, generator=generator)
         shape = (count, frames, codec.channels, height, width)
-        noise = draw_noise(shape, device=face.picture.device, generator=generator)
+        noise = draw_noise(shape, device=device, generator=generator)
+        self.place(network, device)
         guide = self.guidance_scale != 1
         read = torch.cat([negative.embeds, text.embeds]) if guide else text.embeds
         scale = self.face_scale if face_scale is None else face_scale

@@ -107,6 +107,26 @@ def test_settings_out_of_range_are_refused(parts):
         ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), num_steps=0)
 
 
+def test_offloaded_parts_take_turns_and_draw_the_same(monkeypatch):
+    module = with_video_vae().eval()
+    batch = tiny.batch(1) | {"caption": ["a man"]}
+    whole = module.sample(batch, generator=seeded_generators([3]))
+    moves = []
+
+    def watch(name, part):
+        move = part.to
+        monkeypatch.setattr(part, "to", lambda place: (moves.append((name, str(place))), move(place))[1])
+
+    monkeypatch.setattr(module.prompts.encoder, "offload", lambda: moves.append(("text", "cpu")))
+    watch("transformer", module.network)
+    watch("vae", module.codec)
+    # On a CPU both places are the same; who is sent away before whom is what counts.
+    monkeypatch.setattr(module.pipeline, "offload", True)
+    assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
+    turns = [name for name, _ in moves]
+    assert turns == ["text", "transformer", "vae", "vae", "transformer", "transformer", "vae"]
+
+
 def test_adapters_are_merged_while_sampling_and_train_afterwards():
     network = tiny.network(rank=2).eval()
     torch.manual_seed(0)
