@@ -214,6 +214,8 @@ def main() -> int:
     def row(what: str, times: str, outcome: str, found: Sequence[str]) -> None:
         problems.extend(found)
         print(f"| {what} | {times} | {outcome} | {len(found)} |", flush=True)
+        for problem in found:
+            print(f"defect: {problem}", file=sys.stderr, flush=True)
 
     print("| what | times | outcome | defects |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
@@ -240,8 +242,6 @@ def main() -> int:
             row(f"full disk: {each.name}", f"{len(limits)}", "said so, then ended with the same bits", found)
         found = [*damaged_checkpoints(train, sound, folder / "damaged", count=given.damages)]
         row("damaged last.ckpt", f"{given.damages}", "same bits, or said which file", found)
-    for problem in problems:
-        print(f"\n{problem}", file=sys.stderr)
     return int(bool(problems))
 
 

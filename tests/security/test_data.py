@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from portraitgen.data.archive import Archive
+from portraitgen.data.catalog import Catalog
 from portraitgen.data.description import read_description
 from portraitgen.data.index import ShardIndex, index_path
+from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.scan import open_index, scan_shard
 from portraitgen.data.shards import ShardWriter
@@ -272,3 +274,18 @@ def test_an_index_that_claims_more_than_its_tar_is_made_anew(shard, column, chan
     for name in [field.name for field in fields(ShardIndex)]:
         assert np.array_equal(getattr(made, name), getattr(sound, name), equal_nan=name == "scores")
     assert "damaged" in caplog.text
+
+
+def test_infinite_landmarks_of_a_valid_frame_are_refused(shard, tmp_path):
+    """They reached the loss."""
+    theirs = tmp_path / "shards" / shard.name
+    theirs.parent.mkdir()
+    data = bytearray(shard.read_bytes())
+    index, _ = scan_shard(shard)
+    place = int(index.landmarks_offset[0])
+    data[place : place + 4] = np.float32(np.inf).tobytes()
+    theirs.write_bytes(data)
+    reader = ClipReader(Catalog([str(theirs)]))
+    with pytest.raises(DataError, match="landmarks of person 1 are infinite"):
+        reader.landmarks(0, 0, 0, np.arange(4))
+    assert np.isfinite(reader.landmarks(0, 1, 0, np.arange(4))).all()

@@ -216,3 +216,14 @@ def test_a_network_that_its_file_cannot_fill(tmp_path):
     path = write(tmp_path / "a.safetensors", GOOD, {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="10000100000 numbers"):
         require_fits_file(OmegaConf.create({"network": network}), path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("norm_num_groups", 0), ("block_out_channels", [])])
+def test_settings_that_break_a_network_from_within_are_told(name, value):
+    """Dividing by zero ended in a traceback."""
+    from portraitgen.runs.config.schema import CONF
+
+    network = OmegaConf.load(CONF / "model/aniportrait_tiny.yaml").network
+    network.denoising_unet[name] = value
+    problems = find_problems(OmegaConf.create({"network": network}), allowed=MODEL_TARGETS)
+    assert len(problems) == 1
