@@ -1,4 +1,7 @@
-"""Which frames of a clip make one training example, as ConsisID's loader chooses them."""
+"""Which frames of a clip make one training example, as ConsisID's loader chooses them.
+
+To compare with: our own windows are those of `data/clips`.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
