@@ -145,12 +145,17 @@ def sequence_of_faces(
     )
 
 
-def resample(sequence: LandmarkSequence, fps: Fraction) -> LandmarkSequence:
-    """The same motion at another rate, in straight lines between the frames; as long, to half a frame."""
-    if fps == sequence.fps:
+def resample(sequence: LandmarkSequence, fps: Fraction, *, length: int | None = None) -> LandmarkSequence:
+    """The same motion at another rate, in straight lines between the frames.
+
+    Args:
+        length: of the result in frames, which holds the last position if need be; None: as long in time, to
+            half a frame.
+    """
+    if fps == sequence.fps and length in (None, len(sequence)):
         return sequence
     known = np.arange(len(sequence)) / float(sequence.fps)
-    length = max(round(len(sequence) * fps / sequence.fps), 1)
+    length = length or max(round(len(sequence) * fps / sequence.fps), 1)
     wanted = np.arange(length) / float(fps)
     return LandmarkSequence(
         points=_between(known, sequence.points, wanted),

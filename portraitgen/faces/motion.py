@@ -14,7 +14,7 @@ from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.faces.landmark_sequence import LandmarkSequence, resample, sequence_of_faces
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.faces.types import Face
-from portraitgen.media.pictures import is_picture, read_picture
+from portraitgen.media.photo import is_photo, read_photo
 from portraitgen.media.sound import sound_of
 
 PICTURE = "picture"
@@ -29,7 +29,8 @@ class Motion:
 
     Attributes:
         landmarks: of the face.
-        sound: float32 [N] mono at `media.sound.SOUND_RATE`, from the first frame on; None without any.
+        sound: float32 [1, N] mono or [2, N] stereo at `media.sound.SOUND_RATE`, from the first frame on;
+            None without any.
     """
 
     landmarks: LandmarkSequence
@@ -43,7 +44,7 @@ def with_mesh(backend: FaceBackend) -> FaceBackend:
 
 def file_kind(path: Path) -> str:
     """What a file that drives is, by its name: `PICTURE`, "landmarks" (`.npz`) or, all others, "video"."""
-    if is_picture(path):
+    if is_photo(path):
         return PICTURE
     return "landmarks" if path.suffix == ".npz" else "video"
 
@@ -68,7 +69,7 @@ def read_motion(
         landmarks = load_landmarks(path)
         return Motion(resample(landmarks, fps or landmarks.fps), None)
     if kind == PICTURE:
-        return Motion(landmarks_of_photo(path, read_picture(path), backend)[0], None)
+        return Motion(landmarks_of_photo(path, read_photo(path), backend)[0], None)
     followed = follow_face(path, backend, fps=fps, on_frame=on_frame)
     landmarks = followed.landmarks
     return Motion(landmarks, sound_of(path, followed.start_s, len(landmarks) / landmarks.fps))

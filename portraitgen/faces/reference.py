@@ -13,7 +13,7 @@ from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.landmark_sequence import LandmarkSequence
 from portraitgen.faces.motion import landmarks_of_photo
 from portraitgen.media.framing import Framing, face_frame, frame_around, largest_frame, upstream_box
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 
 Frame = Literal["face", "crop", "letterbox", "aniportrait"]
 
@@ -51,7 +51,7 @@ def read_reference(path: Path, backend: FaceBackend, *, size: tuple[int, int], f
     Raises:
         ValueError: the photo cannot be read or shows no face.
     """
-    photo = read_picture(path)
+    photo = read_photo(path)
     landmarks, face = landmarks_of_photo(path, photo, backend)
     height, width = photo.shape[:2]
     if frame == "face":

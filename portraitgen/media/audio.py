@@ -2,15 +2,13 @@
 
 import io
 import wave
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from av.container import InputContainer
 
-from portraitgen.media.decode import VideoError, VideoSource, open_media, source_name
+from portraitgen.media.decode import VideoSource
+from portraitgen.media.soundtrack import SoundMends, sound_blocks
 
 SAMPLE_RATE = 16_000
 """Of all sound in shards and models."""
@@ -19,37 +17,17 @@ SAMPLE_RATE = 16_000
 def read_audio(
     source: VideoSource, *, sample_rate: int = SAMPLE_RATE, name: str | None = None
 ) -> np.ndarray | None:
-    """The first audio stream of a file, mixed to mono and resampled.
+    """The sound of a file, the mean of its channels, resampled.
 
     Returns:
-        float32 [N], beginning at the file's time 0 (silence where the stream begins later); None when there
-        is no audio stream. In [-1, 1], but that the mix adds 3 dB to what both channels of a stereo hold.
+        float32 [N] in [-1, 1], beginning with the first picture of a video, else with the first sample;
+        None when there is no audio stream.
 
     Raises:
-        VideoError: unreadable file, or damaged audio.
+        VideoError: unreadable file, damaged or half-cut audio.
     """
-    name = source_name(source, name)
-    with open_media(source, name) as container:
-        if not container.streams.audio:
-            return None
-        return np.concatenate([np.zeros(0, np.float32), *_audio_blocks(container, sample_rate, name)])
-
-
-def _audio_blocks(container: InputContainer, sample_rate: int, name: str) -> Iterator[np.ndarray]:
-    """What `read_audio` returns, a piece at a time."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-    begun = False
-    try:
-        for frame in container.decode(audio=0):
-            if not begun:
-                yield np.zeros(max(round((frame.time or 0) * sample_rate), 0), np.float32)
-            begun = True  # even if the resampler keeps all of a short first frame back, as of an MP3
-            for block in resampler.resample(frame):
-                yield np.asarray(block.to_ndarray()).reshape(-1)
-    except av.error.InvalidDataError as error:
-        raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
-    for block in resampler.resample(None):
-        yield np.asarray(block.to_ndarray()).reshape(-1)
+    blocks = [block.mean(0) for block in sound_blocks(source, sample_rate=sample_rate, name=name)]
+    return np.concatenate(blocks) if blocks else None
 
 
 class StoredSound:
@@ -57,10 +35,12 @@ class StoredSound:
 
     Args:
         path: of its samples, which `extract` writes.
+        mends: what was mended in it.
         start: sample from which `window` counts; before it and after the end there is silence.
     """
 
-    def __init__(self, path: Path, *, start: int = 0) -> None:
+    def __init__(self, path: Path, mends: SoundMends, *, start: int = 0) -> None:
+        self.mends = mends
         self._path, self._start = path, start
         self._length = path.stat().st_size // 4
 
@@ -74,21 +54,19 @@ class StoredSound:
         sample_rate: int = SAMPLE_RATE,
         name: str | None = None,
     ) -> "StoredSound | None":
-        """Write the first audio stream of a file to `path`; None when there is none.
+        """Write what `read_audio` reads to `path`; None when there is none.
 
         Args:
             start_s: time from which `window` counts.
 
         Raises:
-            VideoError: unreadable file, or damaged audio.
+            VideoError: unreadable file, damaged or half-cut audio.
         """
-        name = source_name(source, name)
-        with open_media(source, name) as container, path.open("wb") as file:
-            if not container.streams.audio:
-                return None
-            for block in _audio_blocks(container, sample_rate, name):
-                file.write(block.astype("<f4").tobytes())
-        return cls(path, start=round(start_s * sample_rate))
+        mends = SoundMends()
+        with path.open("wb") as file:
+            for block in sound_blocks(source, sample_rate=sample_rate, name=name, mends=mends):
+                file.write(block.mean(0).astype("<f4").tobytes())
+        return cls(path, mends, start=round(start_s * sample_rate)) if path.stat().st_size else None
 
     def window(self, begin: int, end: int) -> np.ndarray:
         """Samples begin .. end - 1, float32 [end - begin]."""

@@ -73,8 +73,9 @@ class _Mp4:
         self._samples = np.zeros((1, 0), np.float32)
         self._heard = 0
         if audio is not None:
-            self._sound = self._container.add_stream("aac", rate=sample_rate, layout="mono")
-            self._samples = np.ascontiguousarray(audio, np.float32).reshape(1, -1)
+            self._samples = np.atleast_2d(np.asarray(audio, np.float32))
+            self._layout = {1: "mono", 2: "stereo"}[len(self._samples)]
+            self._sound = self._container.add_stream("aac", rate=sample_rate, layout=self._layout)
 
     def write(self, image: np.ndarray) -> None:
         height, width = self._size
@@ -103,7 +104,9 @@ class _Mp4:
         end = min(round(self._count / self._rate * rate), self._samples.shape[1])
         while self._heard < end:
             block = self._samples[:, self._heard : min(self._heard + _AUDIO_BLOCK, end)]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(block), format="fltp", layout=self._layout
+            )
             frame.sample_rate, frame.pts, frame.time_base = rate, self._heard, Fraction(1, rate)
             self._container.mux(self._sound.encode(frame))
             self._heard += block.shape[1]
@@ -130,7 +133,8 @@ class VideoWriter:
         width, height: of the frames, even.
         crf: constant rate factor of x264, 0 (lossless) to 51.
         gop: frames in a closed group.
-        audio: float32 [N] mono in [-1, 1], or None. It is cut at the length of the video.
+        audio: float32 [N] or [1, N] mono, [2, N] stereo, in [-1, 1], or None. It is cut at the length of the
+            video.
         sample_rate: of `audio`, in Hz.
 
     Raises:

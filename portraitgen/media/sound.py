@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VideoError, VideoSource
+from portraitgen.media.decode import VideoError, VideoSource, source_name
+from portraitgen.media.soundtrack import SoundMends, sound_blocks
 
 log = logging.getLogger(__name__)
 
@@ -17,19 +17,36 @@ SOUND_RATE = 48_000
 def sound_of(
     source: VideoSource, start_s: float, duration_s: Fraction, *, sample_rate: int = SOUND_RATE
 ) -> np.ndarray | None:
-    """What sounds in a file, or its bytes, from a time on: float32 [N], as long as asked for.
+    """What sounds in a file, or its bytes, from a time on, as long as asked for.
 
-    Silence stands for what is missing at the ends. None without sound; damaged sound is left out too, with a
-    warning.
+    Silence stands for what is missing at the ends.
+
+    Args:
+        start_s: from the first picture of a video on, else from the first sample.
+
+    Returns:
+        float32 [2, N], both channels of a stereo sound; of one with any other number of channels [1, N],
+        their mean. None without sound; damaged sound is left out too, with a warning.
     """
+    mends = SoundMends()
     try:
-        waveform = read_audio(source, sample_rate=sample_rate)
+        blocks = [*sound_blocks(source, sample_rate=sample_rate, mends=mends)]
     except VideoError as error:
         log.warning("%s; the result is silent", error)
         return None
-    if waveform is None:
+    if not blocks:
         return None
+    if mends.gaps or mends.overlaps:
+        log.warning(
+            "%s: %d gaps of its sound are filled with silence, %d overlaps cut",
+            source_name(source, None),
+            mends.gaps,
+            mends.overlaps,
+        )
+    waveform = np.concatenate(blocks, axis=1)
+    if len(waveform) != 2:
+        waveform = waveform.mean(0, keepdims=True)
     begin = round(start_s * sample_rate)
     length = round(duration_s * sample_rate)
-    waveform = np.pad(waveform, (max(-begin, 0), 0))[max(begin, 0) :][:length]
-    return np.pad(waveform, (0, length - len(waveform)))
+    waveform = np.pad(waveform, ((0, 0), (max(-begin, 0), 0)))[:, max(begin, 0) :][:, :length]
+    return np.pad(waveform, ((0, 0), (0, length - waveform.shape[1])))

@@ -26,7 +26,8 @@ class Request:
             What goes by frame is `FramesOnDemand`, so that clips of any length fit into memory.
         length: frames; None: one picture.
         fps: frames a second of a clip.
-        sound: float32 [N] mono at `media.sound.SOUND_RATE`, from the first frame on; None: silent.
+        sound: float32 [N] or [1, N] mono, [2, N] stereo, at `media.sound.SOUND_RATE`, from the first frame
+            on; None: silent.
         frames: int64 [length], their numbers in the clip that drives; None: 0, 1, 2 ….
         truth: float [T, 3, H, W] in [-1, 1], what should come out; None where nobody knows.
         landmarks: float32 [T, K, 2] that the face was told to follow, in pixels of the result, NaN without

@@ -44,14 +44,14 @@ def prepared(carphone: Path) -> bytes:
 def test_probe_and_frames_agree(carphone: Path) -> None:
     info = probe_video(carphone)
     frames = list(iter_frames(carphone))
-    assert (info.num_frames, info.width, info.height) == (120, 176, 144)
+    assert (info.num_frames, info.width, info.height) == (120, 192, 144)  # pixels of 128:117
     assert info.fps == Fraction(30000, 1001)
     assert info.codec == "h264"
     assert not info.has_audio
     assert info.duration_s == pytest.approx(4.004)
     assert [frame.index for frame in frames] == list(range(120))
     assert frames[30].time_s == pytest.approx(30 * 1001 / 30000, abs=1e-3)
-    assert all(frame.image.shape == (144, 176, 3) and frame.image.dtype == np.uint8 for frame in frames)
+    assert all(frame.image.shape == (144, 192, 3) and frame.image.dtype == np.uint8 for frame in frames)
     assert not any(frame.corrupt for frame in frames)
 
 

@@ -36,7 +36,7 @@ def planes(clip: bytes, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 def test_table_describes_the_clip(clip: bytes, table: PacketTable) -> None:
     assert len(table.offsets) == len(table.sizes) == len(table.keyframes) == 120
     assert np.flatnonzero(table.keyframes).tolist() == list(range(0, 120, 12))
-    assert (table.width, table.height) == (176, 144)
+    assert (table.width, table.height) == (192, 144)
     assert np.all(table.offsets + table.sizes <= len(clip))
     assert packet_table(memoryview(clip)).extradata == table.extradata
 
@@ -54,7 +54,7 @@ def test_window_equals_the_whole(
 
 def test_scattered_frames_into_a_slab_without_a_table(clip: bytes, planes: np.ndarray) -> None:
     decoder = GopDecoder()
-    slab = np.zeros((2, 5, 216, 176), np.uint8)
+    slab = np.zeros((2, 5, 216, 192), np.uint8)
     frames = [0, 13, 14, 61, 118]
     for row in slab:
         assert decoder.decode_frames(clip, frames, out=row) is row
@@ -110,7 +110,7 @@ def test_wrong_requests_are_refused(clip: bytes, table: PacketTable) -> None:
         with pytest.raises(ValueError, match="increasing"):
             decoder.decode_frames(clip, frames, table=table)
     with pytest.raises(ValueError, match="out is"):
-        decoder.decode_yuv420(clip, start=0, count=2, table=table, out=np.empty((2, 144, 176), np.uint8))
+        decoder.decode_yuv420(clip, start=0, count=2, table=table, out=np.empty((2, 144, 192), np.uint8))
     with pytest.raises(VideoError):
         decoder.decode_yuv420(clip, start=0, count=2, table=replace(table, offsets=table.offsets + 3))
 

@@ -31,10 +31,10 @@ def test_within_three_levels_of_swscale(clip: bytes, planes: torch.Tensor) -> No
 
 def test_any_leading_dimensions(planes: torch.Tensor) -> None:
     flat = yuv420_to_rgb(planes)
-    assert flat.shape == (24, 3, 144, 176)
-    torch.testing.assert_close(yuv420_to_rgb(planes.view(2, 3, 4, 216, 176)), flat.view(2, 3, 4, 3, 144, 176))
+    assert flat.shape == (24, 3, 144, 192)
+    torch.testing.assert_close(yuv420_to_rgb(planes.view(2, 3, 4, 216, 192)), flat.view(2, 3, 4, 3, 144, 192))
     torch.testing.assert_close(yuv420_to_rgb(planes[5]), flat[5])
-    assert yuv420_to_rgb(planes[:0]).shape == (0, 3, 144, 176)
+    assert yuv420_to_rgb(planes[:0]).shape == (0, 3, 144, 192)
 
 
 def test_every_pixel_has_its_own_luma_and_its_blocks_chroma() -> None:

@@ -70,8 +70,9 @@ class ClipCut:
         )
         scores |= {name: float(np.median(values)) for name, values in self._measured.items()}
         window = None if sound is None else self._window(sound)
-        if window is not None:
+        if sound is not None and window is not None:
             scores["speech_share"] = speech_share(window)
+            scores["sound_gaps"] = sound.mends.gaps
         valid = clip.valid(self._cropped)
         return ClipSample(
             key=make_key(source_key + person, round(1000 * begin_s)),

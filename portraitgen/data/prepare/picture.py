@@ -3,28 +3,24 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from portraitgen.data.prepare.sources import Source, SourceError
+from portraitgen.media.photo import PhotoError, read_photo
 
 _JPEG_QUALITY = 95
 
 
 def read_picture(source: Source) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright (the EXIF orientation is applied).
+    """uint8 [H, W, 3] RGB, as `read_photo` reads it.
 
     Raises:
-        SourceError: it is no picture, or damaged.
+        SourceError: it is no picture, damaged, or too large.
     """
     try:
-        with Image.open(source.path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise SourceError(source, "decode", "not a readable picture; remove it or save it anew") from None
-    # PIL raises SyntaxError on a damaged PNG.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = f"the picture is damaged ({error}); fetch it again or remove it"
-        raise SourceError(source, "decode", reason) from error
+        return read_photo(source.path)
+    except PhotoError as error:
+        raise SourceError(source, "decode", error.reason) from error
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

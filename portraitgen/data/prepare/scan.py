@@ -20,7 +20,8 @@ from portraitgen.media.shots import scene_cuts
 class Scan:
     """What is known of a video: its file and, at the constant rate `fps`, its T frames from `start_s` on.
 
-    `faces` lists those of each frame, `cuts` the first frames of new shots, `damaged` is bool [T].
+    `faces` lists those of each frame, `cuts` the first frames of new shots, `jumps` those before which the
+    time stamps run back or jump, `damaged` is bool [T].
     """
 
     info: VideoInfo
@@ -28,6 +29,7 @@ class Scan:
     start_s: float
     faces: StoredFaces
     cuts: list[int]
+    jumps: list[int]
     damaged: np.ndarray
 
 
@@ -60,6 +62,7 @@ def scan_video(
     start_s = 0.0
     stored = StoredFaces(file)
     damaged: list[bool] = []
+    jumps: list[int] = []
 
     def searched() -> Iterator[np.ndarray]:
         nonlocal start_s
@@ -71,6 +74,8 @@ def scan_video(
                 start_s = frame.time_s
             if frame.image.shape[:2] != (info.height, info.width):
                 raise SourceError(source, "decode", "its picture changes size on the way; split it there")
+            if frame.jumped and frame.image is not previous:
+                jumps.append(frame.index)
             if frame.corrupt:
                 faces = []
             elif frame.image is not previous:  # else it is repeated to reach the rate
@@ -83,4 +88,4 @@ def scan_video(
             yield frame.image
 
     cuts = scene_cuts(searched())
-    return Scan(info, fps, start_s, stored, cuts, np.array(damaged))
+    return Scan(info, fps, start_s, stored, cuts, jumps, np.array(damaged))

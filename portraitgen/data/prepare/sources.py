@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
-PHOTO_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+from PIL import Image
+
+from portraitgen.media.decode import VIDEO_SUFFIXES
+from portraitgen.media.photo import PHOTO_SUFFIXES
 
 # Keys become names inside tars, where USTAR leaves 100 bytes for key and member together.
 _KEY_LENGTH = 60
@@ -112,8 +114,19 @@ def _with_keys(found: list[tuple[Path, str]]) -> list[Source]:
         # "-p2" at the end would read as the second person of another video.
         if same[slug.lower()] > 1 or len(slug) > _KEY_LENGTH or re.search(r"-p\d+$", slug):
             slug = f"{slug[: _KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        sources.append(Source(path, name, slug, is_video=path.suffix.lower() in VIDEO_SUFFIXES))
+        sources.append(Source(path, name, slug, is_video=_is_video(path)))
     return sources
+
+
+def _is_video(path: Path) -> bool:
+    """By its name; a GIF is one when it moves."""
+    if path.suffix.lower() != ".gif":
+        return path.suffix.lower() in VIDEO_SUFFIXES
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
+        return False  # what is wrong with it shows when it is read
 
 
 def _known() -> str:

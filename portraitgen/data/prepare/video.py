@@ -58,11 +58,18 @@ def prepare_video(
         num_frames, num_damaged = len(scan.faces), int(scan.damaged.sum())
         if num_damaged:
             note("decode", f"{source.name}: {num_damaged} of {num_frames} frames are damaged and left out")
+        if scan.jumps:
+            note(
+                "decode",
+                f"{source.name}: its time stamps jump {len(scan.jumps)} times; a shot begins at each",
+            )
+        if scan.info.wrong_stamps:
+            note("decode", f"{source.name}: {scan.info.wrong_stamps} time stamps are wrong and were replaced")
         # A track must not cross damage: frames on its two sides may be far apart.
         edges = np.flatnonzero(np.diff(scan.damaged)) + 1
         trails = trail_faces(
             scan.faces,
-            cuts=sorted({*scan.cuts, *edges.tolist()}),
+            cuts=sorted({*scan.cuts, *scan.jumps, *edges.tolist()}),
             min_score=backend.min_score,
             identity_threshold=backend.identity_threshold if embed_every else None,
         )
@@ -130,7 +137,11 @@ def _sound(source: Source, scan: Scan, path: Path, note: Callable[[str, str], No
     if not scan.info.has_audio:
         return None
     try:
-        return StoredSound.extract(source.path, path, start_s=scan.start_s, name=source.name)
+        sound = StoredSound.extract(source.path, path, start_s=scan.start_s, name=source.name)
     except VideoError as error:
         note("audio", f"{error}; its clips are silent")
         return None
+    if sound is not None and (sound.mends.gaps or sound.mends.overlaps):
+        gaps, overlaps = sound.mends.gaps, sound.mends.overlaps
+        note("audio", f"{source.name}: {gaps} gaps filled with silence, {overlaps} overlaps cut")
+    return sound

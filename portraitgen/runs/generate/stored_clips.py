@@ -105,7 +105,8 @@ class ShardClips:
         audio = self._reader.sample(shard, row).audio
         if audio is None or fps is None or np.any(np.diff(frames) != 1):
             return None
-        return sound_of(audio, float(frames[0] / fps), len(frames) / fps, sample_rate=sample_rate)
+        sound = sound_of(audio, float(frames[0] / fps), len(frames) / fps, sample_rate=sample_rate)
+        return None if sound is None else sound[0]
 
     def caption(self, key: str) -> str | None:
         """What the clip or photo shows, in words."""

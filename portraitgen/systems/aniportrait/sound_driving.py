@@ -17,6 +17,7 @@ from portraitgen.media.audio import read_audio
 from portraitgen.media.sound import sound_of
 from portraitgen.systems.aniportrait.audio_training import Audio2MeshTraining, Audio2PoseTraining
 from portraitgen.systems.aniportrait.driven_clip import DrivenClip
+from portraitgen.systems.aniportrait.sound_chunks import count_frames
 from portraitgen.training.step_seed import stream_seed
 
 
@@ -87,7 +88,9 @@ def driven_by_sound(
         fps=Fraction(speech.mesh.frame_rate).limit_denominator(100_000),
         found=np.ones(len(offsets), bool),
     )
-    spoken = resample(spoken, fps or spoken.fps)
+    fps = fps or spoken.fps
+    # To the end of the sound: a frame that it has begun counts.
+    spoken = resample(spoken, fps, length=count_frames(len(waveform), fps))
     return DrivenClip(
         key=key,
         reference=reference.picture,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from portraitgen.faces.recognition.alignment import align_faces
 from portraitgen.faces.templates import ARCFACE
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, blend_weights, people_crops
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
@@ -121,7 +121,7 @@ class Inputs(SystemInputs):
         if given["layout"] is not None:
             batch["regions"] = torch.stack([_region(place, height, width) for place in given["layout"]])[None]
         if given["inputs.image_prompt"] is not None:
-            picture = torch.from_numpy(read_picture(given["inputs.image_prompt"])).movedim(-1, 0)
+            picture = torch.from_numpy(read_photo(given["inputs.image_prompt"])).movedim(-1, 0)
             batch["image_prompt"] = self._embed_image(picture[None] / 127.5 - 1)
         if given["inputs.tries"]:
             batch["face_count"] = FaceCount(backend, len(people), tries=given["inputs.tries"])
@@ -193,7 +193,7 @@ def _scales(given: Given) -> dict[str, float]:
 def _region(place: Path | tuple[float, ...], height: int, width: int) -> Tensor:
     """[height, width] of 0 and 1."""
     if isinstance(place, Path):
-        mask = cv2.resize(read_picture(place), (width, height), interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(read_photo(place), (width, height), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(mask.max(axis=-1) > 127).float()
     region = torch.zeros(height, width)
     left, top, right, bottom = place

@@ -10,7 +10,7 @@ from torch import Tensor
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.padded_search import find_face
 from portraitgen.faces.templates import ARCFACE, upright_crop
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 
 CROP_SIDE = 224
 """Pixels: the side of CLIP's picture, and twice that of the recognition network's."""
@@ -24,7 +24,7 @@ def face_crop(path: Path, backend: FaceBackend) -> Tensor:
     Raises:
         ValueError: the photo cannot be read or shows no face.
     """
-    photo = read_picture(path)
+    photo = read_photo(path)
     face = find_face(photo, backend)
     if face is None:
         raise ValueError(

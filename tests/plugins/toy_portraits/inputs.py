@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import torch
 
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 
@@ -28,7 +28,7 @@ class Inputs(SystemInputs):
 
     def requests(self, given: Given) -> Iterator[Request]:
         """One picture, of the first photo of each person."""
-        pictures = [cv2.resize(read_picture(photos[0]), (SIDE, SIDE)) for photos in given["reference"]]
+        pictures = [cv2.resize(read_photo(photos[0]), (SIDE, SIDE)) for photos in given["reference"]]
         photos = torch.stack([torch.from_numpy(each).movedim(-1, 0) / 127.5 - 1 for each in pictures])
         yield Request(
             key=request_key(given["reference"], given["prompt"]),

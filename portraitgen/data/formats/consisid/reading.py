@@ -55,7 +55,7 @@ class ClipReading:
         (self.size,) = self._sizes
 
     def _pictures(self, path: Path) -> Iterator[np.ndarray]:
-        for frame in iter_frames(path):
+        for frame in iter_frames(path, square_pixels=False):  # whose boxes and masks are of stored pixels
             if frame.index == 0:
                 self.start_s = frame.time_s
             if not frame.corrupt and self._backend is not None and frame.index < self._num_frames():

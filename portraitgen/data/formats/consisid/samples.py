@@ -79,7 +79,7 @@ def import_clip(
     path = Path(folder) / "videos" / f"{check_name(name)}.mp4" if video is None else Path(video)
     if not path.is_file():
         raise DataError(f"{path}: no video of clip {name!r}")
-    info = probe_video(path)
+    info = probe_video(path, square_pixels=False)
     annotations = read_annotations(folder, name, num_frames=info.num_frames)
     frames = key_by_frame(annotations.bbox_data, num_frames=info.num_frames)
     intact = np.ones(info.num_frames, dtype=bool)

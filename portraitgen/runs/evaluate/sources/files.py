@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VideoError, probe_video
+from portraitgen.media.decode import VIDEO_SUFFIXES, VideoError, probe_video
+from portraitgen.media.photo import PHOTO_SUFFIXES, PhotoError, read_photo
 from portraitgen.metrics.saved import RESULTS
 from portraitgen.runs.evaluate.kept_rows import FOLDER
 from portraitgen.runs.evaluate.sources.source import read_clip
 
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+VIDEOS = tuple(sorted(VIDEO_SUFFIXES))
 REPORT_MARKS = (RESULTS, "comparison.json", FOLDER)
 """What lies in a folder in which evaluate.py has written or begun a report."""
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = tuple(sorted(PHOTO_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +51,11 @@ def read_media(path: Path, *, fps: Fraction | None) -> MediaClip:
     """
     if path.suffix.lower() in VIDEOS:
         return MediaClip(read_clip(path, fps=fps), fps or probe_video(path).fps, read_audio(path))
-    if not path.is_file():
-        raise VideoError(f"{path}: no such file")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise VideoError(f"{path}: not a readable picture")
-    rgb = np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    return MediaClip(torch.from_numpy(rgb).movedim(-1, 0)[None], Fraction(0), None)
+    try:
+        image = read_photo(path)
+    except PhotoError as error:
+        raise VideoError(str(error)) from error
+    return MediaClip(torch.tensor(image).movedim(-1, 0)[None], Fraction(0), None)
 
 
 def resize_frames(frames: Tensor, size: Sequence[int]) -> Tensor:

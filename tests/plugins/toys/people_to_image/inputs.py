@@ -8,7 +8,7 @@ from torch import Tensor
 
 from portraitgen.faces.backend import largest_face
 from portraitgen.faces.templates import ARCFACE, upright_crop
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, request_key
 
@@ -32,7 +32,7 @@ class Inputs(SystemInputs):
 
     def _face(self, photo: Path) -> Tensor:
         """The largest face of a photo, [3, 112, 112] in [-1, 1]."""
-        picture = read_picture(photo)
+        picture = read_photo(photo)
         face = largest_face(self.resources.faces().detect(picture))
         if face is None:
             raise ValueError(f"reference={photo}: it shows no face")
