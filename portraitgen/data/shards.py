@@ -49,6 +49,7 @@ class ShardWriter:
         max_bytes, max_samples: a shard is closed before it grows past either.
         first_shard: number of the first shard, for jobs that write one shard each.
         config: settings of the preparation, recorded in the manifests.
+        summarize: bring dataset.json up to date at the end; of many writers one shard each, none should.
 
     Raises:
         DataError: `root` cannot be written to, or a shard to be written is there already and done.
@@ -63,8 +64,9 @@ class ShardWriter:
         max_samples: int = 10_000,
         first_shard: int = 0,
         config: Mapping[str, Any] | None = None,
+        summarize: bool = True,
     ) -> None:
-        self._root, self._split = Path(root), split
+        self._root, self._split, self._summarize = Path(root), split, summarize
         self._max_bytes, self._max_samples = max_bytes, max_samples
         self._next_number = first_shard
         self._config = dict(config or {})
@@ -108,6 +110,10 @@ class ShardWriter:
         self._keys.add(sample.key)
         self._landmarks = landmarks
 
+    def record(self, **facts: Any) -> None:
+        """Add to what the manifests say of the settings."""
+        self._config |= facts
+
     def record_error(self, source: str, *, stage: str, error: Exception | str) -> None:
         """Note in the manifest that a source, given by name, could not be used and at which stage."""
         kind = type(error).__name__ if isinstance(error, Exception) else "skipped"
@@ -117,7 +123,7 @@ class ShardWriter:
         """Finish the open shard and bring dataset.json up to date; returns the shards written, in order."""
         if self._shard is not None:
             self._finish_shard()
-        if self._written:
+        if self._written and self._summarize:
             update_dataset(self._root)
         return self._written
 

@@ -49,18 +49,20 @@ def follow_face(
     size = (info.height, info.width)
     found: list[list[Face]] = []
     times: list[float] = []
+    corrupt = 0
     for frame in iter_frames(video):
         if frame.image.shape[:2] != size:
             raise ValueError(f"{video}: its picture changes size on the way; split it there")
         # What the decoder made up in a damaged frame is no face to follow.
         found.append([] if frame.corrupt else backend.detect(frame.image))
+        corrupt += frame.corrupt
         times.append(frame.time_s)
         if on_frame is not None:
             on_frame(len(times), max(info.num_frames, len(times)))
     faces = _main_face(found, backend.min_score)
     without = sum(face is None for face in faces)
     if without == len(faces):
-        raise ValueError(f"{video}: no face found in any of its {len(faces)} frames ({backend.name})")
+        raise ValueError(f"{video}: {_why_no_face(found, corrupt, backend)}")
     if without:
         log.warning(
             "%s: %d of %d frames show no face; they are filled in from those around",
@@ -77,6 +79,20 @@ def follow_face(
         image_size=size,
     )
     return FollowedFace(sequence, times[0])
+
+
+def _why_no_face(found: Sequence[list[Face]], corrupt: int, backend: FaceBackend) -> str:
+    """What is wrong with a video in which nobody can be followed: damage is no lack of faces."""
+    if corrupt == len(found):
+        return f"all of its {corrupt} frames are damaged; fetch it again"
+    shown = sum(any(face.score >= backend.min_score for face in faces) for faces in found)
+    damaged = f", {corrupt} of them damaged" if corrupt else ""
+    if not shown:
+        return f"no face found in any of its {len(found)} frames{damaged} ({backend.name})"
+    return (
+        f"a face is found in {shown} of its {len(found)} frames{damaged}, never in enough in a row to be "
+        "followed"
+    )
 
 
 def face_in_photo(image: np.ndarray, backend: FaceBackend) -> Face | None:

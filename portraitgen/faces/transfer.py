@@ -25,8 +25,8 @@ def transfer_motion(
 
     In 3D (AniPortrait's video to video) the reference keeps its own shape, and takes the expression and the
     turns of the driving head. In 2D, for landmarks without depth, the driving landmarks are laid over the
-    reference's by the similarity that fits the first of them: place and size of the head are the
-    reference's, shape, turns and expression the driving face's.
+    reference's by the similarity that fits the frame whose pose is nearest to the reference's: place and size
+    of the head are the reference's, shape, turns and expression the driving face's.
 
     Args:
         driving: T frames.
@@ -51,11 +51,29 @@ def transfer_motion(
         raise ValueError(f"{driving.scheme}: the driving face has {points} points, the reference's {wanted}")
     meshes = driving.mesh is not None and reference.mesh is not None
     if how == "2d" or (how == "auto" and not meshes):
-        to_reference = similarity_transform(driving.positions(raw=raw)[0], reference.positions(raw=raw)[0])
-        return apply_affine(driving.positions(raw=raw), to_reference).astype(np.float32)
+        moving, still = driving.positions(raw=raw), reference.positions(raw=raw)[0]
+        to_reference = similarity_transform(moving[nearest_in_pose(moving, still)], still)
+        return apply_affine(moving, to_reference).astype(np.float32)
     if not meshes:
         raise ValueError("retarget=3d needs depth, which only faces=mediapipe finds; or take retarget=2d")
     return _transfer_in_3d(driving, reference, raw=raw, smooth_frames=smooth_frames)
+
+
+def nearest_in_pose(moving: np.ndarray, still: np.ndarray) -> int:
+    """The frame in which a face is held most as in another picture.
+
+    It is the one whose landmarks, brought to the same centre and size but not turned, are nearest.
+
+    Args:
+        moving: [T, K, 2].
+        still: [K, 2].
+    """
+
+    def shape(points: np.ndarray) -> np.ndarray:
+        centred = points - points.mean(axis=-2, keepdims=True)
+        return centred / np.sqrt(np.square(centred).sum(axis=(-2, -1), keepdims=True))
+
+    return int(np.square(shape(moving) - shape(still)).sum(axis=(-2, -1)).argmin())
 
 
 def _transfer_in_3d(

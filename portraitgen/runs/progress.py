@@ -29,14 +29,20 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    begun = last = time.monotonic()
+    begun: float | None = None
+    last, first = time.monotonic(), 0
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal begun, last, first
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S and 0 < done < total:
+        if begun is None:
+            # Models are loaded before the first step, which says nothing of how long the others take.
+            if done > 0:
+                begun, first, last = now, done, now
+            return
+        if now - last >= LINE_EVERY_S and first < done < total:
             last = now
-            left = timedelta(seconds=round((now - begun) / done * (total - done)))
+            left = timedelta(seconds=round((now - begun) / (done - first) * (total - done)))
             log.info("%s: %d of %d, %s left", what, done, total, left)
 
     yield report

@@ -9,7 +9,7 @@ import pytest
 from portraitgen.faces.face_geometry import VERTICAL_FOV, canonical_face
 from portraitgen.faces.head_pose import pose_matrices, project
 from portraitgen.faces.landmark_sequence import LandmarkSequence
-from portraitgen.faces.transfer import transfer_motion
+from portraitgen.faces.transfer import nearest_in_pose, transfer_motion
 
 SIZE = (360, 640)
 
@@ -106,3 +106,26 @@ def test_without_depth_the_first_frame_is_laid_over_the_reference():
         transfer_motion(driving, replace(reference, scheme="other"))
     with pytest.raises(ValueError, match="ibug68: the driving face has 10 points, the reference's 68"):
         transfer_motion(replace(driving, points=points[:, :10]), reference)
+
+
+def in_2d(points: np.ndarray, *, size=(200, 200)) -> LandmarkSequence:
+    return LandmarkSequence(
+        points=points.astype(np.float32),
+        scheme="ibug68",
+        image_size=size,
+        fps=Fraction(25),
+        found=np.ones(len(points), bool),
+    )
+
+
+@pytest.mark.parametrize("degrees", [18, -40])
+def test_a_head_that_is_turned_in_the_first_frame_alone_does_not_tilt_the_clip(degrees):
+    rng = np.random.default_rng(0)
+    face = rng.normal(0, 20, (68, 2))
+    turn = np.radians(degrees)
+    turned = face @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    moving = np.stack([turned, *(face + rng.normal(0, 0.2, (4, 68, 2)))]) + 100
+    still = face * 1.3 + 90
+    assert nearest_in_pose(moving, still) > 0
+    moved = transfer_motion(in_2d(moving), in_2d(still[None]))
+    assert np.abs(moved[1:] - still).max() < 3

@@ -1,10 +1,13 @@
 """Make one shard: every source in turn; what cannot be used is written down in the manifest and left out."""
 
+import errno
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,12 @@ from portraitgen.data.prepare.plan import ShardJob, discard_shard
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.media.decode import VideoError
+from portraitgen.media.decode import VideoError, stated_frames
+
+log = logging.getLogger(__name__)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM)
+"""Errors of the machine, for which no source is to blame."""
 
 # Source, stage, and why: an exception where the whole source is left out, words where a part of it is.
 Omission = tuple[str, str, Exception | str]
@@ -47,18 +55,20 @@ class ShardMaker:
         read: gives the samples of each source.
         config: recorded in the manifest beside the job's fingerprint.
         steps: what is done with every sample before it is written, in this order: masks, further scores.
+        fps: of the clips, None for each source's own; for the progress alone.
     """
 
     root: str
     read: ReadSource
     config: Mapping[str, Any]
     steps: tuple[SampleStep, ...] = ()
+    fps: Fraction | None = None
 
     def __call__(self, job: ShardJob, report: Report, skip: Mapping[str, str]) -> None:
         """Write the shard, its index and, last, its manifest; a shard without samples has only a manifest.
 
-        The work of an engine (see data/engines): items are sources, amounts are frames as `job.frames` has
-        them. A shard that is finished is left as it is.
+        The work of an engine (see data/engines): items are sources, amounts are shares of `job.weights`. A
+        shard that is finished is left as it is.
 
         Raises:
             ValueError: the shard cannot be written, or the face models are missing.
@@ -67,7 +77,7 @@ class ShardMaker:
         cv2.setNumThreads(1)
         try:
             if job.is_finished():
-                report(None, sum(job.frames))
+                report(None, sum(job.weights))
                 return
             discard_shard(job.path)
             self._write(job, report, skip)
@@ -80,10 +90,11 @@ class ShardMaker:
     def _write(self, job: ShardJob, report: Report, skip: Mapping[str, str]) -> None:
         config = {**self.config, "fingerprint": job.fingerprint}
         omissions: list[Omission] = []
+        digests: dict[str, str | None] = {}
         writer: ShardWriter | None = None  # made for the first sample: without one there is no shard
         with ExitStack() as stack:
-            for source, num_frames in zip(job.sources, job.frames, strict=True):
-                counted = _Counter(source.name, num_frames, report)
+            for source, weight in zip(job.sources, job.weights, strict=True):
+                counted = _Counter(source, weight, report, fps=self.fps)
                 if source.name in skip:
                     omissions.append((source.name, "crash", _crashed(source, job, skip[source.name])))
                     counted.finish()
@@ -97,12 +108,16 @@ class ShardMaker:
                             max_samples=sys.maxsize,
                             first_shard=job.number,
                             config=config,
+                            summarize=False,
                         )
                         writer = stack.enter_context(shard)
                     writer.write(sample)
                 counted.finish()
+                digests[source.name] = source.sha256() if source.path.is_file() else None
             report(None, 0)
+            config["sources"] = digests
             if writer is not None:
+                writer.record(sources=digests)
                 for name, stage, error in omissions:
                     writer.record_error(name, stage=stage, error=error)
         if writer is None:
@@ -121,7 +136,7 @@ class ShardMaker:
         omissions: list[Omission],
         progress: Callable[[float], None],
     ) -> Iterator[ClipSample]:
-        """The samples of one source. What a file is to blame for is an omission; a defect ends the run."""
+        """The samples of one source. Whatever goes wrong with it is an omission, and the others go on."""
 
         def note(stage: str, message: str) -> None:
             omissions.append((source.name, stage, message))
@@ -143,22 +158,39 @@ class ShardMaker:
             omissions.append((source.name, error.stage, error))
         except VideoError as error:
             omissions.append((source.name, "decode", error))
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            omissions.append(
+                (source.name, "read", f"{source.name}: cannot be read ({error.strerror or error})")
+            )
+        except Exception as error:  # of decoders and detectors, on content that nobody thought of
+            log.exception("%s", source.name)
+            reason = f"{source.name}: {type(error).__name__} ({error}); it is left out, please report it"
+            omissions.append((source.name, "defect", SourceError(source, "defect", reason)))
 
 
 class _Counter:
-    """Reports the frames of one source, all of them in the end and never more than it was said to have."""
+    """Reports the work on one source, all of its weight in the end and never more.
 
-    def __init__(self, name: str, num_frames: float, report: Report) -> None:
-        self._name, self._left, self._report = name, num_frames, report
-        report(name, 0)
+    It is called with the frames that were dealt with, of those that the header states.
+    """
 
-    def __call__(self, amount: float) -> None:
-        amount = min(amount, self._left)
-        self._left -= amount
-        self._report(self._name, amount)
+    def __init__(self, source: Source, weight: float, report: Report, *, fps: Fraction | None) -> None:
+        self._name, self._left, self._report = source.name, weight, report
+        report(source.name, 0)
+        frames = stated_frames(source.path, fps=fps) if source.is_video else 1.0
+        self._share = weight / max(frames, 1.0)
+
+    def __call__(self, frames: float) -> None:
+        self._done(min(frames * self._share, self._left))
 
     def finish(self) -> None:
-        self(self._left)
+        self._done(self._left)
+
+    def _done(self, amount: float) -> None:
+        self._left -= amount
+        self._report(self._name, amount)
 
 
 def _crashed(source: Source, job: ShardJob, how: str) -> WorkerDied:

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from portraitgen.data.prepare.sources import Source
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = ("file", "caption", "identity")
 
@@ -28,8 +32,7 @@ def label_sources(
         The sources, and the number of such lines.
 
     Raises:
-        ValueError: the table cannot be read, names a file twice, or names none of the sources; a caption
-            is no text.
+        ValueError: the table cannot be read, names a file twice, or names none of the sources.
     """
     table = {} if labels is None else _read_table(labels)
     if table and table.keys().isdisjoint(source.name for source in sources):
@@ -47,20 +50,50 @@ def label_sources(
     return labelled, len(table)
 
 
+MAX_CAPTION_BYTES = 64_000
+"""Of a caption file: far more than any text encoder reads."""
+
+
 def _text_beside(source: Source) -> str | None:
+    """The caption in the file beside a source; what is no caption is left out with a line."""
     path = source.path.with_suffix(".txt")
     try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except FileNotFoundError:
-        return None
+        if not path.is_file():
+            if path.exists():
+                log.warning("%s: the caption %s is no regular file; left out", source.name, path.name)
+            return None
+        with path.open("rb") as file:
+            text = file.read(MAX_CAPTION_BYTES + 1)
+        if len(text) > MAX_CAPTION_BYTES:
+            log.warning(
+                "%s: the caption %s has more than %d bytes; left out",
+                source.name,
+                path.name,
+                MAX_CAPTION_BYTES,
+            )
+            return None
+        return text.decode("utf-8-sig").strip() or None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is the caption of {source.name}, but no UTF-8 text: save it anew") from None
+        log.warning("%s: the caption %s is no UTF-8 text; left out", source.name, path.name)
+    except OSError as error:
+        log.warning("%s: the caption %s cannot be read (%s)", source.name, path.name, error.strerror)
+    return None
+
+
+def _encodable(text: str | None, name: str) -> str | None:
+    """A caption or name of a table, unless it holds halves of characters, which no file can."""
+    if text is not None and re.search("[\ud800-\udfff]", text):
+        log.warning("%s: its caption or identity is no valid Unicode; left out", name)
+        return None
+    return text
 
 
 def _read_table(path: Path) -> dict[str, tuple[str | None, str | None]]:
     """File -> caption and identity."""
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"labels={path}: give a .csv or a .jsonl file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"labels={path} is no regular file: give a .csv or a .jsonl file")
     table: dict[str, tuple[str | None, str | None]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -76,7 +109,8 @@ def _read_table(path: Path) -> dict[str, tuple[str | None, str | None]]:
                 name = PurePosixPath(row["file"]).as_posix()
                 if name in table:
                     raise ValueError(f"line {number}: {name} is there twice")
-                table[name] = (row.get("caption") or None, row.get("identity") or None)
+                caption, identity = row.get("caption") or None, row.get("identity") or None
+                table[name] = (_encodable(caption, name), _encodable(identity, name))
     except OSError as error:
         raise ValueError(f"labels={path} cannot be read ({error.strerror})") from error
     except (ValueError, csv.Error) as error:

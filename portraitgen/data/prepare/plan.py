@@ -10,25 +10,25 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from portraitgen.data.index import index_path
 from portraitgen.data.manifest import is_done, manifest_path, read_manifest
-from portraitgen.data.prepare.sources import Source
+from portraitgen.data.prepare.ledger import Entry, ledger_path, read_ledger, write_ledger
+from portraitgen.data.prepare.sources import KEY_LENGTH, Source
 from portraitgen.data.shards import shard_path
-from portraitgen.media.decode import stated_frames
 
 # To be raised when the same sources and settings begin to give other samples: old shards are then made anew.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
     """One shard to make of `sources`; `fingerprint` changes with them and with every setting.
 
-    `frames` says how long each source is, for the progress alone; see `with_lengths`.
+    `weights` are shares of the work, for the progress alone: the sizes of the sources in MB. `gone` names
+    those sources of a finished shard that are no longer there: it is kept as it is.
     """
 
     path: Path
@@ -36,23 +36,26 @@ class ShardJob:
     number: int
     sources: tuple[Source, ...]
     fingerprint: str
-    frames: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    gone: tuple[str, ...] = ()
 
-    def with_lengths(self, fps: Fraction | None) -> "ShardJob":
-        """The job with the frames of its sources at `fps` (None: their own rate), as their headers say."""
-        return replace(
-            self,
-            frames=tuple(
-                stated_frames(source.path, fps=fps) if source.is_video else 1.0 for source in self.sources
-            ),
-        )
+    def weighed(self) -> "ShardJob":
+        """The job with its weights."""
+        sizes = (source.path.stat().st_size if source.path.is_file() else 0 for source in self.sources)
+        return replace(self, weights=tuple(size / 1e6 for size in sizes))
 
     def is_finished(self) -> bool:
         """Whether the shard was made of these very sources and is still there, or has no sample at all."""
         manifest = read_manifest(self.path)
-        if manifest is None or manifest.get("config", {}).get("fingerprint") != self.fingerprint:
+        if manifest is None:
+            return False
+        if not self.gone and manifest.get("config", {}).get("fingerprint") != self.fingerprint:
             return False
         return manifest["samples"] == 0 or is_done(self.path)
+
+    def entries(self) -> list[Entry]:
+        """What the ledger keeps of it."""
+        return [Entry(source.name, source.key, stamp_of(source)) for source in self.sources]
 
 
 def plan_shards(
@@ -63,26 +66,80 @@ def plan_shards(
     videos_per_shard: int,
     photos_per_shard: int,
     config: Mapping[str, Any],
+    prune: bool = False,
 ) -> list[ShardJob]:
-    """Deal the sources out to shards, in their order.
+    """Deal the sources out to shards: those that were dealt out before stay, new ones go to new shards.
+
+    A source that was only touched or copied, its content being the same, is the one that it was. A finished
+    shard of which a source is gone stays as it is.
 
     Args:
         out: folder of the data set.
         split: of the clips; photos go to "{split}_photos".
         config: everything that shapes the samples, as JSON takes it.
+        prune: make shards of which sources are gone anew without them, and remove those that lose all.
+
+    Raises:
+        ValueError: an earlier plan cannot be read.
     """
     jobs = []
     for is_video, name, per_shard in (
         (True, split, videos_per_shard),
         (False, f"{split}_photos", photos_per_shard),
     ):
-        kind = [source for source in sources if source.is_video == is_video]
-        for number, start in enumerate(range(0, len(kind), per_shard)):
-            chosen = tuple(kind[start : start + per_shard])
-            jobs.append(
-                ShardJob(shard_path(out, name, number), name, number, chosen, _fingerprint(chosen, config))
+        waiting = {source.name: source for source in sources if source.is_video == is_video}
+        ledger = read_ledger(out, name)
+        for number, entries in ledger.items():
+            present = [(entry, waiting.pop(entry.name)) for entry in entries if entry.name in waiting]
+            gone = tuple(
+                entry.name for entry in entries if entry.name not in {one.name for _, one in present}
             )
+            path = shard_path(out, name, number)
+            manifest = read_manifest(path)
+            if gone and not prune and manifest is not None and (not manifest["samples"] or is_done(path)):
+                kept = tuple(Source(Path(each.name), each.name, each.key, is_video) for each in entries)
+                kept = tuple(
+                    replace(one, known_stamp=each.stamp) for one, each in zip(kept, entries, strict=True)
+                )
+                jobs.append(ShardJob(path, name, number, kept, "", gone=gone))
+                continue
+            digests = (manifest or {}).get("config", {}).get("sources", {})
+            chosen = tuple(_as_known(source, entry, digests.get(entry.name)) for entry, source in present)
+            if chosen:
+                jobs.append(ShardJob(path, name, number, chosen, _fingerprint(chosen, config)))
+        taken = {entry.key for entries in ledger.values() for entry in entries}
+        fresh = [_with_free_key(source, taken) for source in waiting.values()]
+        first = max(ledger, default=-1) + 1
+        for number, start in enumerate(range(0, len(fresh), per_shard), start=first):
+            new = tuple(fresh[start : start + per_shard])
+            jobs.append(ShardJob(shard_path(out, name, number), name, number, new, _fingerprint(new, config)))
     return jobs
+
+
+def write_plan(jobs: Sequence[ShardJob], out: Path, split: str) -> None:
+    """Write down which source belongs to which shard, before the first is made."""
+    for name in (split, f"{split}_photos"):
+        shards = {job.number: job.entries() for job in jobs if job.split == name}
+        if shards or read_ledger(out, name):
+            write_ledger(out, name, shards)
+
+
+def _as_known(source: Source, entry: Entry, sha256: str | None) -> Source:
+    """The source under the key that it had, and as what it was if its content is the same."""
+    if source.key != entry.key:
+        source = replace(source, key=entry.key)
+    now = _as_json(source.stamp())
+    touched = type(source) is Source and now[:-1] == entry.stamp[:-1] and now != entry.stamp
+    if touched and sha256 is not None and source.sha256() == sha256:
+        return replace(source, known_stamp=entry.stamp)
+    return source
+
+
+def _with_free_key(source: Source, taken: set[str]) -> Source:
+    if source.key not in taken:
+        return source
+    suffix = hashlib.sha256(source.name.encode()).hexdigest()[:8]
+    return replace(source, key=f"{source.key[: KEY_LENGTH - 9]}-{suffix}")
 
 
 def discard_shard(path: Path) -> None:
@@ -104,20 +161,27 @@ def discard_unfinished(path: Path) -> None:
 def clear_superfluous(
     jobs: Sequence[ShardJob], out: Path, split: str, *, config: Mapping[str, Any]
 ) -> list[str]:
-    """Remove the shards that an earlier run with the same settings made and the present sources do not.
+    """Remove the shards that an earlier run with the same settings planned and the present plan does not.
 
     Returns:
         Their names.
 
     Raises:
-        ValueError: a shard of this split was made with other settings, or not by a preparation.
+        ValueError: a shard of this split was made with other settings, by an earlier version, or not by a
+            preparation.
     """
     wanted = {job.path for job in jobs}
     present: set[Path] = set()
     for name in (split, f"{split}_photos"):
-        present |= set((out / "shards").glob(f"{name}-*.tar"))
+        found = set((out / "shards").glob(f"{name}-*.tar"))
         manifests = (out / "manifests").glob(f"{name}-*.json")
-        present |= {out / "shards" / f"{manifest.stem}.tar" for manifest in manifests}
+        found |= {out / "shards" / f"{manifest.stem}.tar" for manifest in manifests}
+        if found and (out / "manifests").is_dir() and not ledger_path(out, name).is_file():
+            raise ValueError(
+                f"out={out} holds shards of {name} that another version prepared, which did not write down "
+                "what they were made of: choose another out= or split="
+            )
+        present |= found
     if present and not (out / "manifests").is_dir():
         raise ValueError(f"out={out} holds shards that were not prepared here: choose another out=")
     for shard in sorted(present):
@@ -125,7 +189,7 @@ def clear_superfluous(
         stored = {"fingerprint": None, **(manifest or {}).get("config", config)}
         changed = [
             f"{key} was {stored.get(key)!r} and is {config.get(key)!r}"
-            for key in sorted((stored.keys() | config.keys()) - {"fingerprint"})
+            for key in sorted((stored.keys() | config.keys()) - {"fingerprint", "sources"})
             if stored.get(key) != config.get(key)
         ]
         if changed:
@@ -139,6 +203,15 @@ def clear_superfluous(
     return [shard.name for shard in superfluous]
 
 
+def _as_json(stamp: Any) -> Any:
+    return json.loads(json.dumps(stamp))
+
+
+def stamp_of(source: Source) -> Any:
+    """What a source is known as: see `Source.stamp`."""
+    return _as_json(source.stamp()) if source.known_stamp is None else source.known_stamp
+
+
 def _fingerprint(sources: Sequence[Source], config: Mapping[str, Any]) -> str:
-    content = json.dumps([_VERSION, config, [source.stamp() for source in sources]], sort_keys=True)
+    content = json.dumps([_VERSION, config, [stamp_of(source) for source in sources]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -2,9 +2,13 @@
 
 import hashlib
 import importlib.metadata
+import logging
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,15 +17,21 @@ from PIL import Image
 from portraitgen.media.decode import VIDEO_SUFFIXES
 from portraitgen.media.photo import PHOTO_SUFFIXES
 
+log = logging.getLogger(__name__)
+
+_LABEL_SUFFIXES = (".txt", ".csv", ".json", ".jsonl")
+"""Captions and tables, which lie beside sources."""
+
 # Keys become names inside tars, where USTAR leaves 100 bytes for key and member together.
-_KEY_LENGTH = 60
+KEY_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One input file: messages and manifests call it `name`, the keys of its samples begin with `key`.
 
-    `caption` says what it shows, `identity_name` who its main person is, where that is known (see labels).
+    `caption` says what it shows, `identity_name` who its main person is, where that is known (see labels);
+    `known_stamp` is its stamp when it was first seen, if its content is still the same.
     """
 
     path: Path
@@ -30,17 +40,27 @@ class Source:
     is_video: bool
     caption: str | None = None
     identity_name: str | None = None
+    known_stamp: Any = field(default=None, compare=False)
 
     def stamp(self) -> tuple[Any, ...]:
         """What changes when the source or what is known of it does, as JSON takes it."""
         stat = self.path.stat()
         return (self.name, self.key, self.caption, self.identity_name, stat.st_size, stat.st_mtime_ns)
 
+    def sha256(self) -> str:
+        """Digest of its content."""
+        stat = self.path.stat()
+        return _sha256(self.path, stat.st_size, stat.st_mtime_ns)
+
     def origin(self, licence: str | None) -> dict[str, Any]:
         """The `source` entry of a sample, to trace it by; clips set the seconds `t0` and `t1`."""
-        with self.path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"uri": self.name, "sha256": sha256, "t0": 0.0, "t1": 0.0, "licence": licence}
+        return {"uri": self.name, "sha256": self.sha256(), "t0": 0.0, "t1": 0.0, "licence": licence}
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SourceError(ValueError):
@@ -55,7 +75,8 @@ def find_sources(source: str, *, exclude: Path | None = None, setting: str = "so
     """The videos and photos under `source`, sorted by name so that every run sees them in the same order.
 
     Args:
-        source: a folder (searched recursively; hidden files and folders are left out), one file, or
+        source: a folder (searched recursively, through links; hidden files and folders are left out, and data
+            sets that were prepared before), one file, or
             `pip:<distribution>/<file>` for a file that an installed package brings.
         exclude: a folder to leave out: the output, which may lie inside the source folder.
         setting: that gave `source`, for messages.
@@ -74,16 +95,51 @@ def find_sources(source: str, *, exclude: Path | None = None, setting: str = "so
     if not root.is_dir():
         raise ValueError(f"{setting}={source}: no such file or folder")
     found = []
-    for path in root.rglob("*"):
-        relative = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        excluded = exclude is not None and path.resolve().is_relative_to(exclude.resolve())
+    left_out: Counter[str] = Counter()
+    for path in _files(root, exclude):
+        name = path.relative_to(root).as_posix()
         known = path.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES
-        if known and not hidden and not excluded and path.is_file():
-            found.append((path, relative.as_posix()))
+        if not _is_text(name):
+            log.warning("%r is left out: its name is not UTF-8; rename it", name)
+        elif known and path.is_file():
+            found.append((path, name))
+        elif known:
+            log.warning("%s is left out: it is no regular file", name)
+        elif path.suffix.lower() not in _LABEL_SUFFIXES:
+            left_out[path.suffix.lower() or "no suffix"] += 1
+    if left_out:
+        kinds = ", ".join(f"{suffix} {number}" for suffix, number in sorted(left_out.items()))
+        log.warning("%s files are neither videos nor photos by their names: %s", left_out.total(), kinds)
     if not found:
         raise ValueError(f"{setting}={source}: no video and no photo in this folder ({_known()})")
     return _with_keys(sorted(found, key=lambda item: item[1]))
+
+
+def _files(root: Path, exclude: Path | None) -> Iterator[Path]:
+    """All that is no folder under `root`, through links to folders too, each folder once.
+
+    Hidden files and folders, `exclude`, and data sets that were prepared before are passed by.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        folder = Path(place)
+        stat = folder.stat()
+        again = (stat.st_dev, stat.st_ino) in seen
+        seen.add((stat.st_dev, stat.st_ino))
+        is_output = exclude is not None and folder.resolve() == exclude.resolve()
+        prepared = (folder / "dataset.json").is_file() and (folder / "shards").is_dir()
+        if prepared and not is_output:
+            log.warning("%s is left out: it is a prepared data set", folder)
+        if again or is_output or prepared:
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (folder / name for name in sorted(files) if not name.startswith("."))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: bytes of other encodings are surrogates in it."""
+    return not re.search("[\ud800-\udfff]", name)
 
 
 def _packaged_file(source: str) -> Path:
@@ -112,8 +168,8 @@ def _with_keys(found: list[tuple[Path, str]]) -> list[Source]:
     sources = []
     for (path, name), slug in zip(found, slugs, strict=True):
         # "-p2" at the end would read as the second person of another video.
-        if same[slug.lower()] > 1 or len(slug) > _KEY_LENGTH or re.search(r"-p\d+$", slug):
-            slug = f"{slug[: _KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        if same[slug.lower()] > 1 or len(slug) > KEY_LENGTH or re.search(r"-p\d+$", slug):
+            slug = f"{slug[: KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         sources.append(Source(path, name, slug, is_video=_is_video(path)))
     return sources
 

@@ -74,7 +74,7 @@ def prepare_video(
             identity_threshold=backend.identity_threshold if embed_every else None,
         )
         if not trails:
-            raise SourceError(source, "detect", f"no face found in its {num_frames} frames")
+            raise SourceError(source, "detect", _why_no_face(scan, backend))
         image_size = (scan.info.height, scan.info.width)
         clips, too_short = plan_clips(trails, scan.faces, image_size=image_size, settings=settings)
         if not clips:
@@ -99,6 +99,20 @@ def prepare_video(
             yield replace(
                 sample, caption=source.caption, tracks=(replace(track, identity_name=identity_name),)
             )
+
+
+def _why_no_face(scan: Scan, backend: FaceBackend) -> str:
+    """What is wrong with a video in which nobody can be followed: damage is no lack of faces."""
+    num_frames, intact = len(scan.faces), int((~scan.damaged).sum())
+    if not intact:
+        return f"all of its {num_frames} frames are damaged; fetch it again"
+    shown = sum(
+        any(face.score >= backend.min_score for face in scan.faces[frame]) for frame in range(num_frames)
+    )
+    of = f"its {num_frames} frames" if intact == num_frames else f"its {intact} frames that are not damaged"
+    if not shown:
+        return f"no face found in {of} ({backend.name})"
+    return f"a face is found in {shown} of {of}, never in enough in a row to be followed"
 
 
 def _cut_out(

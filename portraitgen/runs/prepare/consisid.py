@@ -102,9 +102,7 @@ def import_consisid(config: DictConfig) -> None:
         reader = ConsisIDReader(config.licence, backend, size)
         return ShardMaker(str(out), reader, described, steps=() if masks is None else (masks,))
 
-    make_data_set(
-        jobs, maker, engine, out=out, split=config.split, source=config.source, config=described, fps=None
-    )
+    make_data_set(jobs, maker, engine, out=out, split=config.split, source=config.source, config=described)
 
 
 @dataclass(frozen=True, slots=True)

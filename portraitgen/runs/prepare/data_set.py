@@ -5,7 +5,6 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,13 @@ from portraitgen.data.manifest import update_dataset
 from portraitgen.data.prepare.contact_sheet import contact_sheet
 from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.outcome import Outcome, count
-from portraitgen.data.prepare.plan import ShardJob, clear_superfluous, discard_shard, discard_unfinished
+from portraitgen.data.prepare.plan import (
+    ShardJob,
+    clear_superfluous,
+    discard_shard,
+    discard_unfinished,
+    write_plan,
+)
 from portraitgen.data.reader import ClipReader
 from portraitgen.media.files import replace_file
 from portraitgen.media.one_writer import one_writer
@@ -44,7 +49,6 @@ def make_data_set(
     split: str,
     source: str,
     config: Mapping[str, Any],
-    fps: Fraction | None,
 ) -> None:
     """Make the shards that are not finished; remove those of the same split that no job makes any more.
 
@@ -52,17 +56,19 @@ def make_data_set(
         maker: called when there is something to make.
         source: as the user gave it, for messages.
         config: everything that shapes the samples.
-        fps: of the clips, None for each source's own; for the progress.
 
     Raises:
         ValueError: the folder cannot be used, or no source gives a sample.
     """
     with _output_folder(out):
         for name in clear_superfluous(jobs, out, split, config=config):
-            log.info(f"removed {name}: the sources no longer make it")
+            log.info(f"removed {name}: its sources are gone (prune=true)")
+        write_plan(jobs, out, split)
+        for line in _kept(jobs):
+            log.info(line)
         missing = [job for job in jobs if not job.is_finished()]
         if missing:
-            _make(maker(), missing, engine, kept=len(jobs) - len(missing), fps=fps)
+            _make(maker(), missing, engine, kept=len(jobs) - len(missing))
         else:
             log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
         outcome = Outcome.of(jobs)
@@ -81,16 +87,25 @@ def make_data_set(
     log.info(f"contact sheet: {sheet}")
 
 
-def _make(
-    maker: ShardMaker, missing: list[ShardJob], engine: Engine, *, kept: int, fps: Fraction | None
-) -> None:
+def _make(maker: ShardMaker, missing: list[ShardJob], engine: Engine, *, kept: int) -> None:
     num_sources = sum(len(job.sources) for job in missing)
     finished = f"; {count(kept, 'shard')} finished before" if kept else ""
     log.info(f"preparing {count(num_sources, 'file')} into {count(len(missing), 'shard')}{finished}")
-    jobs = [job.with_lengths(fps) for job in missing]
-    total = round(sum(sum(job.frames) for job in jobs))
-    with progress("frames") as show:
+    jobs = [job.weighed() for job in missing]
+    total = round(sum(sum(job.weights) for job in jobs))
+    with progress("MB of sources") as show:
         engine.run(maker, jobs, progress=lambda done: show(round(done), total))
+
+
+def _kept(jobs: Sequence[ShardJob]) -> Iterator[str]:
+    """A line for each shard of which sources are gone."""
+    for job in jobs:
+        if job.gone:
+            shown = ", ".join(job.gone[:3]) + (f" and {len(job.gone) - 3} more" if len(job.gone) > 3 else "")
+            yield (
+                f"{job.path.stem} is kept as it is, though {shown} is no longer there; prune=true makes it "
+                "anew without"
+            )
 
 
 @contextmanager

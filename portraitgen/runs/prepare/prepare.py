@@ -42,6 +42,7 @@ class PrepareConfig(PrepareSettings):
     labels: str | None = None
     folder_identities: bool = False
     identities: str | None = None
+    prune: bool = False
 
 
 ConfigStore.instance().store(name="prepare_schema", node=PrepareConfig)
@@ -70,13 +71,14 @@ def prepare(config: DictConfig) -> None:
         videos_per_shard=settings.videos_per_shard,
         photos_per_shard=settings.photos_per_shard,
         config=described,
+        prune=config.prune,
     )
 
     def maker() -> ShardMaker:
         backend = instantiate(config.faces)
         named = [read_gallery(people, backend)] if people else []
         steps = (*named, *(instantiate(config[name]) for name in _STEPS if config[name]))
-        return ShardMaker(str(out), Preparation(backend, settings), described, steps)
+        return ShardMaker(str(out), Preparation(backend, settings), described, steps, settings.exact_fps)
 
     make_data_set(
         jobs,
@@ -86,7 +88,6 @@ def prepare(config: DictConfig) -> None:
         split=config.split,
         source=config.source,
         config=described,
-        fps=settings.exact_fps,
     )
 
 

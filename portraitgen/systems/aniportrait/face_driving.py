@@ -1,5 +1,6 @@
 """A photo's face, to move as the face of a video, of a picture or of a landmark file does."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from portraitgen.faces.motion import PICTURE, Motion, file_kind
 from portraitgen.faces.reference import Reference
 from portraitgen.faces.transfer import Transfer, transfer_motion
 from portraitgen.systems.aniportrait.driven_clip import DrivenClip
+
+log = logging.getLogger(__name__)
 
 Retarget = Transfer | Literal["none"]
 
@@ -31,6 +34,7 @@ def driven_by_face(
         landmarks = _as_they_are(reference, motion.landmarks, raw=raw)
     else:
         landmarks = transfer_motion(motion.landmarks, reference.landmarks, how=retarget, raw=raw)
+    _warn_of_leaving(reference, driving, landmarks)
     return DrivenClip(
         key=f"{reference.path.stem}-{driving.stem}",
         reference=reference.picture,
@@ -47,6 +51,21 @@ def driven_by_face(
         sound=motion.sound,
         still=file_kind(driving) == PICTURE,
     )
+
+
+def _warn_of_leaving(reference: Reference, driving: Path, landmarks: np.ndarray) -> None:
+    """Say so where landmarks, [T, K, 2], lie outside the picture: what is there is not drawn."""
+    height, width = reference.framing.size
+    outside = ((landmarks < 0) | (landmarks > (width, height))).any(axis=(1, 2))
+    if outside.any():
+        log.warning(
+            "%s: in %d of %d frames the face of %s would reach out of the picture; give a photo with more "
+            "space around the face, or show more of it (inputs.frame=crop)",
+            driving,
+            int(outside.sum()),
+            len(outside),
+            reference.path.name,
+        )
 
 
 def _as_they_are(reference: Reference, landmarks: LandmarkSequence, *, raw: bool) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Captions and names from files beside the sources, from tables, and from folders."""
 
 import json
+import os
 
 import pytest
 
-from portraitgen.data.prepare.labels import label_sources
+from portraitgen.data.prepare.labels import MAX_CAPTION_BYTES, label_sources
 from portraitgen.data.prepare.sources import find_sources
 
 
@@ -92,9 +93,35 @@ def test_tables_that_cannot_be_used_are_named(folder, name, text, message):
     assert f"labels={folder.parent / name}" in str(error.value)
 
 
-def test_what_cannot_be_read_is_named(folder):
+def test_a_table_that_is_not_there_is_named(folder):
     with pytest.raises(ValueError, match=r"absent\.csv cannot be read \(No such file"):
         label(folder, folder / "absent.csv")
-    (folder / "ann" / "2.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"2\.txt is the caption of ann/2\.jpg, but no UTF-8 text"):
-        label(folder)
+
+
+@pytest.mark.parametrize("kind", ["latin-1", "folder", "fifo", "endless", "huge"])
+def test_what_is_no_caption_is_left_out_with_a_line(folder, caplog, kind):
+    """One such file used to end the whole preparation, or to hang it."""
+    caption = folder / "ann" / "2.txt"
+    caption.unlink(missing_ok=True)
+    if kind == "latin-1":
+        caption.write_bytes(b"caf\xe9")
+    elif kind == "folder":
+        caption.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(caption)
+    elif kind == "endless":
+        caption.symlink_to("/dev/zero")
+    else:
+        caption.write_bytes(b"a" * (MAX_CAPTION_BYTES + 1))
+    sources, _ = label_sources(find_sources(str(folder)), labels=None, folder_identities=False)
+    assert {source.name: source.caption for source in sources}["ann/2.jpg"] is None
+    assert "ann/2.jpg: the caption 2.txt" in caplog.text
+
+
+def test_half_a_character_in_a_table_is_left_out(folder, tmp_path, caplog):
+    table = tmp_path / "labels.jsonl"
+    table.write_text('{"file": "top.jpg", "caption": "\\ud800", "identity": "Zo\u00eb"}\n')
+    sources, _ = label_sources(find_sources(str(folder)), labels=table, folder_identities=False)
+    found = {source.name: (source.caption, source.identity_name) for source in sources}
+    assert found["top.jpg"] == (None, "Zo\u00eb")
+    assert "no valid Unicode" in caplog.text

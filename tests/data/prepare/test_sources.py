@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from portraitgen.data.prepare.sources import find_sources
@@ -87,5 +89,35 @@ def test_quick_start_names_its_extra(monkeypatch):
 
 def test_folder_without_pictures(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(ValueError, match=r"no video and no photo in this folder \(known suffixes: \.avi"):
+    with pytest.raises(ValueError, match=r"no video and no photo in this folder \(known suffixes: \.3gp"):
         find_sources(str(tmp_path))
+
+
+def test_links_to_folders_are_followed_once_and_other_data_sets_left_out(tmp_path, caplog):
+    films, elsewhere = tmp_path / "films", tmp_path / "elsewhere"
+    for path in (films / "a.mp4", elsewhere / "b.mov", elsewhere / "notes.xyz", films / "a.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (films / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(films)
+    (films / "itself.mp4").symlink_to(films / "itself.mp4")
+    os.mkfifo(films / "pipe.mp4")
+    old = films / "prepared"
+    (old / "shards").mkdir(parents=True)
+    (old / "dataset.json").write_text("{}")
+    (old / "contact_sheet.png").write_bytes(b"x")
+    found = [source.name for source in find_sources(str(films))]
+    assert found == ["a.mp4", "linked/b.mov"]
+    said = caplog.text
+    assert "prepared is left out: it is a prepared data set" in said
+    assert "itself.mp4 is left out: it is no regular file" in said
+    assert "pipe.mp4 is left out: it is no regular file" in said
+    assert "1 files are neither videos nor photos by their names: .xyz 1" in said
+
+
+def test_names_that_are_not_utf8_are_left_out(tmp_path, caplog):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.mp4", "wb") as file:
+        file.write(b"x")
+    assert [source.name for source in find_sources(str(tmp_path))] == ["a.mp4"]
+    assert "its name is not UTF-8" in caplog.text

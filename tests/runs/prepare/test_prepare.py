@@ -166,7 +166,7 @@ def test_broken_sources_are_counted_and_the_rest_is_prepared(run, man, tmp_path)
         "  skipped text.mp4",
         "  skipped text.jpg",
     ]
-    assert reasons[2] == "  skipped nobody.mp4: no face found in its 14 frames"
+    assert reasons[2] == "  skipped nobody.mp4: no face found in its 14 frames (dlib)"
     manifest = json.loads((tmp_path / "out/manifests/train-000000.json").read_text())
     assert {error["source"] for error in manifest["errors"]} == {"cut.mp4", "empty.mp4", "nobody.mp4"}
 

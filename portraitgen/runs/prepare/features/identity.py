@@ -43,7 +43,12 @@ class IdentityEmbeddings:
 
     def depends_on(self) -> Mapping[str, Any]:
         recognizer = _recognizer(self.network, self.weights, self.device)
-        return {"network": recognizer.name, "weights": weights_digest(recognizer), "frames": self.frames}
+        return {
+            "network": recognizer.name,
+            "weights": weights_digest(recognizer),
+            "frames": self.frames,
+            "outside": "black",  # crops used to be grey outside the picture
+        }
 
     @torch.no_grad()
     def __call__(self, sample: ClipSample) -> np.ndarray:
