@@ -62,11 +62,11 @@ def lies_across(frame: VideoFrame) -> bool:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of ISO/IEC 14496-12's matrix: a stored (x, y) is shown at (ax + cy, bx + dy)."""
-    for data in frame.side_data.keys():  # noqa: SIM118 - the container itself iterates over numbers
-        if data.type == SideDataType.DISPLAYMATRIX:
-            a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
-            return a, b, c, d
-    return 1, 0, 0, 1
+    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
+    return a, b, c, d
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:

@@ -54,7 +54,7 @@ def sound_blocks(
             yield from track.end()
         except av.error.InvalidDataError as error:
             raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
-        if stream.duration is not None and not stretches:
+        if stream.duration is not None and stream.time_base is not None and not stretches:
             stated = float(stream.duration * stream.time_base)
             if stated - track.written / sample_rate > max(0.5, 0.02 * stated):
                 raise VideoError(

@@ -9,6 +9,7 @@
     sharpness            variance of the Laplacian of the face's luma (8 bit), median over the frames
     brightness    0..1   mean luma of the face, median over the frames
     speech_share  0..1   share of the time in which somebody speaks (clips with sound; speech.py)
+    sound_gaps           gaps in the sound of the source that were filled with silence (clips with sound)
     sync_conf, sync_dist, sync_offset   SyncNet's judgement, where its weights are given (runs/lip_sync.py)
 
 Sharpness and brightness are of the stored pixels, so that clips of one size compare.

@@ -56,7 +56,7 @@ def driven_by_face(
 def _warn_of_leaving(reference: Reference, driving: Path, landmarks: np.ndarray) -> None:
     """Say so where landmarks, [T, K, 2], lie outside the picture: what is there is not drawn."""
     height, width = reference.framing.size
-    outside = ((landmarks < 0) | (landmarks > (width, height))).any(axis=(1, 2))
+    outside: np.ndarray = np.any((landmarks < 0) | (landmarks > (width, height)), axis=(1, 2))
     if outside.any():
         log.warning(
             "%s: in %d of %d frames the face of %s would reach out of the picture; give a photo with more "
