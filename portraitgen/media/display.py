@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
@@ -62,8 +62,8 @@ def lies_across(frame: VideoFrame) -> bool:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of ISO/IEC 14496-12's matrix: a stored (x, y) is shown at (ax + cy, bx + dy)."""
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, SideData):
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(data), "<i4")[:5].tolist()
     return a, b, c, d

@@ -14,7 +14,7 @@ from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.padded_search import find_face
 from portraitgen.media.framing import Framing, face_frame, faces_frame
 from portraitgen.media.geometry import expand_box
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 from portraitgen.systems.flux_identity.conditioning import FillDiptych, Kontext, TextOnly
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
@@ -85,11 +85,11 @@ class Inputs(SystemInputs):
         if people:
             ((path,),) = people
             backend = self.resources.faces()
-            picture = read_picture(path)
+            picture = read_photo(path)
             box = _face_box("reference", path, picture, backend)
             batch["ref"] = _as_picture(self._reference_frame(box, picture, size, given).cut(picture))
             if photo is not None:
-                picture = read_picture(photo)
+                picture = read_photo(photo)
                 hole = _hole(given["layout"], photo, picture, backend, grow=self._trained("grow", 0.2))
                 batch |= _photo_with_hole(picture, hole, size, name=str(photo))
         yield Request(key=key, batch=batch, references=people, prompt=prompt)
@@ -203,7 +203,7 @@ def _hole(
     (place,) = layout
     if not isinstance(place, Path):
         return _box_hole(np.array(place) * np.array([width, height] * 2), picture)
-    mask = read_picture(place).max(axis=-1)
+    mask = read_photo(place).max(axis=-1)
     if abs(mask.shape[1] / mask.shape[0] - width / height) > 0.02:
         raise ValueError(
             f"layout={place}: it is {mask.shape[1]}x{mask.shape[0]}, {path} is {width}x{height}: the mask "
