@@ -1,5 +1,6 @@
 """One shard as an engine's work: what is reported, and what becomes of a file that killed its workers."""
 
+import errno
 import json
 
 import pytest
@@ -30,7 +31,7 @@ def job(tmp_path, carphone):
     sources = find_sources(str(tmp_path / "in"))
     sizes = {"videos_per_shard": 3, "photos_per_shard": 3}
     (job,) = plan_shards(sources, tmp_path / "out", "train", **sizes, config={})
-    return job.with_lengths(None)
+    return job.weighed()
 
 
 @pytest.fixture
@@ -46,18 +47,19 @@ def make(tmp_path):
     return make
 
 
-def test_every_frame_is_reported_once(job, make):
-    assert job.frames == (6.0, 0.0, 6.0)
+def test_all_work_is_reported_once(job, make):
+    sizes = [source.path.stat().st_size for source in job.sources]
+    assert job.weights == tuple(size / 1e6 for size in sizes)
     reports = make(job, {})
     assert list(dict.fromkeys(item for item, _ in reports)) == ["a.mp4", "b.mp4", "c.mp4", None]
-    assert sum(amount for _, amount in reports) == pytest.approx(12)
+    assert sum(amount for _, amount in reports) == pytest.approx(sum(sizes) / 1e6)
     assert len(reports) > 12, "a long video is reported while it goes by"
 
 
 def test_a_finished_shard_is_left_alone(job, make):
     make(job, {})
     before = job.path.stat().st_mtime_ns
-    assert make(job, {}) == [(None, 12.0)]
+    assert make(job, {}) == [(None, pytest.approx(sum(job.weights)))]
     assert job.path.stat().st_mtime_ns == before
 
 
@@ -106,3 +108,28 @@ def test_rough_work_is_done_beside_the_shard(job, tmp_path):
     ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
     assert seen == [(True, job.path.parent, True)] * 3
     assert list(job.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("detector"), PermissionError(1, "Operation not permitted"), RecursionError("deep")]
+)
+def test_whatever_one_source_throws_costs_one_line(job, tmp_path, error):
+    backend = Preparation(DlibBackend(), SETTINGS)
+
+    def read(source, folder, note, progress):
+        if source.name == "a.mp4":
+            raise error
+        yield from backend(source, folder, note, progress)
+
+    ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
+    assert Catalog(str(job.path)).indexes[0].keys.tolist() == [b"c-000000000"]
+    assert [line for line in Outcome.of([job]).lines() if "a.mp4: " in line]
+
+
+def test_a_full_disk_is_no_fault_of_a_source(job, tmp_path):
+    def read(source, folder, note, progress):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    with pytest.raises(ValueError, match=r"No space left on device.*make room"):
+        ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
