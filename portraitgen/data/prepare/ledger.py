@@ -1,6 +1,6 @@
 """Which source belongs to which shard, written down before the work begins, so that it never changes.
 
-out/manifests/{split}.plan.json holds, for each shard, its sources with the key of their samples and what they
+out/plan/{split}.json holds, for each shard, its sources with the key of their samples and what they
 looked like. A shard keeps its sources whatever comes later: new ones go to new shards, and those that are
 gone take nothing with them.
 """
@@ -25,7 +25,7 @@ class Entry:
 
 def ledger_path(out: Path, split: str) -> Path:
     """Where the plan of a split lies."""
-    return out / "manifests" / f"{split}.plan.json"
+    return out / "plan" / f"{split}.json"
 
 
 def read_ledger(out: Path, split: str) -> dict[int, list[Entry]]:

@@ -16,6 +16,7 @@ from portraitgen.data.engines.engine import Engine
 from portraitgen.data.manifest import update_dataset
 from portraitgen.data.prepare.contact_sheet import contact_sheet
 from portraitgen.data.prepare.job import ShardMaker
+from portraitgen.data.prepare.ledger import ledger_path
 from portraitgen.data.prepare.outcome import Outcome, count
 from portraitgen.data.prepare.plan import (
     ShardJob,
@@ -75,6 +76,7 @@ def make_data_set(
         if not outcome.samples:
             for job in jobs:
                 discard_shard(job.path)
+                ledger_path(out, job.split).unlink(missing_ok=True)
             raise ValueError("\n".join([f"source={source} gives nothing to train on", *outcome.lines()[1:]]))
         sheet = out / "contact_sheet.png"
         discard_unfinished(sheet)
@@ -111,7 +113,7 @@ def _kept(jobs: Sequence[ShardJob]) -> Iterator[str]:
 @contextmanager
 def _output_folder(out: Path) -> Iterator[None]:
     """Make the folder and see that it can be written to; leave no empty folders behind."""
-    folders = [out / "shards", out / "index", out / "manifests", out, *out.parents]
+    folders = [out / "shards", out / "index", out / "manifests", out / "plan", out, *out.parents]
     made = [folder for folder in folders if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)

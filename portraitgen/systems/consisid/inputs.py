@@ -13,7 +13,7 @@ from torch import Tensor
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.conditioner import FaceConditioner
 from portraitgen.faces.identity_condition import shrink_long_side
-from portraitgen.media.pictures import read_picture
+from portraitgen.media.photo import read_photo
 from portraitgen.training.inputs import Given, Input, Resources, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 
@@ -145,7 +145,7 @@ class Inputs(SystemInputs):
 
     def _look_at(self, photo: Path) -> dict[str, Tensor]:
         conditioner: FaceConditioner = self._system.face_condition
-        picture = shrink_long_side(read_picture(photo))
+        picture = shrink_long_side(read_photo(photo))
         try:
             found = conditioner.of_photos([picture], self.backend)
         except ValueError as error:
