@@ -9,7 +9,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from portraitgen.faces.recognition.alignment import align_faces
+from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.photo import read_photo
 from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, blend_weights, people_crops
@@ -144,7 +144,8 @@ class Inputs(SystemInputs):
         picture = request.batch["reference"]
         several = self.resources.facts["config"]["network"].get("router") is not None
         points = torch.from_numpy(clip.key_points()[: None if several else 1].copy())
-        crops, found = align_faces(picture.expand(len(points), -1, -1, -1), points, ARCFACE.scaled(CROP_SIDE))
+        pictures = picture.expand(len(points), -1, -1, -1)
+        crops, found = upright_faces(pictures, points, ARCFACE.scaled(CROP_SIDE))
         assert found.all(), "the reference is a frame that shows the person"
         batch: dict[str, Any] = {
             "people": torch.ones(1, len(points), dtype=torch.bool),
