@@ -165,6 +165,8 @@ class ShardMaker:
                 (source.name, "read", f"{source.name}: cannot be read ({error.strerror or error})")
             )
         except Exception as error:  # of decoders and detectors, on content that nobody thought of
+            if type(error) is ValueError:
+                raise  # a setting, or a model that is missing: all sources need it
             log.exception("%s", source.name)
             reason = f"{source.name}: {type(error).__name__} ({error}); it is left out, please report it"
             omissions.append((source.name, "defect", SourceError(source, "defect", reason)))

@@ -41,8 +41,8 @@ def read_ledger(out: Path, split: str) -> dict[int, list[Entry]]:
             int(number): [Entry(str(name), str(key), stamp) for name, key, stamp in sources]
             for number, sources in stored["shards"].items()
         }
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}  # what is wrong with the folder is said when it is made
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): it says which source belongs to which shard. Put it back, or "

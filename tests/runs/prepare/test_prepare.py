@@ -180,19 +180,24 @@ def test_nothing_usable_leaves_nothing_behind(run, tmp_path):
     assert not (tmp_path / "deep").exists()
 
 
-def test_new_sources_are_added_and_vanished_ones_go(run, videos, tmp_path):
-    source = tmp_path / "in"
+def test_new_sources_are_added_and_vanished_ones_kept(run, videos, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        (source / name).symlink_to(videos / name)
-    run(source=source, out=tmp_path / "out", videos_per_shard=1)
-    (source / "b.mp4").unlink()
-    messages = run(source=source, out=tmp_path / "out", videos_per_shard=1)
-    assert messages[0] == "removed train-000001.tar: the sources no longer make it"
-    assert list(digests(tmp_path / "out")) == ["train-000000.tar"]
-    (source / "b.mp4").symlink_to(videos / "b.mp4")
-    messages = run(source=source, out=tmp_path / "out", videos_per_shard=1)
-    assert messages[0] == "preparing 1 file into 1 shard; 1 shard finished before"
+    for name in ("b.mp4", "c.mp4"):
+        shutil.copy(videos / "a.mp4", source / name)
+    run(source=source, out=out, videos_per_shard=1)
+    before = digests(out)
+    (source / "c.mp4").unlink()
+    shutil.copy(videos / "a.mp4", source / "a.mp4")
+    messages = run(source=source, out=out, videos_per_shard=1)
+    assert messages[0].startswith("train-000001 is kept as it is, though c.mp4 is no longer there")
+    assert messages[1] == "preparing 1 file into 1 shard; 2 shards finished before"
+    after = digests(out)
+    assert [*after] == [*before, "train-000002.tar"]
+    assert after | before == after
+    messages = run(source=source, out=out, videos_per_shard=1, prune=True)
+    assert messages[0] == "removed train-000001.tar: its sources are gone (prune=true)"
+    assert [*digests(out)] == ["train-000000.tar", "train-000002.tar"]
 
 
 def test_other_settings_need_another_folder(run, videos, tmp_path):
