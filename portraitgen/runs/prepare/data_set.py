@@ -13,7 +13,7 @@ import numpy as np
 
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.engines.engine import Engine
-from portraitgen.data.manifest import update_dataset
+from portraitgen.data.manifest import manifest_path, update_dataset
 from portraitgen.data.prepare.contact_sheet import contact_sheet
 from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.ledger import ledger_path
@@ -64,19 +64,19 @@ def make_data_set(
     with _output_folder(out):
         for name in clear_superfluous(jobs, out, split, config=config):
             log.info(f"removed {name}: its sources are gone (prune=true)")
-        write_plan(jobs, out, split)
         for line in _kept(jobs):
             log.info(line)
         missing = [job for job in jobs if not job.is_finished()]
-        if missing:
-            _make(maker(), missing, engine, kept=len(jobs) - len(missing))
-        else:
-            log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
-        outcome = Outcome.of(jobs)
+        with _planned(jobs, out, split):
+            if missing:
+                _make(maker(), missing, engine, kept=len(jobs) - len(missing))
+            else:
+                log.info(f"{out} is prepared already: {count(len(jobs), 'shard')}, nothing to do")
+            outcome = Outcome.of(jobs)
+            if not outcome.samples:
+                for job in jobs:
+                    discard_shard(job.path)
         if not outcome.samples:
-            for job in jobs:
-                discard_shard(job.path)
-                ledger_path(out, job.split).unlink(missing_ok=True)
             raise ValueError("\n".join([f"source={source} gives nothing to train on", *outcome.lines()[1:]]))
         sheet = out / "contact_sheet.png"
         discard_unfinished(sheet)
@@ -108,6 +108,18 @@ def _kept(jobs: Sequence[ShardJob]) -> Iterator[str]:
                 f"{job.path.stem} is kept as it is, though {shown} is no longer there; prune=true makes it "
                 "anew without"
             )
+
+
+@contextmanager
+def _planned(jobs: Sequence[ShardJob], out: Path, split: str) -> Iterator[None]:
+    """Write down which source belongs to which shard; forget it when nothing came of it."""
+    write_plan(jobs, out, split)
+    try:
+        yield
+    finally:
+        if not any(manifest_path(job.path).is_file() for job in jobs):
+            for name in (split, f"{split}_photos"):
+                ledger_path(out, name).unlink(missing_ok=True)
 
 
 @contextmanager
