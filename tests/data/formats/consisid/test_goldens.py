@@ -300,7 +300,8 @@ def test_the_demo_clip_from_frames_to_faces(shared, golden):
             crops = crop_images([frame], found.boxes, return_ori=True, compat=True)
             for (crop,), wanted in zip(crops, ("expand_face_imgs", "original_face_imgs"), strict=True):
                 scaled = np.asarray(Image.fromarray(crop).resize((480, 480), Image.Resampling.LANCZOS))
-                assert scaled.mean() == pytest.approx(cases[name][wanted]["mean"], abs=1)
+                # The official reader takes HD that states no matrix for BT.601.
+                assert scaled.mean() == pytest.approx(cases[name][wanted]["mean"], abs=1.5)
 
 
 def test_crop_images(golden):
