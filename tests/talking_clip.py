@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 SAMPLE_RATE = 48_000
 _PITCH_HZ, _SYLLABLES_HZ = 180, 3.1
@@ -28,16 +29,18 @@ def hum(seconds: float) -> np.ndarray:
 
 
 def write_talking_clip(path: Path) -> Path:
-    """Write the clip's packets as they are and the hum as AAC to `path`, an .mp4; gives `path`."""
+    """Write the clip, its pixels taken as square, and the hum as AAC to `path`, an .mp4; gives `path`."""
     with av.open(str(find_clip())) as source, av.open(str(path), "w", options={"fflags": "+bitexact"}) as mp4:
         shown = source.streams.video[0]
         video = mp4.add_stream_from_template(shown)
         sound = mp4.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         seconds = float(shown.frames / shown.average_rate)
+        square = BitStreamFilterContext("h264_metadata=sample_aspect_ratio=1/1", shown, video)
         for packet in source.demux(shown):
             if packet.dts is not None:  # the last is none
-                packet.stream = video
-                mp4.mux(packet)
+                for changed in square.filter(packet):
+                    changed.stream = video
+                    mp4.mux(changed)
         samples = hum(seconds)[None]
         for start in range(0, samples.shape[1], 1024):
             frame = av.AudioFrame.from_ndarray(samples[:, start : start + 1024], format="fltp", layout="mono")
