@@ -4,6 +4,7 @@ What is prepared of it (`prepare.py fps=25`) trains every tiny experiment, those
 """
 
 import importlib.metadata
+import struct
 from pathlib import Path
 
 import av
@@ -47,4 +48,7 @@ def write_talking_clip(path: Path) -> Path:
             frame.sample_rate, frame.pts = SAMPLE_RATE, start
             mp4.mux(sound.encode(frame))
         mp4.mux(sound.encode(None))
+    # The container says it too, in a box of its own (ISO/IEC 14496-12, PixelAspectRatioBox).
+    stated, square_pixels = (b"pasp" + struct.pack(">2I", *aspect) for aspect in ((128, 117), (1, 1)))
+    path.write_bytes(path.read_bytes().replace(stated, square_pixels))
     return path
