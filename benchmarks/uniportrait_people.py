@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from portraitgen.media.photo import read_photo
 from torch import Tensor
 
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
@@ -34,7 +35,6 @@ from portraitgen.faces.backend import largest_face
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.recognition.recognizer import load_recognition
 from portraitgen.faces.templates import ARCFACE, upright_crop, upright_matrix
-from portraitgen.media.pictures import read_picture
 from portraitgen.runs.system import load_learner
 from portraitgen.systems.uniportrait.module import UniPortrait
 from tests.command_line import run_command
@@ -73,7 +73,7 @@ class Face:
     """
 
     def __init__(self, path: Path, backend: DlibBackend) -> None:
-        photo = read_picture(path)
+        photo = read_photo(path)
         if min(photo.shape[:2]) < 200:  # dlib finds no small faces
             photo = cv2.resize(photo, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
         photo = cv2.copyMakeBorder(
