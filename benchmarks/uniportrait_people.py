@@ -26,7 +26,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from portraitgen.media.photo import read_photo
 from torch import Tensor
 
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
@@ -35,6 +34,7 @@ from portraitgen.faces.backend import largest_face
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.recognition.recognizer import load_recognition
 from portraitgen.faces.templates import ARCFACE, upright_crop, upright_matrix
+from portraitgen.media.photo import read_photo
 from portraitgen.runs.system import load_learner
 from portraitgen.systems.uniportrait.module import UniPortrait
 from tests.command_line import run_command
