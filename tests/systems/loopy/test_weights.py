@@ -66,3 +66,13 @@ def test_other_tensors_than_motion_modules_are_no_concern():
     assert from_animatediff({"conv_in.weight": torch.zeros(1)}) == {}
     with pytest.raises(ValueError, match="never published"):
         publish(tiny.stage1())
+
+
+def test_stage_2_may_lack_of_stage_1_what_it_adds_and_nothing_else():
+    given = ["stage.init_from=a.safetensors"]
+    allowed = tiny.settings("loopy/stage2", *given).stage.expect_missing
+    first, second = set(tiny.stage1().state_dict()), set(tiny.fresh().state_dict())
+    assert first < second
+    assert {name for name in second if matches(name, allowed)} == second - first
+    for stage in ("stage1", "stage2"):
+        assert tiny.settings(f"loopy/{stage}", *given).stage.train == ["*"]  # "full training" in both
