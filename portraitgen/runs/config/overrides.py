@@ -49,8 +49,7 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> lis
             return [*unknown.values(), _plain(second)]
     rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]
     if config_name == "train" and OmegaConf.is_missing(forced, "model"):
-        unset = [f"{key}: no value given (???)" for key in (*_OF_EXPERIMENT, "name")]
-        rest = [_no_experiment(), *(line for line in rest if line not in unset)]
+        rest = [_no_experiment()]  # whatever else lacks a value lacks it for want of one
     return [*unknown.values(), *rest] or [_plain(error)]
 
 

@@ -22,6 +22,9 @@ _OPTIONS = tuple(
     for option in action.option_strings
     if option.startswith("--")
 )
+_MAY_BE_LEFT_OUT = ("lr_scheduler", "logger", "callbacks", "losses")
+"""Groups of which nothing need be chosen; Hydra takes no null for a group."""
+
 _KEY = re.compile(r"[+~]{0,2}[\w./@-]+")
 _BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 
@@ -67,6 +70,8 @@ def _without_dashes(word: str) -> str:
 
 def _readable(word: str) -> str:
     key, equals, value = word.partition("=")
+    if value == "null" and key in _MAY_BE_LEFT_OUT:
+        return f"~{key}"
     if not equals or not value or not _KEY.fullmatch(key):
         return word
     parsed = _parsed(word)

@@ -61,7 +61,7 @@ def test_what_names_no_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.M
         Path(name).touch()
     words = [
         "seed=5",
-        "lr_scheduler=null",
+        "callbacks.ema=null",
         "x=true",
         "model=tiny",
         "optimizer.lr=1e-5,3e-5",
@@ -74,6 +74,12 @@ def test_what_names_no_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.M
         "+a.b=[1,2]",
         "a={b:1}",
     ]
+
+
+def test_groups_of_which_nothing_is_chosen() -> None:
+    """The schema offers null for them."""
+    words = ["lr_scheduler=null", "logger=null", "callbacks=null"]
+    assert readable_words(words) == ["~lr_scheduler", "~logger", "~callbacks"]
 
 
 def test_agents_of_sweeps_write_dashes() -> None:
