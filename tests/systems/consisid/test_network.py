@@ -73,7 +73,7 @@ def test_the_whole_network_is_the_official_one(shared):
         fill(network.transformer)
         shown = wave((2, 3, 8, 8, 12), 0.13)
         faces = None
-        if network.has_faces:
+        if network.extractor is not None:
             layers = [wave((2, 17, 16), 0.11 + 0.02 * index) for index in range(5)]
             faces = network.face_tokens(wave((2, 20), 0.17), torch.stack(layers, dim=1))
         rotary = network._rotary(3, 8, 12, CPU)
