@@ -76,6 +76,7 @@ NOT_RUN = {
         "needs wav2vec 2.0 and Stable Diffusion whole, or trains for minutes: tests/systems/loopy, "
         "tests/runs/generate/test_talking_head.py and tests/test_loss_curves.py run tiny ones"
     ),
+    r"weights=released:": "needs the extra mediapipe: tests/runs/generate/test_released.py",
     r"models/aniportrait\.safetensors (faces=mediapipe|shards=)": (
         "needs the extra mediapipe, or clips prepared with it: tests/runs/generate/test_mesh_driving.py"
     ),

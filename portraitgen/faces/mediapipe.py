@@ -16,7 +16,7 @@ import numpy as np
 from portraitgen.faces.types import Face, FaceMesh
 from portraitgen.media.geometry import box_iou
 
-_MODEL_URL = (
+MODEL_URL = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
     "face_landmarker.task"
 )
@@ -57,7 +57,7 @@ def _load_models(model_file: Path, weak_score: float, mesh: bool) -> tuple[Any, 
             )
         )
     except (zipfile.BadZipFile, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{model_file} is no face landmarker of MediaPipe: get {_MODEL_URL}") from error
+        raise ValueError(f"{model_file} is no face landmarker of MediaPipe: get {MODEL_URL}") from error
     detector = vision.FaceDetector.create_from_options(
         vision.FaceDetectorOptions(
             base_options=BaseOptions(model_asset_buffer=detector_model),
@@ -97,7 +97,7 @@ class MediaPipeBackend:
             raise ValueError("faces=mediapipe needs the package: run `pip install 'portraitgen[mediapipe]'`")
         if not Path(self.model_file).expanduser().is_file():
             raise ValueError(
-                f"no MediaPipe model {self.model_file}: download {_MODEL_URL} and set faces.model_file to it"
+                f"no MediaPipe model {self.model_file}: download {MODEL_URL} and set faces.model_file to it"
             )
 
     @property

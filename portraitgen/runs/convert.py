@@ -4,7 +4,7 @@ This knows no system: what can be read, and how weights are published, stands in
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,34 +58,73 @@ def convert(config: DictConfig) -> None:
         raise ValueError(
             f"out={config.out}: {below} is a file, nothing can lie below it; choose another folder"
         )
-    own_settings = () if kind.adapt is None else kind.adapt(config.source)
-    overrides = [*kind.settings, *own_settings, *config.settings]
-    settings = _experiment(kind.experiment, overrides, models=config.paths.models)
+    settings = settings_of(kind, config.source, config.settings, models=config.paths.models)
+    write_converted(Path(config.out), kind, config.source, settings, system=system)
+
+
+def settings_of(kind: Kind, source: str, more: Sequence[str] = (), *, models: str) -> dict[str, Any]:
+    """The resolved settings of the experiment whose network a source fills.
+
+    Args:
+        more: overrides of the experiment beside those of the kind.
+        models: the folder `paths.models`.
+
+    Raises:
+        ValueError: the overrides, or a source that states its settings and cannot be read.
+    """
+    own = () if kind.adapt is None else kind.adapt(source)
+    return _experiment(kind.experiment, [*kind.settings, *own, *more], models=models)
+
+
+def write_converted(
+    out: Path,
+    kind: Kind,
+    source: str,
+    settings: Mapping[str, Any],
+    *,
+    system: str,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the weights file `out` of what others published.
+
+    Args:
+        settings: as `settings_of` has them.
+        facts: more that the file is to state of how it came about.
+
+    Raises:
+        ValueError: the source cannot be read, or does not hold exactly what the network needs.
+    """
     network = build_on_meta(settings["model"]["network"])
-    tensors = kind.read(config.source)
+    tensors = kind.read(source)
     own = {name: value for name, value in network.state_dict().items() if matches(name, kind.gives)}
     if kind.computed is not None:
         tensors |= kind.computed(own)
     require_fit(
         own,
         tensors,
-        source=config.source,
+        source=source,
         target=f"{type(network).__name__} of experiment={kind.experiment}",
     )
-    facts = {"data": settings["data"], "shards": [], "converted_from": config.source, **describe_commit()}
+    stated = {
+        "data": settings["data"],
+        "shards": [],
+        "converted_from": source,
+        **(facts or {}),
+        **describe_commit(),
+    }
     if adapters := lora_settings(network):
-        facts["lora"] = adapters
+        stated["lora"] = adapters
     if kind.landmark_scheme is not None:
-        facts["landmark_scheme"] = kind.landmark_scheme
+        stated["landmark_scheme"] = kind.landmark_scheme
     save_weights(
-        config.out,
+        out,
         tensors,
         config=settings["model"] if kind.is_whole else {},
         step=0,
         system=system,
-        provenance=facts,
+        provenance=stated,
     )
-    log.info("%s: %d tensors of %s", config.out, len(tensors), config.source)
+    log.info("%s: %d tensors of %s", out, len(tensors), source)
 
 
 def _convert_lora(config: DictConfig) -> None:

@@ -77,7 +77,7 @@ class GenerateConfig:
     """What `generate.py` reads. Which of the inputs a system takes, its `inputs.py` says (`--help`)."""
 
     weights: str | None = None
-    """A `weights/*.safetensors` of a run; it says which system generates."""
+    """A `weights/*.safetensors` of a run, which says which system generates, or `released:<system>`."""
     reference: Any = None
     """Photo of a person; a list: one of each of several people; a list of lists: several of each."""
     prompt: str | None = None

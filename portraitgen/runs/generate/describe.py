@@ -12,7 +12,9 @@ def describe_inputs(words: Sequence[str]) -> str:
     """What the system of `weights=…` takes; of all systems where none is given or the file is not there."""
     files = [Path(word.removeprefix("weights=")) for word in words if word.startswith("weights=")]
     names = [*all_systems()]
-    if files and files[-1].is_file():
+    if files and (system := str(files[-1]).removeprefix("released:")) in names:
+        names = [system]
+    elif files and files[-1].is_file():
         try:
             target = str(load_facts(files[-1]).get("config", {}).get("_target_"))
         except ValueError as error:

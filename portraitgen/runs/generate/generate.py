@@ -32,6 +32,7 @@ from portraitgen.runs.generate.given import (
     sample_names,
     what_is_wanted,
 )
+from portraitgen.runs.generate.released import with_released
 from portraitgen.runs.generate.result_files import write_result
 from portraitgen.runs.generate.result_list import ResultList
 from portraitgen.runs.generate.rows import describe_sample
@@ -56,6 +57,7 @@ def generate(config: DictConfig) -> None:
         ValueError: a setting, the weights, or what was given cannot be used. What the system does not take is
             refused before the weights are read.
     """
+    config = with_released(config)
     check_config(config)
     check_settings(config)
     formats = wanted_formats(config.out, config.formats)

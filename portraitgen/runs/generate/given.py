@@ -52,7 +52,9 @@ class Wanted:
 def check_settings(config: DictConfig) -> None:
     """Raise a ValueError that names the first general setting that cannot be."""
     if config.weights is None:
-        raise ValueError("give weights=<a weights/*.safetensors of a run>: it says which system generates")
+        raise ValueError(
+            "give weights=<a weights/*.safetensors of a run>, which says what generates, or released:<system>"
+        )
     if config.precision not in PRECISIONS:
         raise ValueError(f"precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
     settings: Any = OmegaConf.to_container(config, resolve=True)

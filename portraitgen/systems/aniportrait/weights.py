@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from portraitgen.faces.mediapipe import MODEL_URL
 from portraitgen.systems.aniportrait.audio2mesh import Audio2Mesh
 from portraitgen.systems.aniportrait.audio2pose import Audio2Pose
 from portraitgen.systems.aniportrait.audio_weights import from_published_audio, published_audio_state
@@ -17,6 +18,7 @@ from portraitgen.systems.aniportrait.published import (
 )
 from portraitgen.training.public_unets import position_tables, read_stable_diffusion, read_tensors
 from portraitgen.training.published import Kind
+from portraitgen.training.released import Released, ReleasedPart
 
 _HINT = "the published ones are ZJYang/AniPortrait on the hub"
 
@@ -127,3 +129,67 @@ KINDS = {
     ),
 }
 """What convert.py reads, by name."""
+
+_HUB, _LICENCE, _FOLDER = "ZJYang/AniPortrait", "Apache-2.0", "AniPortrait"
+RELEASED = Released(
+    faces="mediapipe",
+    parts=(
+        ReleasedPart(
+            "weights",
+            _HUB,
+            _LICENCE,
+            _FOLDER,
+            ("denoising_unet.pth", "reference_unet.pth", "pose_guider.pth", "motion_module.pth"),
+            kind="aniportrait",
+        ),
+        ReleasedPart(
+            "inputs.audio2mesh",
+            _HUB,
+            _LICENCE,
+            _FOLDER,
+            ("audio2mesh.pt",),
+            use="audio2mesh.pt",
+            kind="audio2mesh",
+            needed_for="audio",
+        ),
+        ReleasedPart(
+            "inputs.audio2pose",
+            _HUB,
+            _LICENCE,
+            _FOLDER,
+            ("audio2pose.pt",),
+            use="audio2pose.pt",
+            kind="audio2pose",
+            needed_for="audio",
+            unless=("inputs.head",),
+        ),
+        ReleasedPart(
+            "model.codec.vae.pretrained_model_name_or_path",
+            "stabilityai/sd-vae-ft-mse",
+            "MIT",
+            "sd-vae-ft-mse",
+            ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+        ),
+        ReleasedPart(
+            "model.image_encoder.path",
+            "lambdalabs/sd-image-variations-diffusers",
+            "CreativeML OpenRAIL-M",
+            "sd-image-variations-diffusers",
+            (
+                "image_encoder/config.json",
+                ("image_encoder/pytorch_model.bin", "image_encoder/model.safetensors"),
+            ),
+            use="image_encoder",
+        ),
+        ReleasedPart(
+            "faces.model_file",
+            MODEL_URL,
+            "Apache-2.0",
+            "",
+            ("face_landmarker.task",),
+            use="face_landmarker.task",
+            needed_for="reference",
+        ),
+    ),
+)
+"""What `generate.py weights=released:aniportrait` takes; wav2vec 2.0 is part of the speech models' files."""

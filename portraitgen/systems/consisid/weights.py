@@ -15,6 +15,7 @@ from portraitgen.nn.pretrained import weight_files
 from portraitgen.systems.consisid.network import ConsisIDNetwork
 from portraitgen.training.diffusers_lora import read_adapter
 from portraitgen.training.published import Kind
+from portraitgen.training.released import Released, ReleasedPart
 
 ADAPTER = "identity"
 _LOCAL, _ATTENTION = "local_facial_extractor", "perceiver_cross_attention"
@@ -129,3 +130,51 @@ KINDS = {
     ),
 }
 """What convert.py reads, by name."""
+
+
+def _part(fills: str, *files: str, licence: str, use: str = "", kind: str | None = None) -> ReleasedPart:
+    hub = "BestWishYsh/ConsisID-preview"
+    return ReleasedPart(fills, hub, licence, "ConsisID-preview", files, use=use, kind=kind)
+
+
+_DIFFUSION = "diffusion_pytorch_model"
+_PARSER, _LOOKS = "face_encoder/parsing_bisenet.pth", "face_encoder/EVA02_CLIP_L_336_psz14_s6B.pt"
+_PACK = "face_encoder/models/antelopev2"
+_PACK_FILES = ("1k3d68", "2d106det", "genderage", "glintr100", "scrfd_10g_bnkps")
+RELEASED = Released(
+    parts=(
+        _part(
+            "weights",
+            "transformer/config.json",
+            f"transformer/{_DIFFUSION}.safetensors.index.json",
+            *(f"transformer/{_DIFFUSION}-0000{number}-of-00002.safetensors" for number in (1, 2)),
+            licence="CogVideoX licence",
+            kind="consisid",
+        ),
+        _part(
+            "model.codec.vae.pretrained_model_name_or_path",
+            "vae/config.json",
+            f"vae/{_DIFFUSION}.safetensors",
+            licence="CogVideoX licence",
+        ),
+        _part(
+            "model.prompts.encoder.folder",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors.index.json",
+            *(f"text_encoder/model-0000{number}-of-00002.safetensors" for number in (1, 2)),
+            "tokenizer/spiece.model",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/special_tokens_map.json",
+            licence="T5: Apache-2.0",
+        ),
+        _part("model.face_condition.looks.path", _LOOKS, licence="EVA-CLIP: MIT", use=_LOOKS),
+        _part("model.face_condition.parser.weights", _PARSER, licence="BiSeNet: MIT", use=_PARSER),
+        _part(
+            "model.face_condition.recognizer.model_dir",
+            *(f"{_PACK}/{name}.onnx" for name in _PACK_FILES),
+            licence="antelopev2: non-commercial research only",
+            use=_PACK,
+        ),
+    ),
+)
+"""What `generate.py weights=released:consisid` takes: all of it in one repository."""

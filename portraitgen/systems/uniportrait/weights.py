@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from portraitgen.systems.uniportrait.network import MULTI, SINGLE, UniPortraitNetwork
 from portraitgen.systems.uniportrait.published import FACEID, IMAGE, ROUTER, from_published, to_published
 from portraitgen.training.published import Kind
+from portraitgen.training.released import Released, ReleasedPart
 
 _FILES = {
     FACEID: "uniportrait-faceid_sd15.bin",
@@ -94,3 +95,62 @@ KINDS = {
     ),
 }
 """What convert.py reads, by name."""
+
+_HUB, _LICENCE, _FOLDER = "Junjie96/UniPortrait", "Apache-2.0", "UniPortrait"
+_SD_HUB, _SD_LICENCE, _SD_FOLDER = (
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "CreativeML OpenRAIL-M",
+    "stable-diffusion-v1-5",
+)
+_FACES = "glint360k_curricular_face_r101_backbone.bin"
+RELEASED = Released(
+    parts=(
+        ReleasedPart(
+            "weights", _HUB, _LICENCE, _FOLDER, (_FILES[FACEID], _FILES[ROUTER]), kind="uniportrait"
+        ),
+        ReleasedPart("model.features.path", _HUB, _LICENCE, _FOLDER, (_FACES,), use=_FACES),
+        ReleasedPart(
+            "model.features.clip.path",
+            "h94/IP-Adapter",
+            "Apache-2.0",
+            "IP-Adapter",
+            (
+                "models/image_encoder/config.json",
+                ("models/image_encoder/model.safetensors", "models/image_encoder/pytorch_model.bin"),
+            ),
+            use="models/image_encoder",
+        ),
+        ReleasedPart(
+            "model.codec.vae.pretrained_model_name_or_path",
+            "stabilityai/sd-vae-ft-mse",
+            "MIT",
+            "sd-vae-ft-mse",
+            ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+        ),
+        ReleasedPart(
+            "model.network.base.path",
+            _SD_HUB,
+            _SD_LICENCE,
+            _SD_FOLDER,
+            (
+                "unet/config.json",
+                ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
+            ),
+        ),
+        ReleasedPart(
+            "model.prompts.encoder.folder",
+            _SD_HUB,
+            _SD_LICENCE,
+            _SD_FOLDER,
+            (
+                "text_encoder/config.json",
+                ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+                "tokenizer/vocab.json",
+                "tokenizer/merges.txt",
+                "tokenizer/tokenizer_config.json",
+                "tokenizer/special_tokens_map.json",
+            ),
+        ),
+    ),
+)
+"""What `generate.py weights=released:uniportrait` takes."""
