@@ -59,7 +59,7 @@ benchmarks: setup
 # About an hour on two idle cores: docs/reliability.md says what it does and shows its table.
 faults: export OMP_NUM_THREADS = 1
 faults: setup
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 licences: setup
 	$(BIN)/python -m tests.dependencies licences

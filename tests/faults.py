@@ -1,9 +1,10 @@
-"""python -m tests.faults [--kills N] [--inputs N]: what breaks in the world, done to the real commands.
+"""python -m tests.faults [options]: what breaks in the world, done to the real commands.
 
 Prints a table: hostile inputs by kind (`tests/security/fuzz.py`); commands killed at a random moment and
 started again until they end, and what they made compared bit for bit with that of one that was left alone;
-files that cannot grow, as on a full disk; checkpoints that are damaged. Exit code 1 if anything is not as
-docs/reliability.md says. Files say at which commit they were made: leave the checkout alone meanwhile.
+files that cannot grow, as on a full disk; checkpoints that are damaged; two starts of one command. Exit
+code 1 if anything is not as docs/reliability.md says. Files say at which commit they were made: leave the
+checkout alone meanwhile.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,16 @@ SETTINGS = (
     *("trainer.max_steps=6", "callbacks.last_checkpoint.every_steps=2"),
     *("data.val_samples=1", "data.num_workers=0", "sampling.num_steps=1"),
 )
+
+Damage = Callable[[Path, random.Random], None]
+
+DIGEST_BYTES = 100
+"""At least as many as a checkpoint's digest takes at its end; a file without one is read like older ones."""
+
+APART = {"at once": (0.0, 0.2), "a moment later": (0.5, 1.5)}
+"""Seconds between two starts."""
+
+ROWS = ("hostile", "kills", "disk", "checkpoints", "writers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ def commands(sound: Path) -> list[Command]:
         Command(
             "generate",
             ("generate.py", weights, given, "span=[0.75,1.0]", "out=clips", "sampling.num_steps=1"),
-            ("clips/samples.jsonl", "clips/*.mp4"),
+            ("clips/samples.jsonl", "clips/*/*.mp4", "clips/sheets/*.png"),
         ),
         Command(
             "evaluate",
@@ -76,7 +87,9 @@ def digests(command: Command, folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def start(command: Command, folder: Path, before: Callable[[], None] = lambda: None) -> int:
+def start(
+    command: Command, folder: Path, before: Callable[[], None] = lambda: None, *, output: str = "output.txt"
+) -> int:
     """Run a command in a child of this process, whose modules are loaded; its process id."""
     sys.stdout.flush()
     child = os.fork()
@@ -85,7 +98,7 @@ def start(command: Command, folder: Path, before: Callable[[], None] = lambda: N
     code = 2
     try:
         os.setsid()
-        log = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(folder / output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         before()
@@ -109,6 +122,8 @@ def complete(command: Command, folder: Path) -> float:
     began = time.monotonic()
     if wait(start(command, folder)):
         raise RuntimeError(f"{command.name} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
+    for pattern in command.results:
+        assert any(folder.glob(pattern)), f"{command.name} made no {pattern}: nothing would be compared"
     return time.monotonic() - began
 
 
@@ -155,29 +170,76 @@ def full_disk(command: Command, sound: Path, folder: Path, *, limits: Sequence[i
             yield f"{command.name}, after files of {limit} bytes: other results than ever"
 
 
-def damaged_checkpoints(command: Command, sound: Path, folder: Path, *, count: int) -> Iterator[str]:
-    """Damage last.ckpt of a run that was broken off; it must end as ever, or say what is damaged."""
-    expected, random_ = digests(command, sound), random.Random(0)
+def damaged_checkpoints(
+    train: Command, sound: Path, folder: Path, damage: Damage, *, count: int
+) -> Iterator[str]:
+    """Damage last.ckpt of a run that was broken off: it goes on from previous.ckpt and says so in a line."""
+    expected, random_ = digests(train, sound), random.Random(damage.__name__)
+    half = folder.with_name("half")
+    if not half.exists():
+        complete(Command(train.name, (*train.words, "trainer.max_steps=4"), train.results), half)
+    for number in range(count):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(half, folder)
+        (folder / "output.txt").unlink()
+        path = next(folder.glob("runs/**/checkpoints/last.ckpt"))
+        damage(path, random_)
+        code = wait(start(train, folder))
+        said = (folder / "output.txt").read_text(errors="replace")
+        place = f"last.ckpt {damage.__name__}, {number}"
+        if code:
+            yield f"{place}: it failed: {said[-300:]}"
+            continue
+        if digests(train, folder) != expected:
+            yield f"{place}: it ended with other results"
+        if (lines := said.count("going on from the one before, of step 2")) != 1:
+            yield f"{place}: {lines} lines say from where it went on"
+
+
+def flipped(path: Path, random_: random.Random) -> None:
+    """One bit, anywhere in what the digest is of."""
+    data = bytearray(path.read_bytes())
+    data[random_.randrange(len(data) - DIGEST_BYTES)] ^= 1 << random_.randrange(8)
+    path.write_bytes(data)
+
+
+def cut(path: Path, random_: random.Random) -> None:
+    """Anywhere in what the digest is of; an empty file is the shortest."""
+    os.truncate(path, random_.randrange(path.stat().st_size - DIGEST_BYTES))
+
+
+def made_a_folder(path: Path, random_: random.Random) -> None:
+    """Empty, or with a file that is no checkpoint."""
+    path.unlink()
+    path.mkdir()
+    if random_.random() < 0.5:
+        (path / "states.pt").write_bytes(random_.randbytes(100))
+
+
+def two_writers(
+    command: Command, sound: Path, folder: Path, delays: tuple[float, float], *, count: int
+) -> Iterator[str]:
+    """Start a command twice: one ends as ever, the other is told which process holds the folder."""
+    expected, random_ = digests(command, sound), random.Random(command.name)
     for number in range(count):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        half = Command(command.name, (*command.words, "trainer.max_steps=4"), command.results)
-        complete(half, folder)
-        path = folder / "runs/aniportrait/tiny_stage1/checkpoints/last.ckpt"
-        data = bytearray(path.read_bytes())
-        if number % 2:
-            del data[random_.randrange(len(data)) :]
-        else:
-            data[random_.randrange(len(data))] ^= 0xFF
-        path.write_bytes(data)
-        code = wait(start(command, folder))
-        said = (folder / "output.txt").read_text(errors="replace")
-        same = digests(command, folder)
-        wrong = [name for name in expected if name in same and same[name] != expected[name]]
-        if code == 0 and wrong:
-            yield f"damage {number}: it ended well with other {', '.join(wrong)}"
-        if code != 0 and "last.ckpt" not in said:
-            yield f"damage {number}: it failed and did not name the checkpoint"
+        delay = random_.uniform(*delays)
+        first = start(command, folder, output="0.txt")
+        time.sleep(delay)
+        second = start(command, folder, output="1.txt")
+        codes = [wait(first), wait(second)]
+        said = [(folder / f"{each}.txt").read_text(errors="replace") for each in (0, 1)]
+        place = f"{command.name} twice, {delay:.2f} s apart, {number}"
+        if sorted(map(bool, codes)) != [False, True]:
+            yield f"{place}: exit codes {codes}: {said[0][-200:]} | {said[1][-200:]}"
+            continue
+        refused = 0 if codes[0] else 1
+        holder = (second, first)[refused]
+        if f"is being written by process {holder} of " not in said[refused] or "Traceback" in said[refused]:
+            yield f"{place}: the one that was refused did not name process {holder}: {said[refused][-300:]}"
+        if digests(command, folder) != expected:
+            yield f"{place}: the one that had the folder ended with other results"
 
 
 def hostile(folder: Path, *, inputs: int, seed: int) -> Iterator[tuple[str, int, int, list[str]]]:
@@ -199,45 +261,69 @@ def _limit_files(limit: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--kills", type=int, default=200, help="of all commands together")
     parser.add_argument("--inputs", type=int, default=100, help="hostile ones of each kind")
-    parser.add_argument("--damages", type=int, default=10, help="of checkpoints")
+    parser.add_argument("--kills", type=int, default=200, help="of all commands together")
+    parser.add_argument("--disks", type=int, default=2, help="limits of the disk, of each command")
+    parser.add_argument("--damages", type=int, default=4, help="checkpoints, of each kind of damage")
+    parser.add_argument("--writers", type=int, default=5, help="pairs, of each command and distance")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows of the table")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     problems: list[str] = []
 
-    def row(what: str, times: str, outcome: str, found: Sequence[str]) -> None:
-        problems.extend(found)
-        print(f"| {what} | {times} | {outcome} | {len(found)} |", flush=True)
-        for problem in found:
+    def row(what: str, times: int, outcome: str, found: Iterable[str]) -> None:
+        defects = list(found)
+        problems.extend(defects)
+        print(
+            f"| {what} | {times} | {'see the defects' if defects else outcome} | {len(defects)} |", flush=True
+        )
+        for problem in defects:
             print(f"defect: {problem}", file=sys.stderr, flush=True)
 
-    print("| what | times | outcome | defects |\n|---|---|---|---|")
+    print("| what | times | outcome | defects |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind, accepted, refused, defects in hostile(folder, inputs=given.inputs, seed=given.seed):
-            said = f"{refused} refused in one message, {accepted} read"
-            row(f"hostile: {kind}", f"{given.inputs}", said, defects)
-        sound = folder / "sound"
-        sound.mkdir()
-        from tests.talking_clip import write_talking_clip
+        if "hostile" in given.only:
+            for kind, accepted, refused, defects in hostile(folder, inputs=given.inputs, seed=given.seed):
+                said = f"{refused} refused in one message, {accepted} read"
+                row(f"hostile: {kind}", given.inputs, said, defects)
+        if {*given.only} != {"hostile"}:
+            break_commands(folder, given, row)
+    return int(bool(problems))
 
-        write_talking_clip(sound / "talk.mp4")
-        all_commands = commands(sound)
-        seconds = {each.name: complete(each, sound) for each in all_commands}
+
+def break_commands(folder: Path, given: argparse.Namespace, row: Callable[..., None]) -> None:
+    """The rows that run whole commands."""
+    from tests.talking_clip import write_talking_clip
+
+    sound = folder / "sound"
+    sound.mkdir()
+    write_talking_clip(sound / "talk.mp4")
+    all_commands = commands(sound)
+    seconds = {each.name: complete(each, sound) for each in all_commands}
+    if "kills" in given.only:
         share = -(-given.kills // len(all_commands))
         for each in all_commands:
-            found = [*kills(each, sound, folder / "killed", count=share, seconds=seconds[each.name])]
-            row(f"kill -9: {each.name}", f"{share}", "ended with the same bits", found)
-        train = next(each for each in all_commands if each.name == "train")
+            found = kills(each, sound, folder / "killed", count=share, seconds=seconds[each.name])
+            row(f"kill -9: {each.name}", share, "ended with the same bits", found)
+    if "disk" in given.only:
         for each in all_commands:
             largest = max(path.stat().st_size for pattern in each.results for path in sound.glob(pattern))
-            limits = [largest // 2, largest // 10]
-            found = [*full_disk(each, sound, folder / "full", limits=limits)]
-            row(f"full disk: {each.name}", f"{len(limits)}", "said so, then ended with the same bits", found)
-        found = [*damaged_checkpoints(train, sound, folder / "damaged", count=given.damages)]
-        row("damaged last.ckpt", f"{given.damages}", "same bits, or said which file", found)
-    return int(bool(problems))
+            limits = [largest >> (2 * number + 1) for number in range(given.disks)]
+            found = full_disk(each, sound, folder / "full", limits=limits)
+            row(f"full disk: {each.name}", len(limits), "said so, then ended with the same bits", found)
+    if "checkpoints" in given.only:
+        train = next(each for each in all_commands if each.name == "train")
+        for damage in (flipped, cut, made_a_folder):
+            found = damaged_checkpoints(train, sound, folder / "damaged", damage, count=given.damages)
+            outcome = "one line, went on from previous.ckpt, ended with the same bits"
+            row(f"last.ckpt {damage.__name__.replace('_', ' ')}", given.damages, outcome, found)
+    if "writers" in given.only:
+        for each in all_commands:
+            for when, delays in APART.items():
+                found = two_writers(each, sound, folder / "twice", delays, count=given.writers)
+                outcome = "one ended with the same bits, one was told which process has the folder"
+                row(f"two starts {when}: {each.name}", given.writers, outcome, found)
 
 
 if __name__ == "__main__":

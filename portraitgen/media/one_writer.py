@@ -73,7 +73,7 @@ def _take(path: Path, mine: Mapping[str, Any]) -> None:
             file.write(content)
         return
     except FileExistsError:
-        holder = _read(path)
+        holder = _read_written(path)
     age = _age(path)
     if _is_alive(holder, mine, age):
         raise FolderInUse(_message(path.parent, holder, age))
@@ -125,6 +125,14 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _read_written(path: Path) -> dict[str, Any]:
+    """What the file says, after waiting a moment for a process that has just made it to write into it."""
+    deadline = time.monotonic() + _SETTLE_S
+    while not (content := _read(path)) and path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return content
 
 
 def _age(path: Path) -> float:

@@ -172,7 +172,10 @@ def saved_step(path: Path) -> int:
             if "global_step" in facts:
                 return int(facts["global_step"])
         raise CheckpointError(f"{path} is a folder without a checkpoint")
-    return int(_load(path, "cpu", mmap=True)["global_step"])
+    facts = _load(path, "cpu", mmap=True)
+    if "global_step" not in facts:
+        raise CheckpointError(f"{path} is no checkpoint of a run: it says no step")
+    return int(facts["global_step"])
 
 
 class _Hashed:

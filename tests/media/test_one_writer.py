@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ def test_the_second_is_told_who_holds_it(tmp_path: Path) -> None:
     process.join(60)
     with one_writer(tmp_path):
         pass
+
+
+def test_who_has_just_begun_to_write_is_named_too(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    path.touch()
+    content = json.dumps(module._describe())
+    writing = threading.Timer(0.2, path.write_text, [content])
+    writing.start()
+    with pytest.raises(FolderInUse, match=f"by process {os.getpid()} of "), one_writer(tmp_path):
+        pass
+    writing.join()
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["free", "left by a crash"])

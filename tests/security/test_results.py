@@ -13,7 +13,7 @@ from portraitgen.metrics.report.tables import markdown_text
 from portraitgen.metrics.saved import load_results
 from portraitgen.runs.evaluate.kept_rows import KeptRows
 from portraitgen.runs.evaluate.sources.sample_rows import read_rows
-from portraitgen.runs.secrets import MASK, looks_secret, without_secrets, words_without_secrets
+from portraitgen.runs.secrets import MASK, is_secret, without_secrets, words_without_secrets
 from portraitgen.runs.train.rundir import RunDirectory
 from portraitgen.training.run_log import CsvLog
 
@@ -165,16 +165,51 @@ NAMES = (
 PLAIN = ("max_tokens", "tokenizer", "num_tokens", "token_dim", "key", "keys", "author", "monkey", "passes")
 
 
+TOKEN = "hf_0aB1cD2eF3gH4iJ5"
+CREDENTIALS = (
+    TOKEN,
+    "3f0c1d5e-7a1b-4c6d-8e9f-001122334455",
+    "1234567890:AAH-x_y",
+    "eyJhbGciOiJI.eyJzdWIiOjF9.x4Z",
+)
+WORDS = (
+    "person",
+    "<|endoftext|>",
+    "[CLS]",
+    "a photo of ann 1",
+    "last_hidden_state",
+    5,
+    49407,
+    ["a", "b"],
+    0.5,
+)
+
+
 def test_what_is_called_like_a_secret():
-    assert all(map(looks_secret, NAMES))
-    assert not any(map(looks_secret, PLAIN))
+    assert all(is_secret(name, TOKEN) for name in NAMES)
+    assert all(is_secret(name, "short") for name in NAMES if name != "HF_TOKEN")
+    assert not any(is_secret(name, TOKEN) for name in PLAIN)
+    assert not any(is_secret(name, value) for name in NAMES for value in (None, "", False, True))
+
+
+@pytest.mark.parametrize("name", ["token", "HF_TOKEN", "hub.access_token"])
+def test_a_token_is_a_secret_if_it_looks_like_a_credential(name):
+    assert all(is_secret(name, value) for value in CREDENTIALS)
+    assert not any(is_secret(name, value) for value in WORDS)
+
+
+def test_tokens_of_networks_are_kept():
+    config = {"context_token": "person", "num_id_token": 5, "eos_token": "<|endoftext|>", "hub_token": TOKEN}
+    assert without_secrets(config) == {**config, "hub_token": MASK}
+    words = ["model.context_token=person", "model.num_id_token=5", f"hub_token='{TOKEN}'", f"note={TOKEN}"]
+    assert words_without_secrets(words) == [*words[:2], f"hub_token={MASK}", f"note={MASK}"]
 
 
 def test_secrets_are_hidden_wherever_they_stand(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOME_TOKEN", "tokenvalue")
+    monkeypatch.setenv("SOME_TOKEN", TOKEN)
     config = {
         "logger": {"api_key": "abcdefgh", "note": "with abcdefgh in it", "none_token": None},
-        "data": [{"password": "x"}, "tokenvalue", "sqlite://ann:pw@host/db"],
+        "data": [{"password": "x"}, TOKEN, "sqlite://ann:pw@host/db"],
         "model": {"max_tokens": 77, "tokenizer": "t5"},
     }
     hidden = without_secrets(config)

@@ -60,6 +60,12 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         find_resume(tmp_path)
 
 
+def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is no checkpoint of a run"):
+        find_resume(tmp_path)
+
+
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
     toy.train(tmp_path)  # 6 steps, saved every 3
     folder = tmp_path / "checkpoints"

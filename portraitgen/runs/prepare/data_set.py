@@ -125,8 +125,8 @@ def _planned(jobs: Sequence[ShardJob], out: Path, split: str) -> Iterator[None]:
 @contextmanager
 def _output_folder(out: Path) -> Iterator[None]:
     """Make the folder and see that it can be written to; leave no empty folders behind."""
-    folders = [out / "shards", out / "index", out / "manifests", out / "plan", out, *out.parents]
-    made = [folder for folder in folders if not folder.exists()]
+    inside = [out / "shards", out / "index", out / "manifests", out / "plan"]
+    above = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -136,11 +136,20 @@ def _output_folder(out: Path) -> Iterator[None]:
         ) from error
     try:
         with one_writer(out):
-            yield
+            made = [folder for folder in inside if not folder.exists()]
+            try:
+                yield
+            finally:  # while it is held: of a folder that another process writes nothing is removed
+                _remove_empty(made)
     finally:
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        _remove_empty(above)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those that are there and empty, in this order."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def draw_samples(path: Path, shards: Sequence[Path]) -> None:
