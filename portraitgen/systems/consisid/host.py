@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -46,6 +46,20 @@ class Host(nn.Module, ABC):
     @abstractmethod
     def native_size(self) -> tuple[int, int] | None:
         """Rows and columns of the latents that it was made for; None where it has no favourite."""
+
+    @abstractmethod
+    def skipping_blocks(self, threshold: float) -> AbstractContextManager[None]:
+        """Inside, blocks after the first are skipped at steps at which it does almost what it did before.
+
+        Approximate. What is remembered of one video is forgotten at the end.
+
+        Args:
+            threshold: mean change of what the first block adds, as a share of it, up to which all others add
+                what they last did.
+
+        Raises:
+            ValueError: this network cannot do so.
+        """
 
     @abstractmethod
     def check_size(self, frames: int, height: int, width: int) -> None:

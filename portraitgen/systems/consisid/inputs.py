@@ -89,6 +89,7 @@ class Inputs(SystemInputs):
             references=given["reference"],
             prompt=given["prompt"],
             negative_prompt=given["negative_prompt"],
+            source=self._approximations(),
         )
 
     def of_clip(self, clip: StoredClip, given: Given) -> Request | None:
@@ -116,6 +117,7 @@ class Inputs(SystemInputs):
             negative_prompt=given["negative_prompt"],
             landmarks=None,
             scheme=None,
+            source={**request.source, **self._approximations()},
         )
 
     @property
@@ -151,6 +153,11 @@ class Inputs(SystemInputs):
         except ValueError as error:
             raise ValueError(f"reference={photo}: {error}") from error
         return {name: value.cpu() for name, value in found.batch().items()}
+
+    def _approximations(self) -> dict[str, Any]:
+        """For samples.jsonl: what of the sampling, as the weights or a person asked for it, is not exact."""
+        threshold = self._system.pipeline.cache_threshold
+        return {} if threshold is None else {"approximate": {"first_block_cache": threshold}}
 
     def _settings(self, given: Given) -> dict[str, Any]:
         settings: dict[str, Any] = {}

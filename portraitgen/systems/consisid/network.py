@@ -1,6 +1,7 @@
 """ConsisID's network: a video transformer that is shown a face as a picture and as tokens of who it is."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -71,6 +72,13 @@ class ConsisIDNetwork(Host):
     @property
     def native_size(self) -> tuple[int, int]:
         return self.config.sample_height, self.config.sample_width
+
+    def skipping_blocks(self, threshold: float) -> AbstractContextManager[None]:
+        """As `Host.skipping_blocks`: refused."""
+        raise ValueError(
+            "sampling.cache_threshold: on CogVideoX the attention to the face lies between the blocks, so "
+            "that it would run on what was skipped; leave it out, or take weights on Wan"
+        )
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         """As `Host.check_size`: learned positions are of one size only."""

@@ -103,8 +103,13 @@ def test_a_scale_of_zero_is_the_transformer_without_face_modules(parts):
 
 def test_settings_out_of_range_are_refused(parts):
     module, _ = parts
-    with pytest.raises(ValueError, match=r"sampling\.num_steps is 0"):
-        ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), num_steps=0)
+    for wrong, message in (
+        ({"num_steps": 0}, r"sampling\.num_steps is 0"),
+        ({"cache_threshold": 2.0}, r"sampling\.cache_threshold is 2\.0: it must be from 0 to 1"),
+        ({"cache_threshold": 0.1}, "the attention to the face lies between the blocks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), **wrong)
 
 
 def test_offloaded_parts_take_turns_and_draw_the_same(monkeypatch):

@@ -1,8 +1,10 @@
 """ConsisID's identity modules on Wan 2.1 of text to video, 1.3B and 14B."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from diffusers import FirstBlockCacheConfig
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
@@ -96,6 +98,18 @@ class WanNetwork(Host):
         recompute: Any = self.transformer._gradient_checkpointing_func if enabled else None
         self.local_facial_extractor.gradient_checkpointing = enabled
         self.local_facial_extractor._gradient_checkpointing_func = recompute
+
+    @contextmanager
+    def skipping_blocks(self, threshold: float) -> Iterator[None]:
+        """As `Host.skipping_blocks`: diffusers' first-block cache, which waits for the GPU at each step."""
+        if len(self.transformer.blocks) < 2:
+            raise ValueError("sampling.cache_threshold: there is but one block, and none to skip")
+        self.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        try:
+            with self.transformer.cache_context("video"):
+                yield
+        finally:
+            self.transformer.disable_cache()
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         along, *across = self.config["patch_size"]
