@@ -55,7 +55,7 @@ def test_options_for_sbatch_stand_before_the_script(checkout):
     assert submit(checkout, "-N", "4", "train.sbatch").returncode == 2
 
 
-@pytest.mark.parametrize("system", ["aniportrait", "flux_identity", "uniportrait"])
+@pytest.mark.parametrize("system", ["aniportrait", "flux_identity", "loopy", "uniportrait"])
 def test_stages_are_submitted_with_options(system, tmp_path):
     script = EXPERIMENTS / system / "stages.sh"
     done = with_sbatch(
