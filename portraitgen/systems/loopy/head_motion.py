@@ -9,17 +9,20 @@ UNIT_SIZE = 512
 """Variances are in pixels² of a frame of this height."""
 
 
-def head_motion(landmarks: Tensor, *, scheme: str, height: int) -> dict[str, Tensor]:
+def head_motion(
+    landmarks: Tensor, *, scheme: str, height: int, log_variance: bool = True
+) -> dict[str, Tensor]:
     """Landmarks, movement and expression as conditions.
 
     Movement is the variance over the clip of the tip of the nose, expression that of 37 points of the upper
     face about it (Loopy, section 3.4), each the mean over points and axes: `metrics.motion`'s Glo and Exp.
-    What is given of them is log(1 + variance), which a linear layer can read for small and large motion.
 
     Args:
         landmarks: [B, T, K, 2] in pixels.
         scheme: of the landmarks.
         height: of the frames in pixels.
+        log_variance: give log(1 + variance), which a linear layer can read for small and large motion; else
+            the variance itself, as the paper's sentence has it.
 
     Returns:
         `landmarks` [B, T, 2K], in heights of the frame from its middle, `movement` and `expression` [B, 1].
@@ -34,7 +37,7 @@ def head_motion(landmarks: Tensor, *, scheme: str, height: int) -> dict[str, Ten
 
     def motion(positions: Tensor) -> Tensor:
         variance = positions.var(dim=1, correction=0).flatten(1).mean(dim=1, keepdim=True)
-        return torch.log1p(variance)
+        return torch.log1p(variance) if log_variance else variance
 
     return {
         "landmarks": (landmarks / height - 0.5).flatten(2),

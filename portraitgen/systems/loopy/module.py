@@ -46,6 +46,7 @@ class Loopy(Generator):
         sound_margin: frames of sound that are heard around a clip; as many as `data.examples.sound_margin`.
         frame_rate: of the clips, and of the videos that are generated.
         landmark_scheme: of the shards, for audio-to-latents.
+        log_variance: whether that reads variances or log(1 + variance), see `head_motion`.
         gradient_checkpointing: trade time for memory; the gradients are equal.
 
     Raises:
@@ -69,6 +70,7 @@ class Loopy(Generator):
         sound_margin: int = 12,
         frame_rate: float = 25.0,
         landmark_scheme: str = "ibug68",
+        log_variance: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -82,6 +84,7 @@ class Loopy(Generator):
         network.set_gradient_checkpointing(gradient_checkpointing)
         self.speech_encoder = speech_encoder
         self.landmark_scheme, self.frame_rate = landmark_scheme, frame_rate
+        self.log_variance = log_variance
         self.ears: Ears | None = None
         if network.audio_tokens is not None:
             window, layers, width = network.audio_tokens.heard
@@ -131,7 +134,9 @@ class Loopy(Generator):
                 f"the shards have {landmarks.shape[2]} landmarks, the network reads {known}: set "
                 f"model.network.motion_latents.num_landmarks and model.landmark_scheme"
             )
-        return head_motion(landmarks, scheme=self.landmark_scheme, height=height)
+        return head_motion(
+            landmarks, scheme=self.landmark_scheme, height=height, log_variance=self.log_variance
+        )
 
     def denoise(
         self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks

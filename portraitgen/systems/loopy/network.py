@@ -20,9 +20,12 @@ from portraitgen.systems.loopy.motion_latents import MotionLatents
 
 Context = Literal["zeros", "learned"]
 AbsentMotion = Literal["zero", "unseen"]
+Order = Literal["audio_first", "audio_last"]
 
 INTER, INTRA, AUDIO = "inter_clip", "intra_clip", "audio_attention"
-"""What is built at every place of the denoising U-Net in stage 2, run in the order audio, inter, intra."""
+"""What is built at every place of the denoising U-Net in stage 2."""
+ORDERS = {"audio_first": (AUDIO, INTER, INTRA), "audio_last": (INTER, INTRA, AUDIO)}
+"""In which order hidden states pass them; the paper says that inter-clip comes before intra-clip."""
 _TEMPORAL = {"clip_frames", "motion_frames", "num_attention_heads", "positions", "absent"}
 _AUDIO = {"window", "layers", "width", "num_tokens", "hidden_dim", "num_attention_heads"}
 
@@ -70,6 +73,7 @@ class LoopyNetwork(nn.Module):
             `hidden_dim` (512), see `AudioTokens`, and `num_attention_heads` (8) of the cross attention.
         motion_latents: options of `MotionLatents`, with `num_landmarks`; None: no audio-to-latents.
         context: what the place of Stable Diffusion's prompt holds: "zeros" or one that is "learned".
+        order: a key of `ORDERS`: whether sound is attended to before the temporal layers or behind them.
 
     Raises:
         ValueError: unknown or unsupported option (named), or networks that do not fit together.
@@ -84,6 +88,7 @@ class LoopyNetwork(nn.Module):
         audio: Mapping[str, Any] | None = None,
         motion_latents: Mapping[str, Any] | None = None,
         context: Context = "zeros",
+        order: Order = "audio_first",
     ) -> None:
         super().__init__()
         reject_unknown("temporal", temporal or {}, _TEMPORAL)
@@ -92,6 +97,9 @@ class LoopyNetwork(nn.Module):
             raise ValueError("temporal and audio: both null (stage 1), or both set (stage 2)")
         if context not in get_args(Context):
             raise ValueError(f"context={context!r}: choose zeros or learned")
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r}: choose {' or '.join(ORDERS)}")
+        self.order = ORDERS[order]
         self.has_clips = temporal is not None
         temporal, audio = dict(temporal or {}), dict(audio or {})
         self.clip_frames: int = temporal.pop("clip_frames", 12)
@@ -263,9 +271,14 @@ class LoopyNetwork(nn.Module):
                 return hidden
             assert read is not None, "stage 2's network needs the sound's tokens"
             before = next(motion).expand(-1, hidden.shape[-2] * hidden.shape[-1], -1, -1).flatten(0, 1)
-            hidden = run(place.modules[AUDIO], hidden, read)
-            hidden = run(place.modules[INTER], hidden, num_frames, before=before, visible=visible)
-            return run(place.modules[INTRA], hidden, num_frames)  # type: ignore[no-any-return]
+            for kind in self.order:
+                if kind == AUDIO:
+                    hidden = run(place.modules[AUDIO], hidden, read)
+                elif kind == INTER:
+                    hidden = run(place.modules[INTER], hidden, num_frames, before=before, visible=visible)
+                else:
+                    hidden = run(place.modules[INTRA], hidden, num_frames)
+            return hidden
 
         return self.denoising_unet(
             noisy,

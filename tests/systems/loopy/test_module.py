@@ -127,6 +127,9 @@ def test_movement_and_expression_are_glo_and_exp(shared):
     found = head_motion(torch.from_numpy(landmarks)[None], scheme="ibug68", height=512)
     assert found["movement"].expm1().item() == pytest.approx(glo, rel=1e-4)
     assert found["expression"].expm1().item() == pytest.approx(exp, rel=1e-4)
+    plain = head_motion(torch.from_numpy(landmarks)[None], scheme="ibug68", height=512, log_variance=False)
+    assert plain["movement"].item() == pytest.approx(glo, rel=1e-4)
+    assert plain["expression"].item() == pytest.approx(exp, rel=1e-4)
     shifted = head_motion(
         torch.from_numpy(landmarks)[None, :1].expand(1, 5, -1, -1), scheme="ibug68", height=512
     )

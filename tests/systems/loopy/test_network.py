@@ -186,6 +186,19 @@ def test_five_frames_of_sound_around_each_are_those_of_hallo(shared):
         assert frame_windows(torch.arange(int(count))[None])[0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("audio_first", [AUDIO, INTER, INTRA]), ("audio_last", [INTER, INTRA, AUDIO])],
+)
+def test_sound_is_attended_to_before_or_behind_the_temporal_layers(inputs, order, expected):
+    network = tiny.moved(order=order)
+    passed = []
+    for kind, layer in network.denoising_unet.places[0].modules.items():
+        layer.register_forward_hook(lambda *_, kind=kind: passed.append(kind))
+    predict(network, inputs)
+    assert passed == expected
+
+
 def test_a_learned_token_may_stand_where_the_prompt_stood(inputs):
     network = tiny.moved(context="learned")
     predict(network, inputs).sum().backward()
@@ -231,6 +244,7 @@ def test_full_size_has_the_parameters_of_the_reference():
         ({"temporal": {**tiny.TEMPORAL, "absent": "black"}}, "choose zero or unseen"),
         ({"temporal": {**tiny.TEMPORAL, "positions": "none"}}, "choose one of sinusoidal"),
         ({"context": "text"}, "choose zeros or learned"),
+        ({"order": "audio"}, "choose audio_first or audio_last"),
         ({"audio": {**tiny.AUDIO, "num_attention_heads": 3}}, "does not divide the 8 channels"),
         ({"motion_latents": {"num_landmark": 5}}, "did you mean 'num_landmarks'"),
         ({"reference_unet": {**tiny.UNET, "layers_per_block": 2}}, "the same block types"),
