@@ -25,7 +25,7 @@ _OPTIONS = tuple(
 _MAY_BE_LEFT_OUT = ("lr_scheduler", "logger", "callbacks", "losses")
 """Groups of which nothing need be chosen; Hydra takes no null for a group."""
 
-_KEY = re.compile(r"[+~]{0,2}[\w./@-]+")
+_KEY = re.compile(r"[+~]{0,2}[\w./@][\w./@-]*")  # never an option of Hydra, such as --config-dir=…
 _BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 
 

@@ -100,3 +100,9 @@ def test_what_cannot_be_read_is_answered_with_words_that_a_shell_and_hydra_take(
     (line,) = unreadable([f"out={name}"])
     (word,) = shlex.split(line.partition("; write ")[2])
     assert value(word) == name
+
+
+def test_options_of_hydra_are_left_as_they_are(tmp_path):
+    """A folder that is there was quoted, and then not found under that name."""
+    words = [f"--config-dir={tmp_path}", "--config-name=train", "experiment=quickstart/stage1"]
+    assert readable_words(words) == words
