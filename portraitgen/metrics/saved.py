@@ -161,13 +161,16 @@ def load_results(path: Path) -> SavedResults:
 
 def _require_known(content: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
     """ValueError unless what reports read of a protocol is there, each of its kind."""
-    for name in ("settings", "metrics", "source", "graders", "versions", "intervals", "missing_faces"):
+    for name in ("settings", "metrics", "source", "graders", "versions"):
         if name in protocol and not isinstance(protocol[name], Mapping):
             raise ValueError(f"protocol.{name} is no mapping")
     if not all(isinstance(facts, Mapping) for facts in protocol.get("graders", {}).values()):
         raise ValueError("protocol.graders must be figure → facts")
-    if not isinstance(protocol.get("fingerprint", ""), str):
-        raise ValueError("protocol.fingerprint is no text")
+    if not isinstance(protocol.get("missing_faces"), Mapping | None):
+        raise ValueError("protocol.missing_faces is no mapping")
+    for name in ("fingerprint", "intervals"):
+        if not isinstance(protocol.get(name, ""), str):
+            raise ValueError(f"protocol.{name} is no text")
     if not isinstance(protocol["settings"], Mapping) or not isinstance(content["skipped"], Mapping):
         raise ValueError("protocol.settings or skipped is no mapping")
 
