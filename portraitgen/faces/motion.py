@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.choice import LARGEST
 from portraitgen.faces.follow import face_in_photo, follow_face
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.faces.landmark_sequence import LandmarkSequence, resample, sequence_of_faces
@@ -54,11 +55,13 @@ def read_motion(
     backend: FaceBackend,
     *,
     fps: Fraction | None,
+    which: str = LARGEST,
     on_frame: Callable[[int, int], None] | None = None,
 ) -> Motion:
     """What the file `path` makes a face do, at `fps` (None: its own rate).
 
     Args:
+        which: of several faces, see `choice`.
         on_frame: called after each frame of a video with how many are read and how many there should be.
 
     Raises:
@@ -69,21 +72,23 @@ def read_motion(
         landmarks = load_landmarks(path)
         return Motion(resample(landmarks, fps or landmarks.fps), None)
     if kind == PICTURE:
-        return Motion(landmarks_of_photo(path, read_photo(path), backend)[0], None)
-    followed = follow_face(path, backend, fps=fps, on_frame=on_frame)
+        return Motion(landmarks_of_photo(path, read_photo(path), backend, which=which)[0], None)
+    followed = follow_face(path, backend, fps=fps, which=which, on_frame=on_frame)
     landmarks = followed.landmarks
     return Motion(landmarks, sound_of(path, followed.start_s, len(landmarks) / landmarks.fps))
 
 
-def landmarks_of_photo(path: Path, image: np.ndarray, backend: FaceBackend) -> tuple[LandmarkSequence, Face]:
-    """The largest face of a picture as a sequence of one frame, and as it was found.
+def landmarks_of_photo(
+    path: Path, image: np.ndarray, backend: FaceBackend, *, which: str = LARGEST
+) -> tuple[LandmarkSequence, Face]:
+    """The face of a picture that is meant (see `choice`) as a sequence of one frame, and as it was found.
 
     Raises:
         ValueError: there is no face.
     """
-    face = face_in_photo(image, backend)
+    face = face_in_photo(image, backend, which=which, name=str(path))
     if face is None:
-        raise ValueError(f"{path}: no face found in this picture ({backend.name})")
+        raise ValueError(f"{path}: no face found in this picture, also at twice the size ({backend.name})")
     sequence = sequence_of_faces(
         [face],
         np.zeros(1),

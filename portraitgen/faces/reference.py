@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.choice import LARGEST
 from portraitgen.faces.landmark_sequence import LandmarkSequence
 from portraitgen.faces.motion import landmarks_of_photo
 from portraitgen.media.framing import Framing, face_frame, frame_around, largest_frame, upstream_box
@@ -40,22 +41,32 @@ class Reference:
     photo_size: tuple[int, int]
 
 
-def read_reference(path: Path, backend: FaceBackend, *, size: tuple[int, int], frame: Frame) -> Reference:
+def read_reference(
+    path: Path,
+    backend: FaceBackend,
+    *,
+    size: tuple[int, int],
+    frame: Frame,
+    which: str = LARGEST,
+    margin: float = MARGIN,
+) -> Reference:
     """The photo `path`, framed for pictures of `size` (height, width).
 
     Args:
         frame: "face" cuts out the face as in prepared clips; "crop" shows as much of the photo as has the
             proportion of `size`; "letterbox" all of it, with black bars; "aniportrait" what the official
             code cuts out.
+        which: of several faces, see `choice`.
+        margin: space around the face with "face", in face sizes.
 
     Raises:
         ValueError: the photo cannot be read or shows no face.
     """
     photo = read_photo(path)
-    landmarks, face = landmarks_of_photo(path, photo, backend)
+    landmarks, face = landmarks_of_photo(path, photo, backend, which=which)
     height, width = photo.shape[:2]
     if frame == "face":
-        framing = face_frame(face.box, image_size=(height, width), size=size, margin=MARGIN)
+        framing = face_frame(face.box, image_size=(height, width), size=size, margin=margin)
     elif frame == "crop":
         framing = largest_frame(face.box, image_size=(height, width), size=size)
     elif frame == "letterbox":

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from portraitgen.faces.choice import check_choice
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.follow import face_in_photo, follow_face
 from portraitgen.media.decode import read_video
@@ -58,3 +59,38 @@ def test_of_several_people_the_largest_over_time_is_followed(shared: Path, tmp_p
     largest = face_in_photo(photo, BACKEND)
     landmarks = follow_face(tmp_path / "two.mp4", BACKEND).landmarks
     assert np.linalg.norm(landmarks.points - largest.landmarks, axis=-1).mean() < 5
+
+
+def test_which_of_several_people_is_followed(shared: Path, tmp_path: Path, caplog):
+    photo = cv2.cvtColor(cv2.imread(str(shared / "testdata/photos/multi/obama_biden.jpg")), cv2.COLOR_BGR2RGB)
+    photo = photo[: photo.shape[0] // 2 * 2, : photo.shape[1] // 2 * 2]
+    write_video(tmp_path / "two.mp4", [photo] * 3, fps=25)
+    centres = {}
+    with caplog.at_level(logging.INFO):
+        for which in ("left", "right", "1", "2", "largest"):
+            face = face_in_photo(photo, BACKEND, which=which)
+            followed = follow_face(tmp_path / "two.mp4", BACKEND, which=which).landmarks
+            assert np.linalg.norm(followed.points - face.landmarks, axis=-1).mean() < 5
+            centres[which] = float(face.box[[0, 2]].mean())
+    assert centres["left"] == centres["1"] < centres["right"] == centres["2"]
+    assert "2 faces are found, the one on the left is taken" in caplog.text
+    assert "2 faces are followed in it, number 2 from the left is taken" in caplog.text
+    with pytest.raises(ValueError, match="face 3 is asked for, but 2 faces are found"):
+        face_in_photo(photo, BACKEND, which="3")
+
+
+@pytest.mark.parametrize("which", ["middle", "0", "-1", "1.5", ""])
+def test_a_choice_that_is_none_is_refused(which: str):
+    with pytest.raises(ValueError, match=r"inputs\.face=.*give largest, left, right, or a number"):
+        check_choice(which, setting="inputs.face")
+
+
+def test_a_small_face_is_found_at_twice_the_size(carphone: Path, tmp_path: Path):
+    frame = cv2.resize(read_video(carphone)[0], None, fx=0.36, fy=0.36, interpolation=cv2.INTER_AREA)
+    frame = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+    assert not [face for face in BACKEND.detect(frame) if face.score >= BACKEND.min_score]
+    face = face_in_photo(frame, BACKEND)
+    assert face is not None
+    assert 12 < face.box[2] - face.box[0] < 40
+    write_video(tmp_path / "small.mp4", [frame] * 3, fps=25, crf=10)
+    assert follow_face(tmp_path / "small.mp4", BACKEND).landmarks.found.all()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.choice import LARGEST, check_choice
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.faces.motion import Motion, read_motion, with_mesh
-from portraitgen.faces.reference import Frame, Reference, read_reference
+from portraitgen.faces.reference import MARGIN, Frame, Reference, read_reference
 from portraitgen.nn.pose_guider import DRAWING_FACTOR
 from portraitgen.systems.aniportrait.driven_clip import DrivenClip
 from portraitgen.systems.aniportrait.face_driving import Retarget, driven_by_face
@@ -27,7 +28,7 @@ _ORIGIN = (
     "train it (python train.py experiment=aniportrait/{name} data.shards=…), or convert the published "
     "{name}.pt (ZJYang/AniPortrait on the hub, Apache-2.0): python convert.py kind={name} source=… out=…"
 )
-_PHOTO = ("size", "fps", "inputs.frame", "inputs.raw_points")
+_PHOTO = ("size", "fps", "inputs.frame", "inputs.margin", "inputs.face", "inputs.raw_points")
 
 
 class Inputs(SystemInputs):
@@ -47,6 +48,24 @@ class Inputs(SystemInputs):
             "size, all of it with black bars, or what the official code cuts out",
             default="face",
             choices=get_args(Frame),
+        ),
+        Input(
+            "inputs.margin",
+            "number",
+            "space around the face with inputs.frame=face, in face sizes: more where the head moves out",
+            default=MARGIN,
+        ),
+        Input(
+            "inputs.face",
+            "text",
+            "which face of the photo: largest, left, right, or a number, 1 being on the left",
+            default=LARGEST,
+        ),
+        Input(
+            "inputs.driving_face",
+            "text",
+            "which face of the driving video or picture, in the same words",
+            default=LARGEST,
         ),
         Input(
             "inputs.retarget",
@@ -91,7 +110,11 @@ class Inputs(SystemInputs):
         Way(
             "prepared clips that speak their own sound", ("shards", "inputs.audio2mesh"), ("inputs.shift_s",)
         ),
-        Way("a photo that moves as a face does", ("reference", "driving"), (*_PHOTO, "inputs.retarget")),
+        Way(
+            "a photo that moves as a face does",
+            ("reference", "driving"),
+            (*_PHOTO, "inputs.retarget", "inputs.driving_face"),
+        ),
         Way("a photo that speaks, its head still", ("reference", "audio", "inputs.audio2mesh"), _PHOTO),
         Way(
             "a photo that speaks and moves its head",
@@ -129,6 +152,10 @@ class Inputs(SystemInputs):
         raw = given["inputs.raw_points"]
         if raw is None:  # the released weights were trained on what MediaPipe says
             raw = "converted_from" in facts and isinstance(backend, MediaPipeBackend)
+        for setting in ("inputs.face", "inputs.driving_face"):
+            check_choice(given[setting], setting=setting)
+        if given["inputs.margin"] < 0:
+            raise ValueError(f"inputs.margin={given['inputs.margin']:g}: give 0 or more")
         ((photo,),) = given["reference"]
         reference = self._reference(photo, backend, given)
         if given["audio"] is not None:
@@ -168,17 +195,21 @@ class Inputs(SystemInputs):
     def _reference(self, photo: Path, backend: FaceBackend, given: Given) -> Reference:
         """Found once for all samples of a photo."""
         size = _picture_size(given["size"], self.resources.facts, self.resources.system.codec.factor)
-        name = (photo, size, given["inputs.frame"])
+        frame, which, margin = (given[f"inputs.{name}"] for name in ("frame", "face", "margin"))
+        name = (photo, size, frame, which, margin)
         if name not in self._references:
-            self._references = {name: read_reference(photo, backend, size=size, frame=given["inputs.frame"])}
+            found = read_reference(photo, backend, size=size, frame=frame, which=which, margin=margin)
+            self._references = {name: found}
         return self._references[name]
 
     def _motion(self, driving: Path, backend: FaceBackend, given: Given) -> Motion:
         """Found once for all samples of a video."""
-        name = (driving, given["fps"])
+        which = given["inputs.driving_face"]
+        name = (driving, given["fps"], which)
         if name not in self._motions:
             with self.resources.progress(f"{driving.name}: looking for the face") as on_frame:
-                self._motions = {name: read_motion(driving, backend, fps=given["fps"], on_frame=on_frame)}
+                motion = read_motion(driving, backend, fps=given["fps"], which=which, on_frame=on_frame)
+            self._motions = {name: motion}
         return self._motions[name]
 
     def _load_speech(self, given: Given, backend: FaceBackend, *, raw: bool) -> Speech:
