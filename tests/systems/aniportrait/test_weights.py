@@ -97,7 +97,10 @@ def test_full_size_files_fill_the_network_and_nothing_else(shared: Path):
     listed = json.loads((shared / "golden/aniportrait_state_dict_shapes.json").read_text())
     with torch.device("meta"):
         files = {
-            file: {name: torch.empty(shape) for name, (shape, _) in entries.items()}
+            file: {
+                name: torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")))
+                for name, (shape, kind) in entries.items()
+            }
             for file, entries in listed.items()
         }
         unet = {"attention_head_dim": 8, "cross_attention_dim": 768}
