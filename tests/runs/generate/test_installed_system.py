@@ -189,7 +189,7 @@ def test_a_file_of_requests_that_cannot_be_used(run, photos, rows, message):
         (["reference=[{a},{a},{a}]"], "reference: 3 given, at most 2 people"),
         (["reference=[[{a},{a},{a}]]"], "reference: 3 given, at most 2 photos of a person"),
         (["prompt=null"], "prompt: not given. Give one of:\n  reference=… prompt=…"),
-        (["num_samples=0"], "num_samples=0"),
+        (["num_samples=0"], "num_samples: 0, but it must be between 1"),
         (["limit=2"], r"limit=2: it is for prepared clips"),
         (["span=[0.5,1.0]"], r"span=\[0.5, 1.0\]: it is for prepared clips"),
     ],
