@@ -34,7 +34,7 @@ def test_a_video_becomes_landmarks_and_a_drawing_with_its_sound(talk, tmp_path):
     command(f"driving={talk}", f"out={tmp_path / 'out'}")
     landmarks = load_landmarks(tmp_path / "out/landmarks/talk.npz")
     assert landmarks.points.shape == (12, 68, 2)
-    assert (landmarks.image_size, landmarks.scheme, landmarks.fps) == ((144, 174), "ibug68", 25)
+    assert (landmarks.image_size, landmarks.scheme, landmarks.fps) == ((144, 190), "ibug68", 25)
     drawn = read_video(tmp_path / "out/drawings/talk.mp4")
     expected = draw_landmarks(landmarks.points, image_size=(144, 174), canvas_size=(144, 174))
     assert np.abs(drawn - expected.transpose(0, 2, 3, 1).astype(int)).mean() < 3
@@ -53,7 +53,7 @@ def test_a_picture_becomes_one_frame_and_a_png(talk, tmp_path):
     cv2.imwrite(str(tmp_path / "face.png"), read_video(talk)[0][:, :-1, ::-1])
     command(f"driving={tmp_path / 'face.png'}", f"out={tmp_path / 'out'}")
     assert load_landmarks(tmp_path / "out/landmarks/face.npz").points.shape == (1, 68, 2)
-    assert cv2.imread(str(tmp_path / "out/drawings/face.png")).shape == (144, 172, 3)
+    assert cv2.imread(str(tmp_path / "out/drawings/face.png")).shape == (144, 188, 3)
 
 
 @pytest.mark.parametrize(
