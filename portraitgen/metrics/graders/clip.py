@@ -40,10 +40,12 @@ class ClipGrader:
         folder = Path("" if weights is None else weights).expanduser()
         files = [folder / name for name in _WEIGHT_FILES if (folder / name).is_file()]
         if weights is None or not files:
+            # A setting that names one of OpenAI's models means that one.
+            named = folder.name.startswith("clip-vit-")
             raise MissingWeights(
                 weights,
-                file=CLIP_WEIGHTS.name if weights is None else f"the folder of {folder.name}",
-                origin=CLIP_WEIGHTS.source if weights is None else "huggingface.co/openai",
+                file=f"the folder of {folder.name}" if named else CLIP_WEIGHTS.name,
+                origin=f"huggingface.co/openai/{folder.name}" if named else CLIP_WEIGHTS.source,
                 licence=CLIP_WEIGHTS.licence,
                 setting="weights",
             )

@@ -36,7 +36,7 @@ def test_a_video_becomes_landmarks_and_a_drawing_with_its_sound(talk, tmp_path):
     assert landmarks.points.shape == (12, 68, 2)
     assert (landmarks.image_size, landmarks.scheme, landmarks.fps) == ((144, 190), "ibug68", 25)
     drawn = read_video(tmp_path / "out/drawings/talk.mp4")
-    expected = draw_landmarks(landmarks.points, image_size=(144, 174), canvas_size=(144, 174))
+    expected = draw_landmarks(landmarks.points, image_size=(144, 190), canvas_size=(144, 190))
     assert np.abs(drawn - expected.transpose(0, 2, 3, 1).astype(int)).mean() < 3
     heard = read_audio(tmp_path / "out/drawings/talk.mp4")
     assert np.abs(np.argmax(np.abs(heard) > 0.4) - 3200) < 32, "in time to 2 ms"

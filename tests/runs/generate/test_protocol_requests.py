@@ -119,6 +119,7 @@ def test_from_the_people_to_the_report(weights, shared, tmp_path):
     )
     out = tmp_path / "pictures"
     words = [f"weights={weights}", f"requests={listed}", f"out={out}", "device=cpu", "sampling.num_steps=1"]
+    words.append(f"paths.models={weights.parent}")
     generate(composed("generate", *words))
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows][:2] == ["000000_000001-0-1", "000000_000001-0-2"]
