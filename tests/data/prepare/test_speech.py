@@ -15,10 +15,10 @@ def test_silence_noise_and_a_tone_are_no_speech():
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("clips/AOC_short.mp4", 0.98), ("clips/RD_Radio10_0_clip_0.mp4", 0.73), ("speech/espeak_en.wav", 0.90)],
+    [("clips/AOC_short.mp4", 0.94), ("clips/RD_Radio10_0_clip_0.mp4", 0.73), ("speech/espeak_en.wav", 0.90)],
 )
 def test_real_speech(shared, name, share):
-    """The shares that Silero's own tools state of these files."""
+    """The shares that Silero's own tools state of these files, of the mean of their channels."""
     assert speech_share(read_audio(shared / "testdata" / name)) == pytest.approx(share, abs=0.01)
 
 
