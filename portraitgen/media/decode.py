@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,8 +46,8 @@ class VideoInfo:
     """What a video is.
 
     `fps` is as the header states it, or as measured where its time stamps say otherwise; `width` and `height`
-    are those of the picture as shown (upright, square pixels); `jumps` and `wrong_stamps` say how often time
-    runs back or jumps, and how many single stamps cannot be true.
+    are those of the picture as shown (upright, square pixels); `wrong_stamps` is how many time stamps cannot
+    be true.
     """
 
     num_frames: int
@@ -56,7 +57,6 @@ class VideoInfo:
     codec: str
     has_audio: bool
     duration_s: float
-    jumps: int = 0
     wrong_stamps: int = 0
 
 
@@ -175,7 +175,7 @@ def probe_video(source: VideoSource, *, square_pixels: bool = True, name: str | 
         VideoError: unreadable file, no video stream, no frame rate, or not one decodable frame.
     """
     name = source_name(source, name)
-    clock = _clock(source, name)
+    clock = read_clock(source, name)
     with open_media(source, name) as container:
         stream = _video_stream(container, name)
         packets = container.demux(stream)
@@ -198,12 +198,28 @@ def probe_video(source: VideoSource, *, square_pixels: bool = True, name: str | 
             codec=stream.codec_context.name,
             has_audio=bool(container.streams.audio),
             duration_s=float(num_frames / fps),
-            jumps=len(clock.jumps),
             wrong_stamps=clock.wrong,
         )
 
 
-def _clock(source: VideoSource, name: str) -> PictureClock:
+def read_clock(source: VideoSource, name: str) -> PictureClock:
+    """The clock of a video; of a file that several ask about one after the other it is read once.
+
+    Raises:
+        VideoError: unreadable, or no video stream.
+    """
+    if isinstance(source, bytes) or not Path(source).is_file():
+        return _read_clock(source, name)
+    stat = Path(source).stat()
+    return _clock_of_file(str(source), name, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _clock_of_file(path: str, name: str, size: int, mtime_ns: int) -> PictureClock:
+    return _read_clock(path, name)
+
+
+def _read_clock(source: VideoSource, name: str) -> PictureClock:
     with open_media(source, name) as container:
         return picture_clock(container, _video_stream(container, name))
 
@@ -241,7 +257,7 @@ def iter_frames(
             claims.
     """
     name = source_name(source, name)
-    clock = _clock(source, name)
+    clock = read_clock(source, name)
     with open_media(source, name) as container:
         stream = _video_stream(container, name)
         aspect = pixel_aspect(stream) if square_pixels else Fraction(1)

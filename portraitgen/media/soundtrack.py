@@ -11,8 +11,15 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 
-from portraitgen.media.clock import MAX_PAUSE_S, Stretch, picture_clock
-from portraitgen.media.decode import VideoError, VideoSource, default_stream, open_media, source_name
+from portraitgen.media.clock import MAX_PAUSE_S, Stretch
+from portraitgen.media.decode import (
+    VideoError,
+    VideoSource,
+    default_stream,
+    open_media,
+    read_clock,
+    source_name,
+)
 
 TOLERANCE_S = 0.01
 """Stamps in whole milliseconds wander by less; a lost packet is longer (Opus 20 ms, AAC 21 ms)."""
@@ -68,8 +75,9 @@ def _picture_stretches(source: VideoSource, name: str) -> Sequence[Stretch]:
     with open_media(source, name) as container:
         if not container.streams.audio:
             return ()
-        stream = default_stream(container.streams.video)
-        return () if stream is None else picture_clock(container, stream).stretches
+        if default_stream(container.streams.video) is None:
+            return ()
+    return read_clock(source, name).stretches
 
 
 def _timed(frames: Iterator[AudioFrame], stretches: Sequence[Stretch]) -> Iterator[tuple[float, AudioFrame]]:

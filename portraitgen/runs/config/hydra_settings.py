@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.interpolations import check_interpolations
+from portraitgen.runs.config.keys import is_under, leaves
 from portraitgen.runs.config.yaml_files import CONF, load_yaml
 
 SETTABLE = (
@@ -77,15 +78,15 @@ def hydra_problems(node: DictConfig, words: Sequence[str], *, conf: Path) -> Ite
         conf: the folder of our groups.
     """
     content: Any = OmegaConf.to_container(node, resolve=False)
-    asked = [*_asked_for(words), *_leaves(_own_settings(conf / "local" / "default.yaml"))]
-    expected = _leaves(_defaults(content)) | _leaves(_own_settings(conf / f"{node.job.config_name}.yaml"))
+    asked = [*_asked_for(words), *leaves(_own_settings(conf / "local" / "default.yaml"))]
+    expected = leaves(_defaults(content)) | leaves(_own_settings(conf / f"{node.job.config_name}.yaml"))
     for place in _LOGGING:
         given = content.get(place)
-        if not _under(place, asked) and _without_levels(given) not in _known_logging(place, conf):
+        if not is_under(place, asked) and _without_levels(given) not in _known_logging(place, conf):
             yield f"hydra.{place}: not one of the installed ones or of conf/hydra/{place}; {_ADVICE}"
-    for key, value in _leaves(content).items():
+    for key, value in leaves(content).items():
         settable = any(fnmatchcase(key, pattern) for pattern in SETTABLE) and not _names_code(key, value)
-        if settable or _under(key, (*_SET_BY_HYDRA, *_SHOWN_ONLY, *_LOGGING, *asked)):
+        if settable or is_under(key, (*_SET_BY_HYDRA, *_SHOWN_ONLY, *_LOGGING, *asked)):
             continue
         if key not in expected or expected[key] != value:
             yield f"hydra.{key}: an experiment may not set this; {_ADVICE}"
@@ -194,18 +195,3 @@ def _without_levels(content: Any) -> Any:
 
 def _names_code(key: str, value: Any) -> bool:
     return "_target_" in key or (isinstance(value, str) and value.startswith("ext://"))
-
-
-def _under(key: str, places: Sequence[str]) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-def _leaves(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Values by dotted path; lists and empty mappings are values."""
-    leaves: dict[str, Any] = {}
-    for name, each in value.items():
-        if isinstance(each, Mapping) and each:
-            leaves |= _leaves(each, f"{path}{name}.")
-        else:
-            leaves[f"{path}{name}"] = each
-    return leaves

@@ -36,7 +36,7 @@ def load_yaml(path: Path) -> Any:
     """
     text = read_yaml(path)
     try:
-        return yaml.load(text, Loader=_PARSER)
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is no YAML: {_one_line(error)}") from error
 

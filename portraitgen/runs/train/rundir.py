@@ -29,6 +29,7 @@ import yaml
 
 from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replacing
+from portraitgen.runs.config.keys import is_under, leaves
 from portraitgen.runs.config.yaml_files import load_yaml
 from portraitgen.runs.secrets import without_secrets, words_without_secrets
 
@@ -117,10 +118,10 @@ class RunDirectory:
         if not self.config.is_file():
             return []
         found = dict(_changes(_mapping(load_yaml(self.config), self.config), without_secrets(config)))
-        refused = {key: line for key, line in found.items() if not allowed or _is_under(key, CANNOT_CHANGE)}
+        refused = {key: line for key, line in found.items() if not allowed or is_under(key, CANNOT_CHANGE)}
         if refused:
             lines = "\n  ".join(refused.values())
-            if all(_is_under(key, CANNOT_CHANGE) for key in refused):
+            if all(is_under(key, CANNOT_CHANGE) for key in refused):
                 advice = "\nA run cannot change these. Start a new run under another name=…"
             else:
                 advice = "\nStart a new run under another name=…, or go on with allow_config_change=true"
@@ -258,23 +259,8 @@ def _mapping(content: Any, path: Path) -> dict[str, Any]:
 def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Key and `key: old → new` for every setting that differs and shapes the result."""
     # Runs from before there were losses to add say nothing of them: they had none.
-    old, new = _leaves({"losses": {}, **saved}), _leaves({"losses": {}, **config})
+    old, new = leaves({"losses": {}, **saved}), leaves({"losses": {}, **config})
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key, "(not set)"), new.get(key, "(not set)")
-        if before != after and _is_under(key, SHAPES_THE_RESULT) and not _is_under(key, FREE_TO_CHANGE):
+        if before != after and is_under(key, SHAPES_THE_RESULT) and not is_under(key, FREE_TO_CHANGE):
             yield key, f"{key}: {before} → {after}"
-
-
-def _is_under(key: str, places: tuple[str, ...]) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-def _leaves(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Values by dotted path; lists and empty mappings are values."""
-    leaves: dict[str, Any] = {}
-    for name, each in value.items():
-        if isinstance(each, Mapping) and each:
-            leaves |= _leaves(each, f"{path}{name}.")
-        else:
-            leaves[f"{path}{name}"] = each
-    return leaves
