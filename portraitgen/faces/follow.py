@@ -12,6 +12,7 @@ import numpy as np
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.choice import LARGEST, choose, choose_face, detect_enlarged, in_words
 from portraitgen.faces.landmark_sequence import LandmarkSequence, sequence_of_faces
+from portraitgen.faces.padded_search import sure_faces
 from portraitgen.faces.tracking import track_faces
 from portraitgen.faces.types import Face
 from portraitgen.media.decode import iter_frames, probe_video
@@ -120,18 +121,17 @@ def face_in_photo(
 ) -> Face | None:
     """The sure face of a photo that is meant, uint8 [H, W, 3] RGB; None when there is none.
 
-    Where none is found it is looked at once more at twice the size.
+    Where none is found it is looked at once more with a border around it, and at twice the size.
 
     Args:
         which: of several, see `choice`.
         name: of the photo, for messages.
     """
-    for faces in (backend.detect(image), None):
-        some = detect_enlarged(image, backend) if faces is None else faces
-        face = choose_face([face for face in some if face.score >= backend.min_score], which, name=name)
-        if face is not None:
-            return face
-    return None
+    face = choose_face(sure_faces(image, backend), which, name=name)
+    if face is None:
+        enlarged = [face for face in detect_enlarged(image, backend) if face.score >= backend.min_score]
+        face = choose_face(enlarged, which, name=name)
+    return face
 
 
 _SEEN_SHARE = 0.1

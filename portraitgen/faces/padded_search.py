@@ -1,36 +1,47 @@
-"""The face that a picture is of, also where it fills the picture so that detectors miss it."""
+"""The faces of a picture, also of one that a face fills so that detectors miss it."""
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.types import Face
 
-_PADDING, _GREY = 0.25, 128
+_GREY = (128, 128, 128)
+
+
+def sure_faces(picture: np.ndarray, backend: FaceBackend, *, embed: bool = False) -> list[Face]:
+    """The faces of a picture uint8 [H, W, 3] that have the backend's `min_score`, as it orders them.
+
+    Where there is none, once more with a grey border, a quarter of each side: a face that fills the picture
+    is often found only so. Such faces have no mesh.
+
+    Args:
+        embed: with their identity.
+    """
+    found = _sure(picture, backend, embed=embed)
+    if found:
+        return found
+    down, across = picture.shape[0] // 4, picture.shape[1] // 4
+    bordered = cv2.copyMakeBorder(picture, down, down, across, across, cv2.BORDER_CONSTANT, value=_GREY)
+    shift = np.array([across, down], np.float32)
+    return [
+        replace(
+            face,
+            box=face.box - np.tile(shift, 2),
+            keypoints=face.keypoints - shift,
+            landmarks=face.landmarks - shift,
+            mesh=None,
+        )
+        for face in _sure(bordered, backend, embed=embed)
+    ]
 
 
 def find_face(picture: np.ndarray, backend: FaceBackend) -> Face | None:
-    """The largest face of a picture uint8 [H, W, 3]; None without any of the backend's `min_score`.
-
-    A face that fills the picture is often found only with a border around it, which is tried next.
-    """
-    face = _largest(picture, backend)
-    if face is not None:
-        return face
-    across, down = round(picture.shape[1] * _PADDING), round(picture.shape[0] * _PADDING)
-    padded = np.pad(picture, ((down, down), (across, across), (0, 0)), constant_values=_GREY)
-    face = _largest(padded, backend)
-    if face is None:
-        return None
-    shift = np.array([across, down], np.float32)
-    return replace(
-        face,
-        box=face.box - np.tile(shift, 2),
-        landmarks=face.landmarks - shift,
-        keypoints=face.keypoints - shift,
-    )
+    """The largest of `sure_faces`; None when there is none."""
+    return largest_face(sure_faces(picture, backend))
 
 
-def _largest(picture: np.ndarray, backend: FaceBackend) -> Face | None:
-    return largest_face([face for face in backend.detect(picture) if face.score >= backend.min_score])
+def _sure(picture: np.ndarray, backend: FaceBackend, *, embed: bool) -> list[Face]:
+    return [face for face in backend.detect(picture, embed=embed) if face.score >= backend.min_score]

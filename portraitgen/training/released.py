@@ -36,6 +36,16 @@ class ReleasedPart:
     unless: tuple[str, ...] = ()
 
 
+SD_VAE = ReleasedPart(
+    "model.codec.vae.pretrained_model_name_or_path",
+    "stabilityai/sd-vae-ft-mse",
+    "MIT",
+    "sd-vae-ft-mse",
+    ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+)
+"""The autoencoder of all that is released on Stable Diffusion 1.5."""
+
+
 @dataclass(frozen=True, slots=True)
 class Released:
     """All that generating with released weights takes.

@@ -12,6 +12,7 @@ from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample, ClipTrack, make_key
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.padded_search import sure_faces
 from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.faces.types import Face
 
@@ -29,7 +30,7 @@ def prepare_photo(source: Source, backend: FaceBackend, settings: PrepareSetting
     """
     photo = read_picture(source)
     embed = settings.embed_every > 0 and backend.embedding_dim > 0
-    faces = _find_faces(photo, backend, embed=embed)
+    faces = sorted(sure_faces(photo, backend, embed=embed), key=_area, reverse=True)
     if not faces:
         raise SourceError(source, "detect", "no face found in this photo")
 
@@ -60,29 +61,8 @@ def prepare_photo(source: Source, backend: FaceBackend, settings: PrepareSetting
     )
 
 
-def _find_faces(photo: np.ndarray, backend: FaceBackend, *, embed: bool) -> list[Face]:
-    """The sure faces, largest first.
-
-    Where there is none, once more with a grey border: detectors miss a face that fills the picture.
-    """
-    faces = backend.detect(photo, embed=embed)
-    if not any(face.score >= backend.min_score for face in faces):
-        height, width = photo.shape[0] // 4, photo.shape[1] // 4
-        grey = (128, 128, 128)
-        bordered = cv2.copyMakeBorder(photo, height, height, width, width, cv2.BORDER_CONSTANT, value=grey)
-        shift = np.array([width, height], np.float32)
-        faces = [
-            replace(
-                face,
-                box=face.box - np.tile(shift, 2),
-                keypoints=face.keypoints - shift,
-                landmarks=face.landmarks - shift,
-                mesh=None,
-            )
-            for face in backend.detect(bordered, embed=embed)
-        ]
-    sure = [face for face in faces if face.score >= backend.min_score]
-    return sorted(sure, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])), reverse=True)
+def _area(face: Face) -> float:
+    return float(np.prod(face.box[2:] - face.box[:2]))
 
 
 def _as_track(face: Face, photo: np.ndarray, zoom: np.ndarray, settings: PrepareSettings) -> ClipTrack:

@@ -23,6 +23,17 @@ class TextEncoding:
     pooled: Tensor | None = None
 
     @classmethod
+    def zeros(
+        cls, batch: int, width: int, *, like: Tensor, tokens: int = 1, pooled: int | None = None
+    ) -> "TextEncoding":
+        """What stands for a text where none is read: `tokens` zeros of `width`, and one of `pooled`."""
+        return cls(
+            like.new_zeros(batch, tokens, width),
+            torch.ones(batch, tokens, dtype=torch.bool, device=like.device),
+            None if pooled is None else like.new_zeros(batch, pooled),
+        )
+
+    @classmethod
     def from_conditions(cls, conditions: Mapping[str, Tensor]) -> "TextEncoding":
         """Inverse of `conditions`."""
         return cls(conditions["text"], conditions["text_mask"], conditions.get("text_pooled"))

@@ -18,7 +18,7 @@ from portraitgen.systems.aniportrait.published import (
 )
 from portraitgen.training.public_unets import position_tables, read_stable_diffusion, read_tensors
 from portraitgen.training.published import Kind
-from portraitgen.training.released import Released, ReleasedPart
+from portraitgen.training.released import SD_VAE, Released, ReleasedPart
 
 _HINT = "the published ones are ZJYang/AniPortrait on the hub"
 
@@ -163,13 +163,7 @@ RELEASED = Released(
             needed_for="audio",
             unless=("inputs.head",),
         ),
-        ReleasedPart(
-            "model.codec.vae.pretrained_model_name_or_path",
-            "stabilityai/sd-vae-ft-mse",
-            "MIT",
-            "sd-vae-ft-mse",
-            ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
-        ),
+        SD_VAE,
         ReleasedPart(
             "model.image_encoder.path",
             "lambdalabs/sd-image-variations-diffusers",

@@ -87,8 +87,7 @@ class ConsisIDPipeline:
     def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:
         """Of prompts; one zero a sample without a text encoder, and the empty prompt where none is given."""
         if self.prompts is None:
-            embeds = like.new_zeros(batch, 1, self.network.text_dim)
-            return TextEncoding(embeds, torch.ones(batch, 1, dtype=torch.bool, device=like.device))
+            return TextEncoding.zeros(batch, self.network.text_dim, like=like)
         return self.prompts.encode(prompts or [""] * batch, like=like)
 
     def place(self, part: nn.Module, device: torch.device) -> None:

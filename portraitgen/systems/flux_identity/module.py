@@ -149,9 +149,7 @@ class FluxIdentity(Generator):
     def _text(self, batch: Batch, like: Tensor) -> TextEncoding:
         if self.prompts is not None:
             return self.prompts.of_batch(batch, like=like)
-        count, network, width = len(batch["key"]), self.network, self.network.pooled_dim
-        return TextEncoding(
-            like.new_zeros(count, self.text_tokens, network.text_dim),
-            torch.ones(count, self.text_tokens, dtype=torch.bool, device=like.device),
-            None if width is None else like.new_zeros(count, width),
+        network, count = self.network, len(batch["key"])
+        return TextEncoding.zeros(
+            count, network.text_dim, like=like, tokens=self.text_tokens, pooled=network.pooled_dim
         )

@@ -114,10 +114,7 @@ class UniPortraitPipeline:
     def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:
         """Of prompts; one zero a sample without a text encoder, and the empty prompt where none is given."""
         if self.prompts is None:
-            width = self.network.unet.config["cross_attention_dim"]
-            return TextEncoding(
-                like.new_zeros(batch, 1, width), torch.ones(batch, 1, dtype=torch.bool, device=like.device)
-            )
+            return TextEncoding.zeros(batch, self.network.unet.config["cross_attention_dim"], like=like)
         return self.prompts.encode(prompts or [""] * batch, like=like)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from portraitgen.systems.uniportrait.network import MULTI, SINGLE, UniPortraitNetwork
 from portraitgen.systems.uniportrait.published import FACEID, IMAGE, ROUTER, from_published, to_published
 from portraitgen.training.published import Kind
-from portraitgen.training.released import Released, ReleasedPart
+from portraitgen.training.released import SD_VAE, Released, ReleasedPart
 
 _FILES = {
     FACEID: "uniportrait-faceid_sd15.bin",
@@ -120,13 +120,7 @@ RELEASED = Released(
             ),
             use="models/image_encoder",
         ),
-        ReleasedPart(
-            "model.codec.vae.pretrained_model_name_or_path",
-            "stabilityai/sd-vae-ft-mse",
-            "MIT",
-            "sd-vae-ft-mse",
-            ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
-        ),
+        SD_VAE,
         ReleasedPart(
             "model.network.base.path",
             _SD_HUB,
