@@ -106,10 +106,11 @@ def picture_clock(container: InputContainer, stream: VideoStream) -> PictureCloc
     packets = [packet for packet in container.demux(stream) if packet.dts is not None or packet.size > 0]
     period_s = float(1 / (stream.average_rate or stream.guessed_rate or 25))
     if container.format.name == "avi":
-        # A slot for each picture; an empty one repeats the picture before it.
-        slots = np.array([slot for slot, packet in enumerate(packets) if packet.size > 0])
+        # Stamps of decoding count slots; one that is left out repeats the picture before it.
+        stamps = [packet.dts for packet in packets if packet.size > 0 and packet.dts is not None]
+        slots = np.array(stamps, dtype=np.int64)
         times = (slots - slots[:1].sum()) * period_s
-        end = len(packets) * period_s
+        end = float(times.max(initial=0.0)) + period_s
         return PictureClock(slots, times, [Stretch(0.0, end, 0.0)], 0, period_s, by_order=True)
     # What a lossless cut left before the first key picture cannot be decoded.
     first_key = next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0)

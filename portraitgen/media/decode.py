@@ -288,7 +288,7 @@ def _seen(frame: VideoFrame, aspect: Fraction, facts: tuple[int, float, bool, bo
 class _Reading:
     """Decodes packets and says of each frame its index, its time, whether it is damaged, whether time jumped.
 
-    `packets` counts what the container holds, empty ones too where they stand for a repeated picture.
+    `packets` counts what the container holds, empty slots too where they stand for a repeated picture.
     """
 
     def __init__(self, stream: VideoStream, clock: PictureClock) -> None:
@@ -307,7 +307,10 @@ class _Reading:
         self, packet: "Packet[VideoStream]"
     ) -> Iterator[tuple[VideoFrame, tuple[int, float, bool, bool]]]:
         """The frames that come out when a packet goes in, each with its facts."""
-        self.packets += packet.size > 0 or (self._clock.by_order and packet.dts is not None)
+        if self._clock.by_order and packet.dts is not None:
+            self.packets = max(self.packets, packet.dts + 1)  # slots, the empty ones too
+        else:
+            self.packets += packet.size > 0
         if self._owes_frames and packet.size and packet.pts is not None and not packet.is_discard:
             self._awaited.append(packet.pts)
         frames = _decode(packet)
