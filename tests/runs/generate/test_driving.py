@@ -287,7 +287,8 @@ def test_neither_drawings_nor_pictures_of_a_whole_clip_are_held(media, tmp_path)
         moved = replace(own, points=own.points + sway, found=np.ones(length, bool))
         save_landmarks(tmp_path / "long.npz", moved)
         words = ["generate.py", f"weights={weights}", f"reference={media / 'face.png'}", "size=64"]
-        words += [f"driving={tmp_path / 'long.npz'}", f"out={tmp_path / 'out'}"]
+        words += [f"driving={tmp_path / 'long.npz'}", f"out={tmp_path / f'out{length}'}"]
+        words += [f"paths.models={tmp_path}"]
         program = (
             f"import resource, runpy, sys; sys.argv = {words}; "
             "runpy.run_path('generate.py', run_name='__main__'); "
@@ -297,7 +298,7 @@ def test_neither_drawings_nor_pictures_of_a_whole_clip_are_held(media, tmp_path)
             [sys.executable, "-c", program], cwd=CONF.parent, capture_output=True, text=True, check=True
         )
         peaks_kb.append(int(done.stdout.split()[-1]))
-        assert probe_video(tmp_path / "out/generated/face-long.mp4").num_frames == length
+        assert probe_video(tmp_path / f"out{length}/generated/face-long.mp4").num_frames == length
     growth = (peaks_kb[1] - peaks_kb[0]) / (lengths[1] - lengths[0])
     assert growth < 40, f"kB a frame, at {peaks_kb} kB"
 
