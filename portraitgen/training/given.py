@@ -95,6 +95,8 @@ def convert(each: Input, value: Any) -> Any:
         return _photos(each, value)
     if each.kind == "layout":
         return _layout(each, value)
+    if each.kind == "shares" and _is_list(value):
+        return _shares(each, value)
     if each.kind == "choice":
         if value not in each.choices:
             raise ValueError(f"{wrong}choose one of {', '.join(each.choices)}")
@@ -166,6 +168,14 @@ def _layout(each: Input, value: Any) -> tuple[Path | tuple[float, ...], ...]:
     if each.people is not None and len(places) > each.people:
         raise ValueError(f"{each.name}: {len(places)} places given, at most {each.people}")
     return tuple(places)
+
+
+def _shares(each: Input, value: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
+    people = [list(one) for one in value] if value and all(map(_is_list, value)) else [list(value)]
+    shares = tuple(tuple(_number(each, one) for one in person) for person in people)
+    if any(sum(person) > 1 + 1e-6 for person in shares):
+        raise ValueError(f"{each.name}={value}: the shares of a person are more than 1 together")
+    return shares
 
 
 def _is_list(value: Any) -> bool:

@@ -28,6 +28,7 @@ Kind = Literal[
     "file",
     "choice",
     "number",
+    "shares",
     "count",
     "rate",
     "size",
@@ -46,6 +47,8 @@ weights  path of another model's weights file
 file     path of any other file
 choice   one of `choices`
 number   within `low` and `high`
+shares   of each person's photos: one number for all, or a list for each, [[0.3],[0.2,0.1]], or [0.3] of one
+         person; numbers within `low` and `high`, those of a person 1 together at most
 count    a whole number within `low` and `high`
 rate     frames a second
 size     pixels: one number, or [height, width]
@@ -130,7 +133,8 @@ class Given:
     """What a person gave for one request, checked and converted by `training.given.accept`.
 
     `given[name]` is the value, or the default of an input that was not given. Paths are `Path`; photos a
-    tuple of people of tuples of paths; a rate is a `Fraction`; a size (height, width).
+    tuple of people of tuples of paths; shares a number, or a tuple of people of tuples of numbers; a rate is
+    a `Fraction`; a size (height, width).
     """
 
     way: Way

@@ -23,6 +23,7 @@ class Talker(SystemInputs):
         Input("inputs.mood", "choice", "mood", default="calm", choices=("calm", "glad")),
         Input("inputs.blink", "switch", "whether eyes blink", default=True),
         Input("inputs.scale", "number", "strength", default=1.0, low=0.0),
+        Input("inputs.mix", "shares", "of the photos", low=0.0, high=1.0),
     )
     ways = (
         Way("a photo that speaks", ("reference", "audio", "inputs.voice"), ("fps", "inputs.mood")),
@@ -86,6 +87,10 @@ def test_photos_of_people(files):
         ("size", [64, 96], (64, 96)),
         ("prompt", 1984, "1984"),
         ("inputs.blink", False, False),
+        ("inputs.mix", 0.25, 0.25),
+        ("inputs.mix", 1, 1.0),
+        ("inputs.mix", [0.25, 0.5], ((0.25, 0.5),)),
+        ("inputs.mix", [[0.25], [], [0.1, 0.9]], ((0.25,), (), (0.1, 0.9))),
         ("layout", [[0, 0, 0.5, 1], [0.5, 0, 1, 1.0]], ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))),
     ],
 )
@@ -109,6 +114,11 @@ def test_what_a_value_becomes(name, value, expected):
         ("inputs.mood", "sad", "choose one of calm, glad"),
         ("inputs.blink", "yes", "true or false"),
         ("inputs.scale", -0.5, "at least 0"),
+        ("inputs.mix", 1.5, "at most 1"),
+        ("inputs.mix", [[0.2], [-0.1]], "at least 0"),
+        ("inputs.mix", [[0.6, 0.6]], "more than 1 together"),
+        ("inputs.mix", [0.2, [0.3]], "give a number"),
+        ("inputs.mix", "half", "give a number"),
         ("inputs.voice", "none.safetensors", "no such file: make it with train.py"),
         ("prompt", ["a"], "give text"),
         ("layout", [[0, 0, 2, 1]], "in shares of width and height"),

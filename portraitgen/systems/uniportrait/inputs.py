@@ -12,7 +12,7 @@ from torch import Tensor
 from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.photo import read_photo
-from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, blend_weights, people_crops
+from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, people_crops, photo_sets
 from portraitgen.training.inputs import Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 from portraitgen.training.weights_header import stated_size
@@ -43,9 +43,9 @@ class Inputs(SystemInputs):
         Input("shards", "shards", "prepared photos of people, with captions as prompts"),
         Input(
             "inputs.mix",
-            "number",
-            "make one person of the photos: the share that those after the first have, evenly; else all "
-            "photos are of one person",
+            "shares",
+            "make a new person of several photos: the share of those after the first, evenly, or one of each "
+            "of the last, of which the photos before are one set; else all photos are read as one set",
             low=0.0,
             high=1.0,
         ),
@@ -93,6 +93,8 @@ class Inputs(SystemInputs):
             )
         if given["layout"] is not None and len(given["layout"]) != len(people):
             raise ValueError(f"layout: {len(given['layout'])} places for {len(people)} people; give one each")
+        if people:
+            photo_sets([len(photos) for photos in people], given["inputs.mix"])
         if given["inputs.image_prompt"] is not None and settings["network"].get("image_prompt") is None:
             raise ValueError(
                 "inputs.image_prompt: these weights have no branch for it (network.image_prompt); convert "
@@ -103,12 +105,11 @@ class Inputs(SystemInputs):
         """One picture."""
         people: Sequence[Sequence[Path]] = given["reference"]
         backend = self.resources.faces()
-        faces, photos = people_crops(people, backend)
         height, width = self._size(given)
         batch: dict[str, Any] = {
             "people": torch.ones(1, len(people), dtype=torch.bool),
-            "faces": faces,
-            "photos": photos,
+            "faces": people_crops(people, backend),
+            "photo_sets": photo_sets([len(photos) for photos in people], given["inputs.mix"]),
             "size": (height, width),
             **_scales(given),
         }
@@ -116,8 +117,6 @@ class Inputs(SystemInputs):
             batch["caption"] = [given["prompt"]]
         if given["negative_prompt"] is not None:
             batch["negative_prompt"] = [given["negative_prompt"]]
-        if given["inputs.mix"] is not None:
-            batch["blend"] = blend_weights(photos, given["inputs.mix"])
         if given["layout"] is not None:
             batch["regions"] = torch.stack([_region(place, height, width) for place in given["layout"]])[None]
         if given["inputs.image_prompt"] is not None:

@@ -156,7 +156,7 @@ class UniPortrait(Generator):
         """Pictures [B, 3, H, W] of the people of a batch, as its caption says.
 
         Beside what training reads: `negative_prompt` (list of B), `size` ([height, width], where there is no
-        `image`), `faces` of several photos [B, N, J, 3, S, S] with `photos` or `blend` (see `embed_people`),
+        `image`), `faces` of several photos [B, N, J, 3, S, S] with their `photo_sets` (see `embed_people`),
         `regions` [B, N, H, W], `image_prompt` [B, 1, E], the scales of the pipeline, and `face_count`, which
         has a picture drawn anew until it shows as many faces as there are people.
         """
@@ -171,8 +171,7 @@ class UniPortrait(Generator):
         negative = batch.get("negative_prompt") or [pipeline.negative_prompt] * len(people)
         embedded = pipeline.embed_people(
             faces,
-            photos=batch.get("photos"),
-            blend=batch.get("blend"),
+            sets=batch.get("photo_sets"),
             structure_scale=batch.get("structure_scale"),
         )
         draw = partial(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.faces.padded_search import find_face
+from portraitgen.faces.padded_search import find_face, sure_faces
 from portraitgen.faces.templates import ARCFACE, upright_crop
 from portraitgen.media.photo import read_photo
 
@@ -35,30 +36,71 @@ def face_crop(path: Path, backend: FaceBackend) -> Tensor:
     return torch.from_numpy(crop).movedim(-1, 0) / 127.5 - 1
 
 
-def people_crops(people: Sequence[Sequence[Path]], backend: FaceBackend) -> tuple[Tensor, Tensor]:
-    """Crops [1, N, J, 3, 224, 224] of up to J photos of each person, and bool [1, N, J], which there are.
+def people_crops(people: Sequence[Sequence[Path]], backend: FaceBackend) -> Tensor:
+    """Crops [1, N, J, 3, 224, 224] of up to J photos of each person, zeros where there are fewer.
 
     Raises:
         ValueError: a photo shows no face.
     """
-    most = max(map(len, people))
-    crops = torch.zeros(1, len(people), most, 3, CROP_SIDE, CROP_SIDE)
-    there = torch.zeros(1, len(people), most, dtype=torch.bool)
+    crops = torch.zeros(1, len(people), max(map(len, people)), 3, CROP_SIDE, CROP_SIDE)
     for person, photos in enumerate(people):
         for number, path in enumerate(photos):
             crops[0, person, number] = face_crop(path, backend)
-            there[0, person, number] = True
-    return crops, there
+    return crops
 
 
-def blend_weights(there: Tensor, share: float) -> Tensor:
-    """[1, N, J]: 1 - `share` for the first photo of a person, the rest evenly for their others."""
-    others = there.clone()
-    others[..., 0] = False
-    count = others.sum(dim=-1, keepdim=True)
-    weights = others * (share / count.clamp(min=1))
-    weights[..., 0] = 1 - weights.sum(dim=-1)
-    return weights
+class PhotoSets(NamedTuple):
+    """Which photos are read together, and how much of a person each set makes.
+
+    Attributes:
+        members: bool [B, N, K, J], the photos of K sets.
+        shares: [B, N, K], of a person 1 together; a share of 0 is of an empty set.
+    """
+
+    members: Tensor
+    shares: Tensor
+
+
+def photo_sets(counts: Sequence[int], mix: float | Sequence[Sequence[float]] | None = None) -> PhotoSets:
+    """The sets [1, N, K] of people of whom there are `counts` photos.
+
+    Args:
+        mix: None: all photos of a person are one set. A list for each person: shares of their last photos,
+            each read by itself, the photos before which are one set with the rest of the shares. A number:
+            that of all photos but the first, evenly.
+
+    Raises:
+        ValueError: lists for another number of people, more shares than a person has photos after the first,
+            or a number where nobody has a second photo.
+    """
+    if mix is None:
+        mix = [() for _ in counts]
+    elif isinstance(mix, float):
+        if max(counts) < 2:
+            raise ValueError(
+                f"inputs.mix={mix:g}: nobody has two photos to be mixed; [[a.jpg,b.jpg]] is one person with "
+                "two, [a.jpg,b.jpg] are two people"
+            )
+        mix = [[mix / max(1, count - 1)] * (count - 1) for count in counts]
+    if len(mix) != len(counts):
+        raise ValueError(f"inputs.mix: shares of {len(mix)} people, but there are {len(counts)}")
+    for number, (count, shares) in enumerate(zip(counts, mix, strict=True), start=1):
+        if len(shares) >= count:
+            raise ValueError(
+                f"inputs.mix: {len(shares)} shares for the {count} photos of person {number}; give at most "
+                f"{count - 1}: the first photo has what is left"
+            )
+    most = 1 + max(map(len, mix))
+    members = torch.zeros(1, len(counts), most, max(counts), dtype=torch.bool)
+    weights = torch.zeros(1, len(counts), most)
+    for person, (count, shares) in enumerate(zip(counts, mix, strict=True)):
+        first = count - len(shares)
+        members[0, person, 0, :first] = True
+        weights[0, person, 0] = 1 - sum(shares)
+        for number, share in enumerate(shares):
+            members[0, person, 1 + number, first + number] = True
+            weights[0, person, 1 + number] = share
+    return PhotoSets(members, weights)
 
 
 class FaceCount:
@@ -76,9 +118,4 @@ class FaceCount:
     def is_right(self, picture: Tensor) -> bool:
         """Of one picture [3, H, W] in [-1, 1]."""
         pixels = ((picture.float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
-        found = [
-            face
-            for face in self.backend.detect(np.ascontiguousarray(pixels))
-            if face.score >= self.backend.min_score
-        ]
-        return len(found) == self.wanted
+        return len(sure_faces(np.ascontiguousarray(pixels), self.backend)) == self.wanted

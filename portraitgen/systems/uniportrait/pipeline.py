@@ -13,6 +13,7 @@ from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.uniportrait.features import FaceFeatures
 from portraitgen.systems.uniportrait.network import UniPortraitNetwork
+from portraitgen.systems.uniportrait.photos import PhotoSets
 
 OnStep = Callable[[int, int], None]
 
@@ -76,17 +77,15 @@ class UniPortraitPipeline:
         self,
         faces: Tensor,
         *,
-        photos: Tensor | None = None,
-        blend: Tensor | None = None,
+        sets: PhotoSets | None = None,
         structure_scale: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """ID tokens [B, N, T, D] of N people, and those that stand for nobody, of the same shape.
 
         Args:
             faces: upright crops [B, N, J, 3, S, S] in [-1, 1] of J photos of each.
-            photos: bool [B, N, J], which there are; None: all. The photos of a person are read as one set.
-            blend: [B, N, J], the first photo's included, weights of the photos' own ID tokens, which are then
-                mixed: photos of different people make a new one.
+            sets: which of them are read together, each set as one person, whose ID tokens are then mixed:
+                photos of different people make a new one. None: all of a person are one set.
             structure_scale: None: the one for so many people.
         """
         batch, people, count = faces.shape[:3]
@@ -97,18 +96,21 @@ class UniPortraitPipeline:
         who, what = (each.to(dtype) for each in self.features(faces.flatten(0, 2)))
         no_one, no_looks = (each.to(dtype) for each in self.features.nobody(who))
         nobody = resampler(no_one, no_looks, structure_scale=structure_scale)
-        if blend is not None:
-            tokens = resampler(who, what, structure_scale=structure_scale)
-            tokens = tokens.unflatten(0, (batch, people, count))
-            tokens = (blend.to(tokens)[..., None, None] * tokens).sum(dim=2)
+        who, what = (each.unflatten(0, (-1, count)).flatten(1, 2) for each in (who, what))
+        keep: list[Tensor | None] = [None, None]
+        if sets is not None:
+            members = sets.members.to(who.device)
+            keep = [
+                members.flatten(0, 2).repeat_interleave(each.shape[1] // count, dim=1) for each in (who, what)
+            ]
+            who, what = (each.repeat_interleave(members.shape[2], dim=0) for each in (who, what))
+        tokens = resampler(
+            who, what, structure_scale=structure_scale, intrinsic_keep=keep[0], structure_keep=keep[1]
+        ).unflatten(0, (batch, people, -1))
+        if sets is None:
+            tokens = tokens[:, :, 0]
         else:
-            keep: list[Tensor | None] = [None, None]
-            if photos is not None:
-                keep = [photos.flatten(0, 1).repeat_interleave(each.shape[1], dim=1) for each in (who, what)]
-            who, what = (each.unflatten(0, (-1, count)).flatten(1, 2) for each in (who, what))
-            tokens = resampler(
-                who, what, structure_scale=structure_scale, intrinsic_keep=keep[0], structure_keep=keep[1]
-            ).unflatten(0, (batch, people))
+            tokens = (sets.shares.to(tokens)[..., None, None] * tokens).sum(dim=2)
         return tokens, nobody[None].expand_as(tokens)
 
     def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:

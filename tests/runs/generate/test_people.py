@@ -14,7 +14,7 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.media.decode import read_video
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.generate.generate import generate
-from portraitgen.systems.uniportrait.photos import FaceCount, blend_weights, face_crop
+from portraitgen.systems.uniportrait.photos import FaceCount, face_crop, photo_sets
 from portraitgen.training.weights import save_weights
 from tests.systems.uniportrait import tiny
 
@@ -95,11 +95,29 @@ def test_several_photos_are_one_person_or_mixed_to_a_new_one(run, photos):
     assert unmixed.shape == first.shape
 
 
-def test_blends_of_people_with_other_numbers_of_photos():
-    there = torch.tensor([[[True, True, True], [True, False, False], [True, True, False]]])
-    found = blend_weights(there, 0.6)[0]
-    expected = torch.tensor([[0.4, 0.3, 0.3], [1.0, 0.0, 0.0], [0.4, 0.6, 0.0]])
-    torch.testing.assert_close(found, expected)
+def test_several_people_may_each_be_mixed_by_shares(run, photos):
+    pair = f"reference=[{photos}/ann.png,[{photos}/bob.png,{photos}/cat.png]]"
+    row, mixed = run(pair, "inputs.mix=[[],[0.9]]")
+    assert row["inputs"]["inputs.mix"] == [[], [0.9]]
+    _, less = run(pair, "inputs.mix=0.1", out="less")
+    assert np.abs(mixed - less).max() > 0
+
+
+def members(found):
+    return [[[*each.nonzero().flatten().tolist()] for each in person] for person in found.members[0]]
+
+
+def test_sets_of_photos_that_are_read_together():
+    found = photo_sets([3, 1, 2])
+    assert members(found) == [[[0, 1, 2]], [[0]], [[0, 1]]]
+    assert found.shares.tolist() == [[[1], [1], [1]]]
+    found = photo_sets([3, 1, 2], 0.6)
+    assert members(found) == [[[0], [1], [2]], [[0], [], []], [[0], [1], []]]
+    expected = torch.tensor([[[0.4, 0.3, 0.3], [1.0, 0.0, 0.0], [0.4, 0.6, 0.0]]])
+    torch.testing.assert_close(found.shares, expected)
+    found = photo_sets([3, 1, 2], [[0.3], [], [1.0]])
+    assert members(found) == [[[0, 1], [2]], [[0], []], [[0], [1]]]
+    torch.testing.assert_close(found.shares, torch.tensor([[[0.7, 0.3], [1.0, 0.0], [0.0, 1.0]]]))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +133,13 @@ def test_blends_of_people_with_other_numbers_of_photos():
             ["reference=ann.png", "inputs.image_prompt=wall.png"],
             "these weights have no branch for it",
         ),
+        ("stage2", ["reference=[ann.png,bob.png]", "inputs.mix=0.3"], "nobody has two photos to be mixed"),
+        (
+            "stage2",
+            ["reference=[[ann.png,bob.png],cat.png]", "inputs.mix=[0.3]"],
+            "of 1 people, but there are 2",
+        ),
+        ("stage2", ["reference=[[ann.png,bob.png]]", "inputs.mix=[0.3,0.3]"], "2 shares for the 2 photos"),
         ("stage2", ["reference=ann.png", "audio=ann.png"], "audio: uniportrait does not take it"),
     ],
 )
@@ -133,6 +158,7 @@ def test_pictures_with_another_number_of_faces_are_drawn_anew(run, photos):
     count = FaceCount(DlibBackend(), 1, tries=1)
     assert count.is_right(picture / 127.5 - 1)
     assert not FaceCount(DlibBackend(), 2, tries=1).is_right(picture / 127.5 - 1)
+    assert FaceCount(OnlyWithBorder(), 1, tries=1).is_right(picture / 127.5 - 1), "a face that fills it"
 
 
 def test_a_picture_has_no_frames_between_others(run, photos):
