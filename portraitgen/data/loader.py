@@ -7,7 +7,7 @@ sampler of its own under DDP. Ranks are told apart here, by numbers given when t
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -123,8 +123,10 @@ class ResumableLoader:
         )
         self._batch_size = batch_size
         self._batches_per_epoch = batches_per_epoch
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._global_batch = rank, batch_size * world_size
+        self._ordered_in_batches = len(examples.layouts) > 1
         self._epoch = self._batches = 0
+        self._position = 0  # of the next sample, over all ranks
         self._stream: Generator[Batch, None, None] | None = None
 
     @property
@@ -144,29 +146,54 @@ class ResumableLoader:
                 self._stream = self._reader.read(self._positions())
             batch = next(self._stream)
             self._batches += 1
+            self._position += self._global_batch
             yield batch
 
     def _positions(self) -> Iterator[list[int]]:
         """Positions of this rank's batches from where the stream stands, without end."""
-        for number in itertools.count(self._epoch * self._batches_per_epoch + self._batches):
-            first = (number * self._world_size + self._rank) * self._batch_size
+        for first in itertools.count(self._position + self._rank * self._batch_size, self._global_batch):
             yield list(range(first, first + self._batch_size))
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, from 0, how many of its batches were handed out, and of how many samples they are."""
+        """The epoch, from 0, how many of its batches were handed out, of how many samples they are, and the
+        samples of all batches so far."""
         return {
             "epoch": self._epoch,
             "batches": self._batches,
-            "samples": self._batch_size * self._world_size,
+            "samples": self._global_batch,
+            "position": self._position,
         }
+
+    def recounted(self, state: Mapping[str, int], *, multiple_of: int = 1) -> dict[str, int]:
+        """A `state_dict` of a loader with other batches or epochs, as one of this loader.
+
+        It stands at the same sample; its epoch and batches are as many as come nearest from above.
+
+        Args:
+            state: the other's.
+            multiple_of: number of batches that belong together.
+
+        Raises:
+            DataError: the order of samples depends on the size of the batches (buckets of sizes).
+        """
+        position = self._position_of(state)
+        if self._ordered_in_batches and state.get("samples", self._global_batch) != self._global_batch:
+            raise DataError(
+                f"the run was started with batches of {state['samples']} samples over all devices, they would"
+                f" now be of {self._global_batch}: with buckets of sizes (data.examples.buckets) the order of"
+                " the samples depends on that. Keep data.batch_size × devices × nodes"
+            )
+        batches = max(-(-position // (self._global_batch * multiple_of)), 1) * multiple_of
+        epoch, behind = divmod(batches - 1, self._batches_per_epoch)
+        return {"epoch": epoch, "batches": behind + 1, "samples": self._global_batch, "position": position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a `state_dict`. DataError if it is of a loader with other batches or longer epochs."""
-        samples = self._batch_size * self._world_size
-        if state.get("samples", samples) != samples:
+        if state.get("samples", self._global_batch) != self._global_batch:
             raise DataError(
                 f"the run was started with batches of {state['samples']} samples over all devices, they would"
-                f" now be of {samples}, and samples be left out: keep data.batch_size × devices × nodes"
+                f" now be of {self._global_batch}: keep data.batch_size × devices × nodes, or go on with"
+                " allow_config_change=true, which leaves out no sample"
             )
         if not 0 <= state["batches"] <= self._batches_per_epoch:
             raise DataError(
@@ -175,6 +202,12 @@ class ResumableLoader:
             )
         self.close()
         self._epoch, self._batches = state["epoch"], state["batches"]
+        self._position = self._position_of(state)
+
+    def _position_of(self, state: Mapping[str, int]) -> int:
+        batches = state["epoch"] * self._batches_per_epoch + state["batches"]
+        # States did not always have it: those were of the batches that the loader has now.
+        return state.get("position", batches * self._global_batch)
 
     def close(self) -> None:
         """End the workers; the stream stands where it stood and starts them again when it is needed."""

@@ -109,6 +109,7 @@ class LastCheckpoint(Checkpoint):
         if resumed is not None and Path(resumed).name == PREVIOUS and trainer.is_global_zero:
             _remove(self.path)  # it is damaged, and must not become the one in reserve
         if resumed is not None:
+            self._saved_step = trainer.global_step
             run_missed_validation(trainer)
 
     def on_train_batch_end(

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from types import FrameType
 from typing import Any, Literal
 
@@ -43,8 +44,20 @@ class Preempted(SystemExit):
         super().__init__(code)
 
 
+class _ValidationAbandoned(Preempted):
+    """As Preempted; the checkpoint is written on the way out, once averaged weights are put back."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
+        self.number = number
+
+
 class Preemption(Checkpoint):
     """Saves `last.ckpt` after the step in which a signal arrives, requeues a SLURM job and raises Preempted.
+
+    A validation, which may take longer than SLURM waits, is abandoned after the batch in which the signal
+    arrives, and due again when the run goes on; only that of the last step, behind which nothing can be lost,
+    is not.
 
     The signal handler only sets a flag, because a signal may arrive in the middle of anything. Whatever
     handler was there before is called after the checkpoint is written. Lightning's own for SIGTERM is
@@ -60,8 +73,8 @@ class Preemption(Checkpoint):
         signals: names of the signals. SLURM sends the one of `--signal`, submitit SIGUSR2, `scancel` SIGTERM.
         requeue: in a SLURM job that is to come back, call `scontrol requeue` after saving; submitit does that
             itself for its jobs.
-        agree_every_steps: optimizer steps at most …
-        agree_every_s: … and seconds at most, as the slowest rank's last steps tell. They have to fit into the
+        agree_every_steps: optimizer steps, or batches of a validation, at most …
+        agree_every_s: … and seconds at most, as the slowest rank's last ones tell. They have to fit into the
             time between signal and kill.
 
     Raises:
@@ -88,8 +101,9 @@ class Preemption(Checkpoint):
         self._process = 0
         self._received: tuple[int, FrameType | None] | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._agree_at = 0
+        self._turn = self._agree_at = 0
         self._agreed: tuple[int, float] | None = None
+        self._validation: dict[str, Any] = {}
 
     @contextmanager
     def watching(self, *, until_exit: bool) -> Iterator[None]:
@@ -121,34 +135,66 @@ class Preemption(Checkpoint):
         self._install_again()
         self._alone = self._phase == "off"
         self._phase = "training"
-        self._agree_at, self._agreed = trainer.global_step + 1, None
+        self._agree_soon()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if not optimizer_stepped(trainer) or is_last_step(trainer):
             return
-        number = 0 if self._received is None else int(self._received[0])
-        if trainer.world_size > 1:
-            if trainer.global_step < self._agree_at:
-                return
-            number = self._agree(trainer, number)
-        if number:
-            self._leave(trainer, signal.Signals(number))
+        if number := self._asked(trainer):
+            self._save(trainer, signal.Signals(number))
+            raise Preempted(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation = deepcopy(trainer.fit_loop.epoch_loop.val_loop.state_dict())
+        self._agree_soon()  # its batches may take longer than steps
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, *numbers: int
+    ) -> None:
+        if self._phase != "training" or is_last_step(trainer):
+            return
+        if number := self._asked(trainer):
+            raise _ValidationAbandoned(signal.Signals(number))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agree_soon()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, _ValidationAbandoned):
+            self._forget_validation(trainer)
+            self._save(trainer, exception.number)
         self._end()
+
+    def _forget_validation(self, trainer: Trainer) -> None:
+        """Let the loops count as at the end of the step behind which it was due."""
+        loop = trainer.fit_loop.epoch_loop
+        loop.val_loop.load_state_dict(self._validation)
+        for count in (loop.batch_progress.total, loop.batch_progress.current):
+            count.completed = min(count.completed, count.ready - 1)
+
+    def _agree_soon(self) -> None:
+        self._agree_at, self._agreed = self._turn + 1, None
+
+    def _asked(self, trainer: Trainer) -> int:
+        """The signal to leave by, or 0; every rank asks after the same steps and batches."""
+        number = 0 if self._received is None else int(self._received[0])
+        if trainer.world_size == 1:
+            return number
+        self._turn += 1
+        return self._agree(trainer, number) if self._turn >= self._agree_at else 0
 
     def _agree(self, trainer: Trainer, number: int) -> int:
         """A signal that any of the ranks received, or 0; and when they ask each other the next time."""
         now = time.monotonic()
         seconds = 0.0
         if self._agreed is not None:
-            step, then = self._agreed
-            seconds = (now - then) / (trainer.global_step - step)
+            turn, then = self._agreed
+            seconds = (now - then) / (self._turn - turn)
         told = torch.tensor([float(number), seconds], device=trainer.strategy.root_device)
         number, seconds = trainer.strategy.reduce(told, reduce_op="max").tolist()
         steps = self.agree_every_steps
@@ -156,8 +202,8 @@ class Preemption(Checkpoint):
             steps = max(1, min(steps, int(self.agree_every_s / seconds)))
         elif self._agreed is None:
             steps = 1  # how long a step takes is not known yet
-        self._agreed = trainer.global_step, now
-        self._agree_at = trainer.global_step + steps
+        self._agreed = self._turn, now
+        self._agree_at = self._turn + steps
         return int(number)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -187,7 +233,8 @@ class Preemption(Checkpoint):
         self._call_before(number, frame)
         raise Preempted
 
-    def _leave(self, trainer: Trainer, number: signal.Signals) -> None:
+    def _save(self, trainer: Trainer, number: signal.Signals) -> None:
+        """Save, say so, and see to it that the job comes back."""
         self._phase = "over"
         last_checkpoint = find_callback(trainer, LastCheckpoint)
         assert last_checkpoint is not None
@@ -199,11 +246,8 @@ class Preemption(Checkpoint):
             self._come_back(number)
         # A rank that left before the job was requeued would, under srun --kill-on-bad-exit, end the others.
         trainer.strategy.barrier("preempted")
-        if number == signal.SIGINT:
-            raise Preempted(INTERRUPTED)
-        if self._received is not None:
+        if number != signal.SIGINT and self._received is not None:
             self._call_before(signal.Signals(self._received[0]), self._received[1])
-        raise Preempted
 
     def _come_back(self, number: signal.Signals) -> None:
         """Into the queue again, unless somebody ended the run for good."""

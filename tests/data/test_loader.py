@@ -1,5 +1,6 @@
 """The training stream: one law for any number of workers, ranks and restarts, broken samples included."""
 
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -187,7 +188,7 @@ def test_resumes_with_the_next_batch_over_epoch_borders(make, num_workers, stop)
     resumed = make(num_workers=num_workers)
     resumed.load_state_dict(first.state_dict())
     assert_same(before + take(resumed, 10 - stop), whole)
-    assert resumed.state_dict() == {"epoch": 2, "batches": 2, "samples": 2}
+    assert resumed.state_dict() == {"epoch": 2, "batches": 2, "samples": 2, "position": 20}
 
 
 def test_going_on_in_the_same_process_is_resuming(make):
@@ -208,10 +209,10 @@ def test_reading_draws_nothing_from_the_global_generators(make, num_workers):
 def test_an_epoch_has_the_length_that_it_says(make):
     stream = make()
     assert len(stream) == len(list(stream)) == len(list(stream)) == 4
-    assert stream.state_dict() == {"epoch": 1, "batches": 4, "samples": 2}
+    assert stream.state_dict() == {"epoch": 1, "batches": 4, "samples": 2, "position": 16}
     for _ in stream:
         break
-    assert stream.state_dict() == {"epoch": 2, "batches": 1, "samples": 2}
+    assert stream.state_dict() == {"epoch": 2, "batches": 1, "samples": 2, "position": 18}
     assert len(list(stream)) == 3, "the rest of the epoch"
 
 
@@ -253,6 +254,47 @@ def test_a_state_of_other_batches_is_refused(make):
     state = make(world_size=2).state_dict()
     with pytest.raises(DataError, match="batches of 4 samples over all devices, they would now be of 2"):
         make().load_state_dict(state)
+
+
+def seen(batches: list[dict]) -> list[tuple]:
+    """Which samples, and which pictures of them."""
+    return [(key, str(batch["landmarks" if "landmarks" in batch else "image"][i]))
+            for batch in batches for i, key in enumerate(batch["key"])]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [(3, 1), (3, 2), (1, 3), (2, 4)])
+def test_on_other_devices_the_data_go_on_behind_the_last_sample(make, ranks):
+    """None is repeated or left out, wherever in an epoch and whether or not the batches divide."""
+    if make.kind == "buckets":
+        pytest.skip("the order depends on the size of the batches")
+    then, now = ranks
+    whole = seen(take(make(batch_size=1, samples_per_epoch=12), 48))
+    for count in (1, 4, 5):
+        first = [make(rank=rank, world_size=then, samples_per_epoch=12) for rank in range(then)]
+        before = [take(stream, count) for stream in first]
+        then_on = [make(rank=rank, world_size=now, samples_per_epoch=12) for rank in range(now)]
+        for stream in then_on:
+            stream.load_state_dict(stream.recounted(first[0].state_dict()))
+        after = [take(stream, 3) for stream in then_on]
+        batches = [*itertools.chain(*zip(*before, strict=True)), *itertools.chain(*zip(*after, strict=True))]
+        assert seen(batches) == whole[: 2 * (count * then + 3 * now)]
+
+
+def test_counts_of_other_batches_come_nearest_from_above(root):
+    stream = loader(root, samples_per_epoch=8)  # 4 batches of 2
+    state = {"epoch": 1, "batches": 1, "samples": 3, "position": 9}
+    assert stream.recounted(state) == {"epoch": 1, "batches": 1, "samples": 2, "position": 9}
+    assert stream.recounted(state, multiple_of=2) == {"epoch": 1, "batches": 2, "samples": 2, "position": 9}
+    assert stream.recounted({**state, "position": 1})["batches"] == 1
+    same = {"epoch": 1, "batches": 4, "samples": 2, "position": 16}
+    assert stream.recounted(same, multiple_of=2) == same
+
+
+def test_with_buckets_batches_of_another_size_are_refused(make):
+    if make.kind != "buckets":
+        pytest.skip("goes on")
+    with pytest.raises(DataError, match=r"data\.examples\.buckets"):
+        make().recounted(make(world_size=2).state_dict())
 
 
 def test_fixed_clips_are_the_same_each_time_and_shared_out_evenly(root):

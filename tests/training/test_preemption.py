@@ -90,6 +90,62 @@ def test_a_validation_that_was_due_at_the_last_step_is_made_up_for(tmp_path: Pat
     assert not differences(read_checkpoint(preempted), read_checkpoint(untouched))
 
 
+class InterruptValidation(Callback):
+    """Sends this process a signal within a batch of a validation, and tells how many batches there were."""
+
+    def __init__(self, number: signal.Signals, step: int) -> None:
+        self.number, self.step, self.batches = number, step, 0
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.batches += 1
+            if self.batches == 1:
+                os.kill(os.getpid(), self.number)
+
+
+def test_a_validation_is_abandoned_and_due_again(tmp_path: Path) -> None:
+    """It may take longer than SLURM waits, and averaged weights stand in for those that train."""
+    preempted, untouched, stopped = tmp_path / "preempted", tmp_path / "untouched", tmp_path / "stopped"
+    options: dict[str, Any] = {"save_every": 100, "every_steps": 2, "trainer": {"max_steps": 8}}
+    options["trainer"]["val_check_interval"] = 2
+    toy.train(untouched, **options)
+    with pytest.raises(Preempted):  # between the steps
+        toy.train(stopped, callbacks=[Interrupt(signal.SIGUSR1, 3)], **options)
+    interrupt = InterruptValidation(signal.SIGUSR1, 4)
+    with pytest.raises(Preempted) as caught:
+        toy.train(preempted, callbacks=[interrupt], **options)
+    assert caught.value.code == EXIT_CODE
+    assert interrupt.batches == 1, "of two"
+    # The count of a validation's own batches begins anew with each, and is all that differs.
+    different = differences(read_checkpoint(preempted), read_checkpoint(stopped))
+    assert not [path for path in different if "val_loop.batch_progress" not in path]
+    assert not read_log(preempted)[-1].get("val/loss")
+    toy.train(preempted, **options)
+    assert read_log(preempted) == read_log(untouched)
+    assert not differences(read_checkpoint(preempted), read_checkpoint(untouched))
+
+
+def test_a_validation_that_is_made_up_for_is_abandoned_too(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_every": 100, "trainer": {"max_steps": 8, "val_check_interval": 2}}
+    for callback in (Interrupt(signal.SIGUSR1, 3), InterruptValidation(signal.SIGUSR1, 4)):
+        with pytest.raises(Preempted):
+            toy.train(tmp_path, callbacks=[callback], **options)
+        assert saved_step(tmp_path) == 4
+    toy.train(tmp_path, **options)
+    toy.train(tmp_path / "untouched", **options)
+    assert not differences(read_checkpoint(tmp_path), read_checkpoint(tmp_path / "untouched"))
+
+
+def test_the_validation_of_the_last_step_is_not_abandoned(tmp_path: Path) -> None:
+    toy.train(
+        tmp_path,
+        callbacks=[InterruptValidation(signal.SIGUSR1, 6)],
+        every_steps=2,
+        trainer={"val_check_interval": 2},
+    )
+    assert read_log(tmp_path)[-1]["val/loss"]
+
+
 def test_before_the_first_step_the_run_leaves_at_once() -> None:
     """The signal's own action would have ended the job for good."""
 
@@ -222,11 +278,13 @@ def test_ranks_compare_their_flags_more_often_where_steps_are_long(monkeypatch: 
     clock = iter([0.0, 6.0, 6.1])
     monkeypatch.setattr("portraitgen.training.preemption.time.monotonic", lambda: next(clock))
     strategy = SimpleNamespace(root_device="cpu", reduce=lambda told, reduce_op: told)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
     preemption, asked = Preemption(agree_every_s=15), []
-    for step in (1, 2, 4):
-        preemption._agree(SimpleNamespace(global_step=step, strategy=strategy), 0)  # type: ignore[arg-type]
+    preemption._agree_soon()
+    for _ in range(4):
+        preemption._asked(trainer)
         asked.append(preemption._agree_at)
-    assert asked == [2, 4, 14]  # at once, as 6 s a step leave time for, and at most every 10
+    assert asked == [2, 4, 4, 14]  # at once, as 6 s a step leave time for, and at most every 10
 
 
 def test_without_a_checkpoint_to_save_through_it_says_so(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ def make_callbacks(
         TrainingProgress(every_steps),
         *([SampleLogger(run / "samples", every_steps=every_steps, num_clips=2)] if samples else []),
         WeightsExport(run / "weights", config=CONFIG, system="toy", every_steps=save_every),
-        LastCheckpoint(run / "checkpoints", every_steps=save_every),
         Preemption(agree_every_steps=2),
+        LastCheckpoint(run / "checkpoints", every_steps=save_every),
     ]
 
 

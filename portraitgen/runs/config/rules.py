@@ -14,6 +14,7 @@ from portraitgen.runs.config.bounds import logged_problems, training_problems
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.targets import did_you_mean, resolve_target
 from portraitgen.runs.pretrained import missing_models
+from portraitgen.runs.train.rendezvous import launch_problems
 
 DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
 
@@ -87,6 +88,7 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
         if not start.is_file():
             advice = f"make it with: {command}" if command else "set it to a weights file"
             yield f"stage.init_from: {start} does not exist; {advice}"
+    yield from launch_problems(os.environ)
     tasks = int(os.environ.get("SLURM_NTASKS", 0))
     devices = config.trainer.devices
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
@@ -106,7 +108,7 @@ def machine_problems(config: DictConfig) -> Iterator[str]:
             f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but torchrun started "
             f"{started} processes, which would each train the same run: say how many a node has"
         )
-    if tasks > 1 and isinstance(devices, int) and tasks != devices * config.trainer.num_nodes:
+    if tasks > 1 and not started and isinstance(devices, int) and tasks != devices * config.trainer.num_nodes:
         yield (
             f"trainer.devices: {devices} on each of {config.trainer.num_nodes} nodes, but SLURM started "
             f"{tasks} tasks: start one task a GPU (--ntasks-per-node), or use trainer=slurm, which asks SLURM"

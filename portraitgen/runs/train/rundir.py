@@ -74,9 +74,6 @@ CANNOT_CHANGE = (
     "stage.name",
     "stage.train",  # … and the optimizer's state of what trains
     "optimizer._target_",
-    "data.batch_size",  # where in the data the run stands is counted in batches, and in epochs of so many
-    "data.samples_per_epoch",
-    "trainer.accumulate_grad_batches",
 )
 """Among them, those that no resumed run can apply."""
 

@@ -21,6 +21,7 @@ from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.threads import share_threads
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.secrets import without_secrets
+from portraitgen.runs.train.rendezvous import meet
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def train(config: DictConfig) -> float | None:
         writable_folder(run.folder)
     preemption = instantiate((config.callbacks or {}).get("preemption"), _convert_="all")
     with preemption.watching(until_exit=_is_alone()) if preemption else nullcontext():
+        meet()
         resume = run.find_resume()
         changes = run.changes(settings, allowed=config.allow_config_change) if resume is not None else []
         if resume is not None and 0 < config.trainer.max_steps <= resume.step:
@@ -73,6 +75,8 @@ def _fit(
     """Build everything, in the order in which mistakes are cheap, and train."""
     from lightning.pytorch import seed_everything
     from lightning.pytorch.callbacks import LambdaCallback
+
+    from portraitgen.training.elastic import recount
 
     _quiet_lightning()
     system = _system(config.model)
@@ -120,7 +124,14 @@ def _fit(
             for logger in loggers:
                 logger.log_hyperparams({**without_secrets(settings), **describe_commit()})
 
-    start = LambdaCallback(on_train_start=record_start)
+    def put_into_these_batches(trainer: Any, _: Any, checkpoint: dict[str, Any]) -> None:
+        """On as many processes and with the same settings nothing changes."""
+        stream = data.train_stream(world_size=trainer.world_size)
+        accumulate = trainer.accumulate_grad_batches
+        if config.allow_config_change and (line := recount(checkpoint, stream, accumulate=accumulate)):
+            changes.append(line)
+
+    start = LambdaCallback(on_train_start=record_start, on_load_checkpoint=put_into_these_batches)
     trainer = instantiate(
         config.trainer, callbacks=[stage, *callbacks.values(), start], logger=loggers, _convert_="all"
     )

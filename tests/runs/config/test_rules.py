@@ -93,7 +93,8 @@ def test_pretrained_models_and_weights_must_be_here():
 
 
 def test_slurm_must_have_started_a_task_for_each_device(monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "8")
+    for name, value in (("NTASKS", "8"), ("NTASKS_PER_NODE", "4"), ("STEP_ID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     (problem,) = machine_problems(config("trainer.devices=2"))
     assert "SLURM started 8 tasks" in problem

@@ -1,6 +1,7 @@
 """A run from its configuration to its files; what keeps it from starting, said before anything is built."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from safetensors import safe_open
 
+from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import load_system
@@ -136,6 +139,32 @@ def test_settings_that_may_change_are_applied(run, config):
     assert starts[1]["from_step"] == 2
     assert any(line.startswith("optimizer.lr: ") for line in starts[1]["changes"])
     assert yaml.safe_load((run / "config.until_step_00000002.yaml").read_text())["optimizer"]["lr"] != 0.5
+
+
+def test_batches_of_another_size_go_on_behind_the_last_sample(run, config, monkeypatch):
+    """None of an epoch is seen twice or left out, and the steps count on."""
+    words = ["trainer.max_steps=4", "data.batch_size=2", "trainer.accumulate_grad_batches=3"]
+    with pytest.raises(ValueError, match=r"data.batch_size: 1 → 2\n"):
+        train(config(*words))
+    seen = []
+    monkeypatch.setattr(
+        ShardDataModule, "on_before_batch_transfer", lambda _, batch, __: seen.append(batch) or batch
+    )
+    train(config(*words, "data.val_span=null", "callbacks.samples=null", "allow_config_change=true"))
+    stream = iter(instantiate(config("data.samples_per_epoch=14").data, _convert_="all").train_stream())
+    expected = [*itertools.islice(stream, 14)][2:]
+    assert len(seen) == 6
+    assert [key for batch in seen for key in batch["key"]] == [each["key"][0] for each in expected]
+    frames = torch.cat([batch["frame_index"] for batch in seen])
+    assert torch.equal(frames, torch.cat([each["frame_index"] for each in expected]))
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
+    (loader,) = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    # An epoch of 6 samples is now 3 batches, the first 2 samples count as one whole step of them.
+    assert loader == {"epoch": 2, "batches": 3, "samples": 2, "position": 14}
+    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 9
+    changes = json.loads((run / "versions.json").read_text())[1]["changes"]
+    assert "behind sample 2 of the data, batches of 1 → 2 samples over all devices" in changes[-1]
 
 
 def test_shards_that_grew_are_told_from_those_a_run_was_started_with(run, config, shards, tmp_path):
