@@ -28,6 +28,7 @@ KINDRED = {
     "sampling/loopy": "loopy/tiny_stage1",
     "stage/loopy/image": "loopy/tiny_stage1",
     "stage/loopy/clip": "loopy/tiny_stage2",
+    **{f"speech/{name}": "loopy/tiny_stage2" for name in ("wav2vec2", "voice", "mel_16", "mel_24")},
     "model/uniportrait": "uniportrait/tiny_stage1",
     "sampling/uniportrait": "uniportrait/tiny_stage1",
     "stage/uniportrait/single": "uniportrait/tiny_stage1",
@@ -63,7 +64,7 @@ NEEDS = {
 }
 TRAIN_GROUPS = (
     *("model", "data", "stage", "optimizer", "lr_scheduler", "sampling", "trainer", "strategy", "callbacks"),
-    *("losses", "logger", "paths", "hparams_search", "debug"),
+    *("losses", "logger", "paths", "hparams_search", "debug", "speech"),
 )
 
 

@@ -154,6 +154,15 @@ class ReferenceUNet(UNetTrunk):
         if self.up_levels[-1].spatial_transformers:
             self.spatial_transformers[-1].freeze_behind_tokens()
 
+    def freeze_behind_tokens(self) -> None:
+        """Take the gradient from everything behind the last attention's tokens: maps of later places go
+        unread."""
+        self.spatial_transformers[-1].freeze_behind_tokens()
+        for level in reversed(self.up_levels):
+            if level.spatial_transformers:
+                return
+            level.requires_grad_(False)
+
     def forward(self, sample: Tensor, time: Tensor, context: Tensor) -> ReferenceFeatures:
         """Features of clean latents `sample` [B, C, h, w] at `time` [B] with `context` [B, 1, D]."""
         last = self.places[-1]

@@ -6,10 +6,12 @@ where no such model is, in tests and on small machines.
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Wav2Vec2Model
@@ -119,28 +121,36 @@ class MelEnergies(SpeechEncoder):
 class VoiceEncoder(SpeechEncoder):
     """Resemblyzer's speaker encoder (Wan et al. 2018; Apache-2.0), its LSTM's states at every frame: one
     layer of 256 numbers from 40 mel powers, 5.7 MB.
-
-    Args:
-        path: its weights as .safetensors, with the names of the package's `pretrained.pt`.
-
-    Raises:
-        ValueError: there is no such file, or other tensors are in it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
-        if not Path(path).expanduser().is_file():
+        self.mel = MelEnergies(lstm.input_size)
+        self.lstm = lstm.requires_grad_(False).eval()
+        self.layers, self.width = 1, lstm.hidden_size
+
+    @classmethod
+    def from_pretrained(cls, path: str) -> "VoiceEncoder":
+        """Load the package's `pretrained.pt`, or a .safetensors file with the names of its tensors.
+
+        Raises:
+            ValueError: there is no such file, or other tensors are in it.
+        """
+        file = Path(path).expanduser()
+        if not file.is_file():
             raise ValueError(f"speech_encoder.path={path}: no such file")
-        self.mel = MelEnergies(40)
-        self.lstm = nn.LSTM(40, 256, 3, batch_first=True)
-        tensors = load_file(Path(path).expanduser())
-        states = {name.removeprefix("lstm."): t for name, t in tensors.items() if name.startswith("lstm.")}
+        lstm = nn.LSTM(40, 256, 3, batch_first=True)
         try:
-            self.lstm.load_state_dict(states)
-        except RuntimeError as error:
+            if file.suffix == ".safetensors":
+                tensors = load_file(file)
+            else:
+                tensors = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
+            lstm.load_state_dict(
+                {name.removeprefix("lstm."): t for name, t in tensors.items() if name.startswith("lstm.")}
+            )
+        except (RuntimeError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
             raise ValueError(f"speech_encoder.path={path}: not Resemblyzer's voice encoder") from error
-        self.requires_grad_(False).eval()
-        self.layers, self.width = 1, 256
+        return cls(lstm)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, num_frames: int) -> Tensor:

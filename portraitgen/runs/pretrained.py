@@ -34,7 +34,7 @@ def pretrained_nodes(node: Any, place: str) -> Iterator[tuple[str, Any, list[str
 
 
 def missing_models(node: Any, place: str, *, models: str) -> Iterator[str]:
-    """A line for each folder of pretrained weights below `node` that should be on this machine and is not.
+    """A line for each model that is to be filled from, below `node`, and is not on this machine.
 
     Args:
         place: of the node, for the message.
@@ -67,9 +67,11 @@ def library_bases(model: Any) -> dict[str, Any]:
             subfolder = (
                 node.get("text_encoder", "text_encoder") if "folder" in node else node.get("subfolder")
             )
-            folder = model_folder(source, subfolder, section=place)
-            scheduler = folder / _SCHEDULER
-            files = (scheduler,) if scheduler.is_file() else weight_files(folder, node.get("variant"))
+            file = Path(source).expanduser()
+            if not file.is_file():
+                folder = model_folder(source, subfolder, section=place)
+                file = folder / _SCHEDULER
+            files = (file,) if file.is_file() else weight_files(folder, node.get("variant"))
             facts[place] = file_facts(source, files)
     return facts
 
@@ -87,7 +89,7 @@ def find_moved(model: Any, named: Mapping[str, Mapping[str, Any]], *, models: st
             known = any(source == str(path) or source.startswith(f"{path}/") for source in sources)
             if known and not path.expanduser().exists():
                 tails = [Path(models, *path.parts[start:]) for start in range(1, len(path.parts))]
-                found = next((tail for tail in tails if tail.is_dir()), None)
+                found = next((tail for tail in tails if tail.exists()), None)
                 if found is not None:
                     node[key] = str(found)
 

@@ -57,7 +57,7 @@ def test_all_layers_of_wav2vec(tmp_path):
 
 
 def test_a_real_voice_encoder_knows_voices(shared, tmp_path):
-    encoder = VoiceEncoder(str(shared / "testdata/models/resemblyzer_voice_encoder.safetensors"))
+    encoder = VoiceEncoder.from_pretrained(str(shared / "testdata/models/resemblyzer_voice_encoder.safetensors"))
     assert not any(each.requires_grad for each in encoder.parameters())
 
     def voice(name, start):
@@ -73,4 +73,4 @@ def test_a_real_voice_encoder_knows_voices(shared, tmp_path):
     assert alike > 0.9
     assert max(torch.cosine_similarity(one, machine, dim=0) for one in man) < alike - 0.1
     with pytest.raises(ValueError, match="no such file"):
-        VoiceEncoder(str(tmp_path / "gone.safetensors"))
+        VoiceEncoder.from_pretrained(str(tmp_path / "gone.safetensors"))

@@ -1,5 +1,7 @@
 """How a face is held and how much it moves in a clip: the strong conditions of audio-to-latents."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,13 @@ UNIT_SIZE = 512
 
 
 def head_motion(
-    landmarks: Tensor, *, scheme: str, height: int, log_variance: bool = True
+    landmarks: Tensor,
+    *,
+    scheme: str,
+    height: int,
+    nose_tip: int | None = None,
+    expression_points: Sequence[int] | None = None,
+    log_variance: bool = True,
 ) -> dict[str, Tensor]:
     """Landmarks, movement and expression as conditions.
 
@@ -21,6 +29,7 @@ def head_motion(
         landmarks: [B, T, K, 2] in pixels.
         scheme: of the landmarks.
         height: of the frames in pixels.
+        nose_tip, expression_points: numbers of landmarks; None: those of the scheme, see `upper_face`.
         log_variance: give log(1 + variance), which a linear layer can read for small and large motion; else
             the variance itself, as the paper's sentence has it.
 
@@ -28,9 +37,12 @@ def head_motion(
         `landmarks` [B, T, 2K], in heights of the frame from its middle, `movement` and `expression` [B, 1].
 
     Raises:
-        ValueError: no upper face is known in landmarks of this scheme.
+        ValueError: no upper face is known in landmarks of this scheme, and none is given.
     """
-    tip, points = upper_face(scheme)
+    tip, points = nose_tip, expression_points
+    if tip is None or points is None:
+        known_tip, known_points = upper_face(scheme)
+        tip, points = known_tip if tip is None else tip, known_points if points is None else points
     at_unit = landmarks * (UNIT_SIZE / height)
     nose = at_unit[:, :, tip]
     expression = at_unit[:, :, list(points)] - nose[:, :, None]

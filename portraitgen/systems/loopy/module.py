@@ -1,6 +1,6 @@
 """Training of Loopy (arXiv:2409.02634): stage 1 on frames, stage 2 on clips with sound, a module for both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -46,11 +46,14 @@ class Loopy(Generator):
         sound_margin: frames of sound that are heard around a clip; as many as `data.examples.sound_margin`.
         frame_rate: of the clips, and of the videos that are generated.
         landmark_scheme: of the shards, for audio-to-latents.
+        nose_tip, expression_points: which landmarks movement and expression are measured at; None: those of
+            the scheme.
         log_variance: whether that reads variances or log(1 + variance), see `head_motion`.
         gradient_checkpointing: trade time for memory; the gradients are equal.
 
     Raises:
-        ValueError: the speech encoder gives other features than the network hears.
+        ValueError: the speech encoder gives other features than the network hears, or there are no such
+            landmarks.
     """
 
     network: LoopyNetwork
@@ -70,6 +73,8 @@ class Loopy(Generator):
         sound_margin: int = 12,
         frame_rate: float = 25.0,
         landmark_scheme: str = "ibug68",
+        nose_tip: int | None = None,
+        expression_points: Sequence[int] | None = None,
         log_variance: bool = True,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -84,7 +89,16 @@ class Loopy(Generator):
         network.set_gradient_checkpointing(gradient_checkpointing)
         self.speech_encoder = speech_encoder
         self.landmark_scheme, self.frame_rate = landmark_scheme, frame_rate
+        self.nose_tip, self.expression_points = nose_tip, expression_points
         self.log_variance = log_variance
+        if network.motion_latents is not None:
+            known = network.motion_latents.num_landmarks
+            chosen = [*([] if nose_tip is None else [nose_tip]), *(expression_points or ())]
+            if any(not 0 <= point < known for point in chosen):
+                raise ValueError(
+                    f"nose_tip and expression_points name landmarks 0 to {known - 1}, there are {known} "
+                    "(network.motion_latents.num_landmarks)"
+                )
         self.ears: Ears | None = None
         if network.audio_tokens is not None:
             window, layers, width = network.audio_tokens.heard
@@ -135,7 +149,12 @@ class Loopy(Generator):
                 f"model.network.motion_latents.num_landmarks and model.landmark_scheme"
             )
         return head_motion(
-            landmarks, scheme=self.landmark_scheme, height=height, log_variance=self.log_variance
+            landmarks,
+            scheme=self.landmark_scheme,
+            height=height,
+            nose_tip=self.nose_tip,
+            expression_points=self.expression_points,
+            log_variance=self.log_variance,
         )
 
     def denoise(

@@ -5,12 +5,14 @@ ones (landmarks, how much head and face move) teach of motion is there for sound
 """
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 CONDITIONS = ("audio", "landmarks", "movement", "expression")
+Heard = Literal["mean", "all"]
 
 
 class MotionLatents(nn.Module):
@@ -18,29 +20,39 @@ class MotionLatents(nn.Module):
     a linear layer, which starts at zero, brings what it reads to the width of the embedding of the time.
 
     Args:
-        audio_dim: width of the sound's tokens.
+        token_dim, num_tokens: width and number of a frame's tokens of sound.
         num_landmarks: points of a face.
         time_dim: width of the embedding of the time.
         num_embeddings, dim, heads: of the attention.
         per_frame: a latent for each frame; else one for the clip, the mean of its queries.
+        audio: what the linear layer of the sound reads: the "mean" of a frame's tokens, or "all" of them one
+            behind the other.
+
+    Raises:
+        ValueError: `heads` does not divide `dim`, or another `audio`.
     """
 
     def __init__(
         self,
         *,
-        audio_dim: int,
+        token_dim: int,
+        num_tokens: int,
         num_landmarks: int,
         time_dim: int,
         num_embeddings: int = 64,
         dim: int = 768,
         heads: int = 8,
         per_frame: bool = True,
+        audio: Heard = "mean",
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"network.motion_latents: heads={heads} does not divide dim={dim}")
-        self.heads, self.per_frame, self.num_landmarks = heads, per_frame, num_landmarks
-        widths = {"audio": audio_dim, "landmarks": 2 * num_landmarks, "movement": 1, "expression": 1}
+        if audio not in get_args(Heard):
+            raise ValueError(f"network.motion_latents.audio={audio!r}: choose mean or all")
+        self.heads, self.per_frame, self.num_landmarks, self.audio = heads, per_frame, num_landmarks, audio
+        heard = token_dim if audio == "mean" else num_tokens * token_dim
+        widths = {"audio": heard, "landmarks": 2 * num_landmarks, "movement": 1, "expression": 1}
         self.queries = nn.ModuleDict({name: nn.Linear(widths[name], dim) for name in CONDITIONS})
         self.embeddings = nn.Parameter(torch.randn(num_embeddings, dim))
         self.to_k, self.to_v = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -52,12 +64,12 @@ class MotionLatents(nn.Module):
         """Motion latents [B, T, time_dim].
 
         Args:
-            conditions: by name, audio [B, T, D], the mean of a frame's tokens, and where there is a choice
+            conditions: by name, audio [B, T, N, D], the tokens of each frame, and where there is a choice
                 landmarks [B, T, 2K], movement [B, 1], expression [B, 1].
             choice: int64 [B], which of `CONDITIONS` each sample goes by; None: all by sound.
         """
-        audio = conditions["audio"]
-        query = self.queries["audio"](audio)
+        tokens = conditions["audio"]
+        query = self.queries["audio"](tokens.mean(dim=2) if self.audio == "mean" else tokens.flatten(2))
         if choice is not None:
             # All are computed: which parameters get a gradient must not depend on what was drawn.
             for number, name in enumerate(CONDITIONS[1:], start=1):
@@ -72,7 +84,7 @@ class MotionLatents(nn.Module):
             self._split(each.expand(clips, -1, -1)) for each in (query, keys[None], values[None])
         )
         latents = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.to_time(latents).expand(-1, audio.shape[1], -1)
+        return self.to_time(latents).expand(-1, tokens.shape[1], -1)
 
     def _split(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -19,14 +19,19 @@ from portraitgen.systems.loopy.audio_tokens import AudioTokens
 from portraitgen.systems.loopy.motion_latents import MotionLatents
 
 Context = Literal["zeros", "learned"]
-AbsentMotion = Literal["zero", "unseen"]
 Order = Literal["audio_first", "audio_last"]
 
 INTER, INTRA, AUDIO = "inter_clip", "intra_clip", "audio_attention"
 """What is built at every place of the denoising U-Net in stage 2."""
 ORDERS = {"audio_first": (AUDIO, INTER, INTRA), "audio_last": (INTER, INTRA, AUDIO)}
 """In which order hidden states pass them; the paper says that inter-clip comes before intra-clip."""
-_TEMPORAL = {"clip_frames", "motion_frames", "num_attention_heads", "positions", "absent"}
+_CHOICES = {
+    "absent": ("zero", "unseen"),
+    "plain_places": ("resnet", "none"),
+    "motion_order": ("oldest_first", "nearest_first"),
+}
+"""Of `temporal`, the first of each if nothing is said."""
+_TEMPORAL = {"clip_frames", "motion_frames", "num_attention_heads", "positions", *_CHOICES}
 _AUDIO = {"window", "layers", "width", "num_tokens", "hidden_dim", "num_attention_heads"}
 
 
@@ -36,8 +41,8 @@ class ClipContext:
 
     Attributes:
         reference: keys and values of the reference for every spatial attention.
-        motion: tokens [B, h'*w', M, C] of the motion frames for every inter-clip layer, or [B, 1, M, C] where
-            they are the same at all pixels; () in stage 1.
+        motion: tokens [B, h'*w', M, C] of the motion frames for every inter-clip layer that reads them, or
+            [B, 1, M, C] where they are the same at all pixels; () in stage 1.
         visible: [B, M] bool, the motion frames that are read; None: all.
     """
 
@@ -67,8 +72,10 @@ class LoopyNetwork(nn.Module):
         denoising_unet: keyword arguments of diffusers' ``UNet2DConditionModel``.
         reference_unet: likewise, with the same blocks.
         temporal: None (stage 1), or `clip_frames` (12), `motion_frames` (20), `num_attention_heads` (8),
-            `positions` (see `TemporalTransformer`; "learned") and `absent`: what stands for motion frames
-            that there are not, "zero" features or nothing ("unseen").
+            `positions` (see `TemporalTransformer`; "learned"), `absent`: what stands for motion frames that
+            there are not, "zero" features or nothing ("unseen"), `plain_places`: what inter-clip layers read
+            of motion frames at places without attention, what the reference U-Net's "resnet" gives or "none"
+            of them, and `motion_order`: whether they stand "oldest_first" before the clip or "nearest_first".
         audio: None (stage 1), or `window` (5), `layers` (12), `width` (768), `num_tokens` (32),
             `hidden_dim` (512), see `AudioTokens`, and `num_attention_heads` (8) of the cross attention.
         motion_latents: options of `MotionLatents`, with `num_landmarks`; None: no audio-to-latents.
@@ -104,9 +111,13 @@ class LoopyNetwork(nn.Module):
         temporal, audio = dict(temporal or {}), dict(audio or {})
         self.clip_frames: int = temporal.pop("clip_frames", 12)
         self.motion_frames: int = temporal.pop("motion_frames", 20)
-        self.absent: AbsentMotion = temporal.pop("absent", "zero")
-        if self.absent not in get_args(AbsentMotion):
-            raise ValueError(f"temporal.absent={self.absent!r}: choose zero or unseen")
+        chosen = {name: temporal.pop(name, choices[0]) for name, choices in _CHOICES.items()}
+        for name, choices in _CHOICES.items():
+            if chosen[name] not in choices:
+                raise ValueError(f"temporal.{name}={chosen[name]!r}: choose {' or '.join(choices)}")
+        self._hides_absent = chosen["absent"] == "unseen"
+        self._reads_plain = self.has_clips and chosen["plain_places"] == "resnet"
+        self._nearest_first = chosen["motion_order"] == "nearest_first"
         attention_heads = audio.pop("num_attention_heads", 8)
         token_dim = denoising_unet["cross_attention_dim"]
 
@@ -126,6 +137,8 @@ class LoopyNetwork(nn.Module):
             }
         self.denoising_unet = DenoisingUNet(denoising_unet, kinds=kinds)
         self.reference_unet = ReferenceUNet(reference_unet, every_place=True)
+        if not self._reads_plain:
+            self.reference_unet.freeze_behind_tokens()
         self._check_widths()
         self.audio_tokens = self.motion_latents = None
         if self.has_clips:
@@ -134,10 +147,15 @@ class LoopyNetwork(nn.Module):
         if motion_latents is not None:
             if self.audio_tokens is None:
                 raise ValueError("motion_latents: they are made of sound, set audio (stage 2)")
-            own = set(inspect.signature(MotionLatents).parameters) - {"audio_dim", "time_dim"}
+            given = {"token_dim", "num_tokens", "time_dim"}
+            own = set(inspect.signature(MotionLatents).parameters) - given
             reject_unknown("motion_latents", motion_latents, own)
-            time_dim = 4 * self.denoising_unet.block_out_channels[0]
-            self.motion_latents = MotionLatents(audio_dim=token_dim, time_dim=time_dim, **motion_latents)
+            self.motion_latents = MotionLatents(
+                token_dim=token_dim,
+                num_tokens=self.audio_tokens.num_tokens,
+                time_dim=4 * self.denoising_unet.block_out_channels[0],
+                **motion_latents,
+            )
         self.context = None
         if context == "learned":
             self.context = nn.Parameter(torch.zeros(1, 1, token_dim))
@@ -210,6 +228,10 @@ class LoopyNetwork(nn.Module):
             maps.append(like.new_zeros(len(like), self.motion_frames, channels, 1, 1))
         return self._with_maps(context, maps, like.new_zeros(maps[0].shape[:2], dtype=torch.bool))
 
+    def _reads_motion(self, place: Place) -> bool:
+        """Whether the inter-clip layer there reads the motion frames."""
+        return place.spatial is not None or self._reads_plain
+
     def hear(self, audio: Tensor) -> Tensor:
         """Tokens [B, T, N, D] of the sound around each frame, [B, T, window, layers, width]."""
         assert self.audio_tokens is not None
@@ -227,8 +249,7 @@ class LoopyNetwork(nn.Module):
         """
         if self.motion_latents is None:
             return None
-        heard = {**(conditions or {}), "audio": tokens.mean(dim=2)}
-        latents: Tensor = self.motion_latents(heard, choice)
+        latents: Tensor = self.motion_latents({**(conditions or {}), "audio": tokens}, choice)
         return latents
 
     def forward(
@@ -270,7 +291,9 @@ class LoopyNetwork(nn.Module):
             if not place.modules:
                 return hidden
             assert read is not None, "stage 2's network needs the sound's tokens"
-            before = next(motion).expand(-1, hidden.shape[-2] * hidden.shape[-1], -1, -1).flatten(0, 1)
+            before = None
+            if self._reads_motion(place):
+                before = next(motion).expand(-1, hidden.shape[-2] * hidden.shape[-1], -1, -1).flatten(0, 1)
             for kind in self.order:
                 if kind == AUDIO:
                     hidden = run(place.modules[AUDIO], hidden, read)
@@ -304,13 +327,18 @@ class LoopyNetwork(nn.Module):
         return features
 
     def _with_maps(self, context: ClipContext, maps: list[Tensor], found: Tensor | None) -> ClipContext:
-        """With features of the motion frames, maps [B, M, C, h', w'] at each place."""
+        """With features of the motion frames, oldest first: maps [B, M, C, h', w'] at each place."""
+        if self._nearest_first:
+            maps = [each.flip(1) for each in maps]
+            found = None if found is None else found.flip(1)
         projected = []
         for place, each in zip(self.denoising_unet.places, maps, strict=True):
+            if not self._reads_motion(place):
+                continue
             if found is not None:
                 each = each.masked_fill(~found[..., None, None, None], 0)
             layer = cast(TemporalTransformer, place.modules[INTER])
             tokens = layer.project(each.flatten(0, 1), each.shape[1])
             projected.append(tokens.unflatten(0, (len(each), -1)))
-        visible = found if self.absent == "unseen" else None
+        visible = found if self._hides_absent else None
         return ClipContext(context.reference, tuple(projected), visible)

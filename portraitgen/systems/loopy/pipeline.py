@@ -1,6 +1,6 @@
 """A chain of clips from a photo and a sound: motion frames, triple guidance and codec around denoising."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,16 @@ from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise
 from portraitgen.diffusion.sampling import Scheduler, sample
 from portraitgen.media.segments import TemporalSegments
+from portraitgen.nn.options import reject_unknown
 from portraitgen.systems.loopy.network import ClipContext, LoopyNetwork
 
-BASE, REFERENCE, AUDIO = "base", "reference", "audio"
+PASSES: dict[str, Sequence[str]] = {
+    "base": (),
+    "reference": ("reference", "motion"),
+    "audio": ("reference", "motion", "audio", "motion_latents"),
+}
+"""The predictions that guidance goes through, and which conditions each of them sees."""
+PASTS = ("latents", "pictures")
 Hear = Callable[[range], Tensor]
 """Frames of the sound → features [B, n, window, layers, width]; beyond its end there is silence."""
 
@@ -28,23 +35,27 @@ class _Passes:
     context: ClipContext
     tokens: Tensor | None
     motion_latents: Tensor | None
-    keep: Tensor
+    keep_reference: Tensor
+    keep_motion: Tensor
 
 
 class LoopyPipeline:
     """Samples talking heads of any length, clip by clip; each sees what came before it.
 
-    The past stays latents: no frame is decoded and encoded again, which would shift its colours a little each
-    time. What does not change over the steps and guidance passes is computed once: the reference once a
-    chain, the motion frames once a clip, tokens and motion latents of the sound once a clip.
+    The past stays latents unless `past` says otherwise: no frame is decoded and encoded again, which would
+    shift its colours a little each time. What does not change over the steps and guidance passes is computed
+    once: the reference once a chain, the motion frames once a clip, tokens and motion latents of the sound
+    once a clip.
 
     Args:
         network, codec: as trained.
         scheduler: a diffusers scheduler with the schedule of the training objective.
         num_steps: denoising steps.
-        reference_scale, audio_scale: guidance. From the prediction that sees neither reference, motion frames
-            nor sound to the one with reference and motion frames, and from there to the one with sound too
-            (the paper: 3 and 5). An audio scale of 0 leaves the sound out.
+        reference_scale, audio_scale: guidance, from the prediction "base" to "reference", and from there to
+            "audio" (the paper: 3 and 5). An audio scale of 0 leaves the sound out.
+        passes: which conditions each prediction sees, changes to `PASSES`. Who does not see the audio hears
+            features of zero, and who sees motion latents without it has those of these.
+        past: the motion frames are the sampled "latents", or "pictures" decoded from them and encoded again.
         batch_passes: predict the passes of a step at once; else one after the other, in less memory.
         segments: options of `TemporalSegments`: which frames of the past are motion frames.
         decode_frames: frames that exist as pictures at once.
@@ -62,6 +73,8 @@ class LoopyPipeline:
         num_steps: int = 25,
         reference_scale: float = 3.0,
         audio_scale: float = 5.0,
+        passes: Mapping[str, Sequence[str]] | None = None,
+        past: str = "latents",
         batch_passes: bool = True,
         segments: Mapping[str, Any] | None = None,
         decode_frames: int = 8,
@@ -75,11 +88,15 @@ class LoopyPipeline:
                 f"sampling.segments give {self.segments.count} motion frames, the network takes "
                 f"{network.motion_frames} (model.network.temporal.motion_frames): set both alike"
             )
+        if past not in PASTS:
+            raise ValueError(f"sampling.past={past!r}: choose {' or '.join(PASTS)}")
+        self.past = past
+        self.passes = _checked_passes(passes or {})
         self.network, self.codec, self.scheduler = network, codec, scheduler
         self.num_steps, self.batch_passes, self.decode_frames = num_steps, batch_passes, decode_frames
-        terms = [(BASE, 1.0), (REFERENCE, reference_scale)]
+        terms = [("base", 1.0), ("reference", reference_scale)]
         if network.has_clips:
-            terms.append((AUDIO, audio_scale))
+            terms.append(("audio", audio_scale))
         self.guidance = Guidance(terms)
 
     def stream(
@@ -150,9 +167,16 @@ class LoopyPipeline:
                     generator=generator,
                     on_step=count,
                 )
-            if self.network.has_clips:
-                history.append(latents)
+                if self.network.has_clips:
+                    history.append(self._remembered(latents))
             yield latents[:, : num_frames - start]
+
+    def _remembered(self, latents: Tensor) -> Tensor:
+        """What the clips to come see of a clip's latents."""
+        if self.past == "latents":
+            return latents
+        parts = latents.split(self.decode_frames, dim=1)
+        return torch.cat([self.codec.encode(self.codec.decode(part).clamp(-1, 1)) for part in parts], dim=1)
 
     def _continued(
         self, context: ClipContext, history: LatentHistory, picks: np.random.Generator, dtype: torch.dtype
@@ -181,8 +205,8 @@ class LoopyPipeline:
                     passes.context,
                     tokens=passes.tokens,
                     motion_latents=passes.motion_latents,
-                    keep_reference=passes.keep,
-                    keep_motion=passes.keep,
+                    keep_reference=passes.keep_reference,
+                    keep_motion=passes.keep_motion,
                 )
                 parts.update(zip(group, prediction.float().chunk(times), strict=True))
             return guided(lambda name: parts[name], self.guidance)()
@@ -190,15 +214,39 @@ class LoopyPipeline:
         return predict
 
     def _inputs(self, names: list[str], context: ClipContext, audio: Tensor | None, clips: int) -> _Passes:
-        """Reference and motion frames go together, and so do sound and motion latents, as when dropped."""
-        like = context.reference.pairs[0][0]
-        keep = torch.tensor([name != BASE for name in names for _ in range(clips)], device=like.device)
+        device = context.reference.pairs[0][0].device
+
+        def seen(condition: str) -> Tensor:
+            sees = [condition in self.passes[name] for name in names for _ in range(clips)]
+            return torch.tensor(sees, device=device)
+
         tokens = latents = None
         if audio is not None:
-            heard = [audio if name == AUDIO else torch.zeros_like(audio) for name in names]
+            heard = [audio if "audio" in self.passes[name] else torch.zeros_like(audio) for name in names]
             tokens = self.network.hear(torch.cat(heard))
             latents = self.network.latents_of_motion(tokens)
             if latents is not None:
-                silent = [name != AUDIO for name in names for _ in range(clips)]
-                latents = latents.masked_fill(torch.tensor(silent, device=like.device)[:, None, None], 0)
-        return _Passes(context.repeated(len(names)), tokens, latents, keep)
+                latents = latents.masked_fill(~seen("motion_latents")[:, None, None], 0)
+        return _Passes(
+            context.repeated(len(names)),
+            tokens,
+            latents,
+            keep_reference=seen("reference"),
+            keep_motion=seen("motion"),
+        )
+
+
+def _checked_passes(changes: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """`PASSES` with changes.
+
+    Raises:
+        ValueError: a pass or a condition that there is not.
+    """
+    reject_unknown("sampling.passes", changes, PASSES)
+    for name, conditions in changes.items():
+        unknown = sorted({*conditions} - {*PASSES["audio"]})
+        if unknown:
+            raise ValueError(
+                f"sampling.passes.{name} names {', '.join(unknown)}: a pass sees {', '.join(PASSES['audio'])}"
+            )
+    return {**PASSES, **changes}

@@ -147,13 +147,9 @@ def test_the_upper_face_of_a_mesh_is_symmetric():
 
 def test_wav2vec_is_frozen_and_in_no_checkpoint(loopy, batch, tmp_path):
     Wav2Vec2Model(Wav2Vec2Config(**TINY)).save_pretrained(tmp_path)
-    ears = {"layers": "3", "width": "8"}
+    shape = ["model.network.audio.layers=3", "model.network.audio.width=8"]
     loopy = tiny.learner(
-        "loopy/tiny_stage2",
-        *(f"model.network.audio.{name}={value}" for name, value in ears.items()),
-        "~model.speech_encoder.num_mels",
-        "model.speech_encoder._target_=portraitgen.nn.speech_encoders.Wav2VecLayers.from_pretrained",
-        f"+model.speech_encoder.path={tmp_path}",
+        "loopy/tiny_stage2", "speech=wav2vec2", f"model.speech_encoder.path={tmp_path}", *shape
     )
     assert isinstance(loopy.speech_encoder, Wav2VecLayers)
     assert denoise(loopy, batch).shape == (CLIPS, FRAMES, 48, 8, 8)

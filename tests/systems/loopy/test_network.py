@@ -155,11 +155,11 @@ def test_sound_of_a_frame_is_attended_to_by_that_frame():
 def test_motion_latents_go_by_the_condition_that_is_chosen(per_frame):
     torch.manual_seed(0)
     module = MotionLatents(
-        audio_dim=8, num_landmarks=5, time_dim=12, num_embeddings=4, dim=8, heads=2, per_frame=per_frame
+        token_dim=8, num_tokens=2, num_landmarks=5, time_dim=12, num_embeddings=4, dim=8, heads=2, per_frame=per_frame
     )
     torch.nn.init.normal_(module.to_time.weight)
     values = {
-        "audio": torch.randn(4, 3, 8),
+        "audio": torch.randn(4, 3, 2, 8),
         "landmarks": torch.randn(4, 3, 10),
         "movement": torch.rand(4, 1),
         "expression": torch.rand(4, 1),
