@@ -165,6 +165,12 @@ def test_clips_with_sound_and_motion_frames(repository, talking_man, tmp_path, p
 
 
 @pytest.mark.slow
+def test_frames_of_clips_with_sound(repository, talking_man, tmp_path):
+    shards = talking_man / "data/shards/train-*.tar"
+    check_stage(repository, shards, tmp_path, "loopy/tiny_stage1", workers=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("processes", [[], TWO_PROCESSES], ids=["one", "two"])
 @pytest.mark.parametrize("experiment", ["aniportrait/tiny_stage1", "aniportrait/tiny_stage2"])

@@ -160,6 +160,7 @@ class ReferenceUNet(UNetTrunk):
         self.spatial_transformers[-1].freeze_behind_tokens()
         for level in reversed(self.up_levels):
             if level.spatial_transformers:
+                level.upsamplers.requires_grad_(False)
                 return
             level.requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from portraitgen.media.audio import read_audio
@@ -57,7 +58,8 @@ def test_all_layers_of_wav2vec(tmp_path):
 
 
 def test_a_real_voice_encoder_knows_voices(shared, tmp_path):
-    encoder = VoiceEncoder.from_pretrained(str(shared / "testdata/models/resemblyzer_voice_encoder.safetensors"))
+    path = shared / "testdata/models/resemblyzer_voice_encoder.safetensors"
+    encoder = VoiceEncoder.from_pretrained(str(path))
     assert not any(each.requires_grad for each in encoder.parameters())
 
     def voice(name, start):
@@ -72,5 +74,20 @@ def test_a_real_voice_encoder_knows_voices(shared, tmp_path):
     alike = torch.cosine_similarity(man[0], man[1], dim=0)
     assert alike > 0.9
     assert max(torch.cosine_similarity(one, machine, dim=0) for one in man) < alike - 0.1
+    # As the package has it: a checkpoint, with more in it than the LSTM.
+    torch.save({"step": 1, "model_state": load_file(path)}, tmp_path / "pretrained.pt")
+    again = VoiceEncoder.from_pretrained(str(tmp_path / "pretrained.pt"))
+    sound = torch.randn(1, 640 * 4) * 0.1
+    assert torch.equal(again(sound, 4), encoder(sound, 4))
+
+
+def test_what_is_no_voice_encoder_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    (tmp_path / "damaged.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="no such file"):
         VoiceEncoder.from_pretrained(str(tmp_path / "gone.safetensors"))
+    for name in ("other.pt", "other.safetensors", "damaged.safetensors", "damaged.pt"):
+        with pytest.raises(ValueError, match=f"{name}: not Resemblyzer's voice encoder"):
+            VoiceEncoder.from_pretrained(str(tmp_path / name))

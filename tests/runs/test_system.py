@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.pretrained import library_bases, missing_models
+from portraitgen.runs.pretrained import find_moved, library_bases, missing_models
 from portraitgen.runs.system import choose_device, load_system
 from portraitgen.training.weights import save_weights
 
@@ -126,6 +126,21 @@ def test_a_text_encoder_is_named_by_its_files(tmp_path):
     )
     assert [*facts] == ["model.prompts.encoder"]
     assert facts["model.prompts.encoder"]["source"] == str(tmp_path / "flux")
+
+
+def test_a_model_may_be_one_file(tmp_path):
+    here = tmp_path / "models/voice.safetensors"
+    here.parent.mkdir()
+    save_file({"lstm.weight": torch.zeros(2)}, here)
+    target = "portraitgen.nn.speech_encoders.VoiceEncoder.from_pretrained"
+    config = OmegaConf.create({"speech_encoder": {"_target_": target, "path": str(here)}})
+    facts = library_bases(config)
+    assert [*facts["model.speech_encoder"]["files"]] == ["voice.safetensors"]
+    # As another machine had it.
+    config.speech_encoder.path = facts["model.speech_encoder"]["source"] = "/data/models/voice.safetensors"
+    assert [*missing_models(config, "model", models="models")]
+    find_moved(config, facts, models=str(here.parent))
+    assert config.speech_encoder.path == str(here)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from hydra.utils import instantiate
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from portraitgen.diffusion.conditions import ConditionMasks, zero_conditions
@@ -134,6 +136,36 @@ def test_movement_and_expression_are_glo_and_exp(shared):
         torch.from_numpy(landmarks)[None, :1].expand(1, 5, -1, -1), scheme="ibug68", height=512
     )
     assert shifted["movement"].item() == shifted["expression"].item() == 0
+
+
+def test_latents_are_those_of_stable_diffusion_s_autoencoder(tmp_path):
+    """Its shape at a small width: four channels, an eighth of the size, scaled."""
+    torch.manual_seed(0)
+    levels = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    vae = AutoencoderKL(**levels, block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4).eval()
+    vae.save_pretrained(tmp_path)
+    settings = tiny.settings("loopy/stage2").model
+    settings.codec.vae.pretrained_model_name_or_path = str(tmp_path)
+    codec = instantiate(settings.codec, _convert_="all")
+    assert (codec.channels, codec.factor) == (settings.network.denoising_unet.in_channels, 8) == (4, 8)
+    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = 0.18215 * vae.encode(picture).latent_dist.mode()
+    torch.testing.assert_close(codec.encode(picture), expected)
+    assert not any(each.requires_grad for each in codec.parameters())
+
+
+def test_other_points_may_be_measured(batch):
+    loopy = tiny.learner("loopy/tiny_stage2", "model.nose_tip=8", "model.expression_points=[36,45]")
+    landmarks = batch["landmarks"]
+    found = loopy._head_motion(landmarks, 32)
+    nose = landmarks[:, :, 8] * 16
+    eyes = landmarks[:, :, [36, 45]] * 16 - nose[:, :, None]
+    for name, points in (("movement", nose), ("expression", eyes)):
+        expected = points.var(dim=1, correction=0).flatten(1).mean(dim=1, keepdim=True).log1p()
+        torch.testing.assert_close(found[name], expected)
+    with pytest.raises(Exception, match="name landmarks 0 to 67, there are 68"):
+        tiny.learner("loopy/tiny_stage2", "model.nose_tip=68")
 
 
 def test_the_upper_face_of_a_mesh_is_symmetric():

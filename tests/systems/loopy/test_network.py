@@ -86,6 +86,53 @@ def test_motion_frames_that_there_are_not_have_features_of_zero(inputs, absent):
     assert (black.motion[0] - hidden.motion[0]).abs().max() > 1e-3
 
 
+# The level with the most pixels has no attention, so that plain places are the first and the last.
+PLAIN_ENDS = {
+    **tiny.UNET,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+}
+
+
+@pytest.mark.parametrize("unet", [tiny.UNET, PLAIN_ENDS], ids=["plain-middle", "plain-ends"])
+@pytest.mark.parametrize("plain", ["resnet", "none"])
+def test_places_without_attention_read_the_resnet_of_the_reference_network_or_nothing(inputs, unet, plain):
+    temporal = {**tiny.TEMPORAL, "plain_places": plain}
+    network = tiny.moved(denoising_unet=unet, reference_unet=unet, temporal=temporal)
+    lengths = {True: set(), False: set()}
+    for place in network.denoising_unet.places:
+        layer = place.modules[INTER].transformer_blocks[0].attn1
+        seen = lengths[place.spatial is not None]
+        layer.register_forward_hook(lambda _, args, __, seen=seen: seen.add(args[0].shape[1]))
+    prediction = predict(network, inputs)
+    assert lengths == {True: {MOTION + FRAMES}, False: {FRAMES + (MOTION if plain == "resnet" else 0)}}
+    first = tiny.moved(
+        denoising_unet=unet, reference_unet=unet, temporal=None, audio=None, motion_latents=None
+    )
+    assert first.state_dict().keys() < network.state_dict().keys()
+    prediction.sum().backward()
+    idle = {name for name, each in network.named_parameters() if each.grad is None}
+    beside_sound = {f"motion_latents.queries.{name}" for name in CONDITIONS[1:]}
+    assert {name for name in idle if not name.startswith(tuple(beside_sound))} == (
+        network.parameters_without_gradient()
+    )
+
+
+@pytest.mark.parametrize("absent", ["zero", "unseen"])
+def test_motion_frames_stand_in_the_order_that_is_set(inputs, absent):
+    found = torch.tensor([[False, True, True, True], [False, False, False, True]])
+    contexts = [
+        tiny.moved(temporal={**tiny.TEMPORAL, "absent": absent, "motion_order": order}).read(
+            inputs["reference"], inputs["motion"], found
+        )
+        for order in ("oldest_first", "nearest_first")
+    ]
+    for oldest, nearest in zip(*(each.motion for each in contexts), strict=True):
+        assert torch.equal(oldest.flip(2), nearest)
+    if absent == "unseen":
+        assert torch.equal(contexts[0].visible.flip(1), contexts[1].visible)
+
+
 def test_a_dropped_reference_is_plain_attention_in_space_and_in_time(inputs):
     network = tiny.moved()
     kept = predict(network, inputs)
@@ -155,7 +202,14 @@ def test_sound_of_a_frame_is_attended_to_by_that_frame():
 def test_motion_latents_go_by_the_condition_that_is_chosen(per_frame):
     torch.manual_seed(0)
     module = MotionLatents(
-        token_dim=8, num_tokens=2, num_landmarks=5, time_dim=12, num_embeddings=4, dim=8, heads=2, per_frame=per_frame
+        token_dim=8,
+        num_tokens=2,
+        num_landmarks=5,
+        time_dim=12,
+        num_embeddings=4,
+        dim=8,
+        heads=2,
+        per_frame=per_frame,
     )
     torch.nn.init.normal_(module.to_time.weight)
     values = {
@@ -176,6 +230,16 @@ def test_motion_latents_go_by_the_condition_that_is_chosen(per_frame):
     assert bool(frames_differ) == per_frame
     latents.sum().backward()
     assert all(each.grad is not None for each in module.parameters())
+
+
+@pytest.mark.parametrize("audio", ["mean", "all"])
+def test_motion_latents_read_the_mean_of_a_frame_s_tokens_or_all_of_them(audio):
+    torch.manual_seed(0)
+    sizes = {"token_dim": 8, "num_tokens": 2, "num_landmarks": 5, "time_dim": 12}
+    module = MotionLatents(**sizes, num_embeddings=4, dim=8, heads=2, audio=audio)
+    torch.nn.init.normal_(module.to_time.weight)
+    tokens = torch.randn(1, 3, 2, 8)
+    assert torch.allclose(module({"audio": tokens}), module({"audio": tokens.flip(2)})) == (audio == "mean")
 
 
 def test_five_frames_of_sound_around_each_are_those_of_hallo(shared):
@@ -241,7 +305,13 @@ def test_full_size_has_the_parameters_of_the_reference():
     [
         ({"temporal": {"clip_frame": 3}}, "did you mean 'clip_frames'"),
         ({"temporal": None}, "both null"),
-        ({"temporal": {**tiny.TEMPORAL, "absent": "black"}}, "choose zero or unseen"),
+        (
+            {"temporal": {**tiny.TEMPORAL, "absent": "black"}},
+            "temporal.absent='black': choose zero or unseen",
+        ),
+        ({"temporal": {**tiny.TEMPORAL, "plain_places": "all"}}, "choose resnet or none"),
+        ({"temporal": {**tiny.TEMPORAL, "motion_order": "any"}}, "choose oldest_first or nearest_first"),
+        ({"motion_latents": {**tiny.MOTION_LATENTS, "audio": "first"}}, "choose mean or all"),
         ({"temporal": {**tiny.TEMPORAL, "positions": "none"}}, "choose one of sinusoidal"),
         ({"context": "text"}, "choose zeros or learned"),
         ({"order": "audio"}, "choose audio_first or audio_last"),

@@ -85,6 +85,29 @@ def test_guidance_is_that_of_the_paper(network, batch_passes):
         assert len(one.guidance.coefficients) == 1
 
 
+@pytest.mark.parametrize("batch_passes", [True, False])
+def test_what_each_pass_sees_is_a_setting(network, batch_passes):
+    """Here the pass without the reference keeps the motion frames, and that without sound its latents."""
+    context = network.read(torch.randn(1, 12, 6, 6), torch.randn(1, 4, 12, 6, 6))
+    noisy, time, audio = torch.randn(1, 3, 12, 6, 6), torch.tensor([300]), sound(range(3))
+    silence = network.hear(torch.zeros_like(audio))
+    passes = {"base": ["motion"], "reference": ["reference", "motion", "motion_latents"]}
+    for scales, keep_reference in (((0, 0), False), ((1, 0), True)):
+        named = dict(zip(("reference_scale", "audio_scale"), scales, strict=True))
+        pipe = pipeline(network, passes=passes, batch_passes=batch_passes, **named)
+        latents = network.latents_of_motion(silence)
+        expected = network(
+            noisy,
+            time,
+            context,
+            tokens=silence,
+            motion_latents=latents if keep_reference else torch.zeros_like(latents),
+            keep_reference=torch.tensor([keep_reference]),
+            keep_motion=torch.tensor([True]),
+        )
+        torch.testing.assert_close(pipe._predictor(context, audio)(noisy, time), expected)
+
+
 def test_without_an_audio_scale_the_sound_is_not_heard(network):
     silent = pipeline(network, audio_scale=0)
     other = lambda frames: sound(frames, seed=1)  # noqa: E731
@@ -130,6 +153,25 @@ def test_each_clip_sees_the_latents_before_it_and_no_picture_is_encoded_again(ne
         for place, frame in enumerate(frames.tolist()):
             expected = latents[:, frame] if frame >= 0 else torch.zeros_like(latents[:, 0])
             assert torch.equal(motion[:, place], expected)
+
+
+def test_the_past_may_go_through_pictures(network, monkeypatch):
+    """Then each clip is decoded and encoded once more, and what that loses the next clip does not see."""
+    pipe = pipeline(network, past="pictures", decode_frames=2)
+    decode = pipe.codec.decode
+    monkeypatch.setattr(pipe.codec, "decode", lambda latents: (decode(latents) * 4).round() / 4)
+    seen = []
+    with_motion = network.with_motion
+    monkeypatch.setattr(
+        network,
+        "with_motion",
+        lambda context, motion, found: seen.append(motion) or with_motion(context, motion, found),
+    )
+    latents = draw(pipe, 6)
+    (motion,) = seen
+    pictures = pipe.codec.decode(latents[:, 2:3]).clamp(-1, 1)
+    assert torch.equal(motion[:, -1:], pipe.codec.encode(pictures))
+    assert (motion[:, -1] - latents[:, 2]).abs().max() > 1e-3
 
 
 def test_a_chain_begins_as_shorter_ones_do_and_is_as_long_as_asked(network):
@@ -190,6 +232,9 @@ def test_what_is_known_of_a_range_is_meaned():
     ("settings", "message"),
     [
         ({"num_steps": 0}, "sampling.num_steps is 0"),
+        ({"past": "frames"}, "sampling.past='frames': choose latents or pictures"),
+        ({"passes": {"none": []}}, r"sampling.passes.none: unknown option"),
+        ({"passes": {"base": ["sound"]}}, "passes.base names sound: a pass sees reference, motion, audio"),
         ({"segments": {"per_segment": 3, "segments": 2}}, "give 6 motion frames, the network takes 4"),
     ],
 )
