@@ -67,6 +67,9 @@ class ReferenceTransformerBlock(nn.Module):
     them.
     """
 
+    gathered_for = ("project_reference",)
+    """Methods that are called from outside, beside `forward`, and need parameters (training/sharding.py)."""
+
     def __init__(self, block: BasicTransformerBlock) -> None:
         super().__init__()
         self.norm1 = block.norm1
@@ -85,6 +88,9 @@ class ReferenceTransformerBlock(nn.Module):
 
     def project_reference(self, tokens: Tensor) -> KeyValue:
         """Keys and values [B, L, D] of the reference's tokens [B, L, C]."""
+        return self._keys_values(tokens)
+
+    def _keys_values(self, tokens: Tensor) -> KeyValue:
         return self.attn1.to_k(tokens), self.attn1.to_v(tokens)
 
     def forward(
@@ -108,7 +114,7 @@ class ReferenceTransformerBlock(nn.Module):
         if tokens_only:
             return hidden, tokens
         if isinstance(reference, Tensor):
-            reference = self.project_reference(reference)
+            reference = self._keys_values(reference)
         hidden = hidden + reference_attention(self.attn1, tokens, reference, keep)
         seen = _project_out(self.attn2, self.attn2.to_v(context))
         hidden = hidden + seen.repeat_interleave(hidden.shape[0] // context.shape[0], dim=0)

@@ -44,6 +44,9 @@ class TemporalTransformer(nn.Module):
         ValueError: the heads do not divide the channels, or unknown positions.
     """
 
+    gathered_for = ("project",)
+    """As in `ReferenceTransformerBlock`."""
+
     def __init__(
         self,
         channels: int,
@@ -86,6 +89,9 @@ class TemporalTransformer(nn.Module):
 
         Those of frames before a clip, for `forward`; they do not depend on the clip.
         """
+        return self._tokens(maps, num_frames)
+
+    def _tokens(self, maps: Tensor, num_frames: int) -> Tensor:
         frames = self.norm(maps).unflatten(0, (-1, num_frames))
         # Contiguous, or the projection of a single clip becomes one small product a pixel.
         tokens: Tensor = self.proj_in(frames.permute(0, 3, 4, 1, 2).contiguous().flatten(0, 2))
@@ -116,7 +122,7 @@ class TemporalTransformer(nn.Module):
                 "modules (motion_max_seq_length): use shorter clips or windows, or train with a larger limit"
             )
         height, width = hidden.shape[-2:]
-        tokens = self.project(hidden, num_frames)
+        tokens = self._tokens(hidden, num_frames)
         if before is None:
             for block in self.transformer_blocks:
                 tokens = block(tokens)

@@ -82,6 +82,14 @@ class UNetTrunk(nn.Module):
         kinds: what is built at every place beside diffusers' modules, by name: attributes of `UNetLevel`.
     """
 
+    _no_split_modules = (
+        "ReferenceTransformerBlock",
+        "ResnetBlock2D",
+        "TemporalTransformer",
+        "TokenAttention",
+    )
+    """Blocks whose parameters are gathered together where they are sharded, named as diffusers does."""
+
     def __init__(self, source: UNet2DConditionModel, kinds: Mapping[str, PlaceModules]) -> None:
         super().__init__()
         blocks: Any = source  # nn.Module does not know the types of its submodules

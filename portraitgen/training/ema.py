@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from portraitgen.training.sharding import local, sharded_like
 from portraitgen.training.trainer_state import find_callback, optimizer_stepped
 
 
@@ -52,8 +54,13 @@ class EMA(Callback):
                 f"the checkpoint's averages are not those of what trains: {', '.join(names[:8])}"
             )
         self._averages = {
-            name: self._averages.get(name, parameter.detach()).to(parameter.device, torch.float32, copy=True)
+            name: sharded_like(self._averages[name], parameter)
+            if name in self._averages
+            else parameter.detach()
             for name, parameter in trained.items()
+        }
+        self._averages = {
+            name: average.to(torch.float32, copy=True) for name, average in self._averages.items()
         }
         self._parameters = list(trained.values())
 
@@ -63,8 +70,8 @@ class EMA(Callback):
         if not optimizer_stepped(trainer):
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [parameter.detach().float() for parameter in self._parameters]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        weights = [local(parameter.detach()).float() for parameter in self._parameters]
+        torch._foreach_lerp_(list(map(local, self._averages.values())), weights, 1 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,15 +103,28 @@ class EMA(Callback):
         """Point the parameters at the averages; nothing is copied when they are float32."""
         if self.updates == 0 or not self._parameters:
             return
-        self._weights = [parameter.data for parameter in self._parameters]
+        self._weights = [_taken(parameter) for parameter in self._parameters]
         for parameter, average in zip(self._parameters, self._averages.values(), strict=True):
-            parameter.data = average.to(parameter.dtype)
+            _put(parameter, average.to(parameter.dtype))
 
     def _restore(self) -> None:
         if self._weights is not None:
             for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                parameter.data = weight
+                _put(parameter, weight)
             self._weights = None
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    """The weights, to be put back later: of a sharded parameter a copy."""
+    return parameter.detach().clone() if isinstance(parameter, DTensor) else parameter.data
+
+
+def _put(parameter: nn.Parameter, values: Tensor) -> None:
+    """FSDP gathers from the memory that it knows, so a shard is written in place."""
+    if isinstance(parameter, DTensor):
+        local(parameter.detach()).copy_(local(values))
+    else:
+        parameter.data = values
 
 
 @contextmanager

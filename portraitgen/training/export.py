@@ -13,6 +13,7 @@ from portraitgen.nn.lora import lora_settings
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.learner import Learner
 from portraitgen.training.loss_log import LossLog
+from portraitgen.training.sharding import whole
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import find_callback, is_due, positive
 from portraitgen.training.weights import save_weights
@@ -91,18 +92,20 @@ class WeightsExport(Callback):
             loss_log.check(
                 trainer
             )  # on every rank; names the step and the samples of a loss that is no number
-        if not trainer.is_global_zero:
-            return
         with apart_from_training(trainer):
             with averaged_weights(trainer):
-                save_weights(
-                    path,
-                    pl_module.exported_state(),
-                    config=self.config,
-                    step=trainer.global_step,
-                    system=self.system,
-                    provenance=self._provenance(pl_module),
-                )
+                # Of sharded weights every process has a part.
+                state = whole(pl_module.exported_state(), keep=trainer.is_global_zero)
+            if not trainer.is_global_zero:
+                return
+            save_weights(
+                path,
+                state,
+                config=self.config,
+                step=trainer.global_step,
+                system=self.system,
+                provenance=self._provenance(pl_module),
+            )
             self._call_last(path)
             for old in _steps(self.folder)[: -self.keep_last]:
                 old.unlink()

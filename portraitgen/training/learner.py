@@ -18,7 +18,9 @@ from portraitgen.losses.mean import Mean
 from portraitgen.nn.lora import plain_name
 from portraitgen.nn.pretrained import base_tensors, bases
 from portraitgen.training.bases import base_facts
+from portraitgen.training.fsdp import FullySharded
 from portraitgen.training.optim import MakeOptimizer, build_optimizer
+from portraitgen.training.sharding import on_meta
 from portraitgen.training.step_seed import isolated_rng, stream_seed
 
 Batch = dict[str, Any]
@@ -146,11 +148,25 @@ class Learner(LightningModule, ABC):
         for name, parameter in self.named_parameters():
             if not name.startswith("network."):
                 parameter.requires_grad_(False)
-        if stage == "fit":
+        if stage == "fit" and not on_meta(self.network):
             # Now, while the tensors still are those that were filled, on the CPU and in no strategy's hands.
             trained = self.trained_state()
             self._of_base = {n: part for n, part in base_tensors(self).items() if n not in trained}
             self._frozen_digest = self._digest_frozen()
+
+    def configure_model(self) -> None:
+        """Shards the network where the strategy does so; the stage has filled and frozen it before."""
+        if isinstance(self.trainer.strategy, FullySharded):
+            self.trainer.strategy.shard(self)
+
+    @property
+    def frozen_facts(self) -> tuple[str, Mapping[str, str]]:
+        """Digest of the frozen weights, and which tensors still are those of a base."""
+        return self._frozen_digest, self._of_base
+
+    @frozen_facts.setter
+    def frozen_facts(self, facts: tuple[str, Mapping[str, str]]) -> None:
+        self._frozen_digest, self._of_base = facts
 
     def on_fit_start(self) -> None:
         # Lightning keeps the mode it finds, and pretrained parts arrive in eval mode.

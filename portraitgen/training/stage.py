@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from portraitgen.nn.lora import plain_name
 from portraitgen.training.bases import load_trained, require_same_bases
 from portraitgen.training.learner import Learner
-from portraitgen.training.weights import load_weights, matches
+from portraitgen.training.sharding import on_meta
+from portraitgen.training.weights import load_facts, load_weights, matches
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,9 @@ class TrainingStage(Callback):
                     f"stage {self.name!r} starts from {path}, which does not exist. "
                     + (advice if command else "Set stage.init_from to a weights file")
                 )
+            if on_meta(learner.network):  # the first process loads them, and sends parts
+                learner.earlier_recognizers |= load_facts(path).get("recognizers", {})
+                continue
             found, said = load_weights(path)
             twice = [name for name in found if name in tensors]
             if twice:
@@ -126,6 +130,8 @@ class TrainingStage(Callback):
             tensors |= found
             origin |= dict.fromkeys(found, path)
             log.info("stage %r starts from %s (step %s)", self.name, path, said.get("step", "unknown"))
+        if on_meta(learner.network):
+            return
         missing = load_trained(
             learner.network,
             copied(tensors, self.init_copies),

@@ -46,6 +46,7 @@ OWN_COMMAND = (
     "portraitgen.training.checkpoint.LastCheckpoint",
     "portraitgen.training.ema.EMA",
     "portraitgen.training.export.WeightsExport",
+    "portraitgen.training.fsdp.FullySharded",
     "portraitgen.training.health.Health",
     "portraitgen.training.loss_log.LossLog",
     "portraitgen.training.preemption.Preemption",

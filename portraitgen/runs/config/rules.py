@@ -16,6 +16,7 @@ from portraitgen.runs.config.targets import did_you_mean, resolve_target
 from portraitgen.runs.pretrained import missing_models
 from portraitgen.runs.train.rendezvous import launch_problems
 
+FULLY_SHARDED = "portraitgen.training.fsdp.FullySharded"
 DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
 
 DEEPSPEED_KEYS = (
@@ -62,6 +63,11 @@ def setting_problems(config: DictConfig) -> Iterator[str]:
     yield from training_problems(settings)
     if config.optimized_metric:
         yield from logged_problems(config.optimized_metric, settings)
+    if _shards(config) and str(config.optimizer.get("_target_", "")).startswith("prodigyopt."):
+        yield (
+            "optimizer: Prodigy estimates its rate from all that trains at once, of which each process has a"
+            " part under this strategy: use strategy=ddp, or optimizer=adamw"
+        )
     if _uses_deepspeed(config):
         if config.trainer.accelerator == "cpu":
             yield "strategy: DeepSpeed trains on CUDA GPUs only; on a CPU use strategy=ddp"
@@ -178,6 +184,12 @@ def _batches(config: DictConfig) -> Iterator[str]:
                 f"data.samples_per_epoch: an epoch is {batches} batches, no multiple of "
                 f"trainer.accumulate_grad_batches ({accumulate}): its last step would see fewer samples"
             )
+
+
+def _shards(config: DictConfig) -> bool:
+    """Whether a process has but a part of the weights, or of the optimizer's state."""
+    target = config.strategy.get("_target_") if OmegaConf.is_dict(config.strategy) else None
+    return target in (DEEPSPEED, FULLY_SHARDED)
 
 
 def _uses_deepspeed(config: DictConfig) -> bool:

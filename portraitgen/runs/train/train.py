@@ -15,7 +15,7 @@ from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
-from portraitgen.runs.config.rules import check_training
+from portraitgen.runs.config.rules import FULLY_SHARDED, check_training
 from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.threads import share_threads
@@ -83,7 +83,7 @@ def _fit(
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
-    model = instantiate(config.model, _convert_="all")
+    model = _model(config)
     losses = {
         name: instantiate(node, _convert_="all") for name, node in (config.losses or {}).items() if node
     }
@@ -148,6 +148,18 @@ def _fit(
             import wandb
 
             wandb.finish()  # the next trial of a sweep, in this process, is a run of its own
+
+
+def _model(config: DictConfig) -> Any:
+    """The model; where the network is sharded, all processes but the first build it without memory."""
+    sharded = OmegaConf.is_dict(config.strategy) and config.strategy.get("_target_") == FULLY_SHARDED
+    if not sharded or process_rank() == 0:
+        return instantiate(config.model, _convert_="all")
+    import torch
+
+    with torch.device("meta"):
+        network = instantiate(config.model.network, _convert_="all")
+    return instantiate(config.model, network=network, _convert_="all")
 
 
 def _check_accumulation(data: Any, trainer: Any) -> None:

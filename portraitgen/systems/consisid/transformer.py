@@ -15,6 +15,9 @@ class ConsisIDTransformer(ConsisIDTransformer3DModel):
         ValueError: numbers of the face modules that do not fit the transformer.
     """
 
+    # As diffusers has it for other models: what stays whole where parameters are sharded.
+    _no_split_modules = ["ConsisIDBlock", "FaceAttention", "FaceTokens"]  # type: ignore[assignment]  # noqa: RUF012
+
     def _init_face_inputs(self) -> None:
         config: Any = self.config
         dim, interval = self.inner_dim, config.cross_attn_interval

@@ -86,6 +86,9 @@ class LoopyNetwork(nn.Module):
         ValueError: unknown or unsupported option (named), or networks that do not fit together.
     """
 
+    gathered_for = ("read", "with_motion")  # the learned context
+    """As in `ReferenceTransformerBlock`."""
+
     def __init__(
         self,
         *,

@@ -50,6 +50,11 @@ def test_deepspeed_settings_are_parsed_by_deepspeed(override, message):
     assert message in problems[0]
 
 
+def test_prodigy_needs_all_that_trains():
+    (problem,) = setting_problems(config("strategy=fsdp", "optimizer=prodigy"))
+    assert "use strategy=ddp, or optimizer=adamw" in problem
+
+
 def test_a_callback_without_a_class_is_read_by_nobody():
     (problem,) = setting_problems(config("+callbacks.sampels.every_steps=3"))
     assert (
