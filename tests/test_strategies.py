@@ -31,7 +31,12 @@ SYSTEMS = {
     "consisid/tiny_wan": [],
     "flux_identity/tiny_klein": ["losses=none", "optimizer=adamw", "optimizer.lr=1.0e-3"],
     "loopy/tiny_stage2": [],
-    "uniportrait/tiny_stage2": ["stage.expect_missing=[]", "stage.init_copies={}"],
+    # Hard routing flips between near ties by a rounding error.
+    "uniportrait/tiny_stage2": [
+        "model.network.router.hard=false",
+        "stage.expect_missing=[]",
+        "stage.init_copies={}",
+    ],
 }
 
 
