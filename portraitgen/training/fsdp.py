@@ -4,11 +4,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
@@ -25,11 +25,17 @@ from portraitgen.training.sharding import (
     whole,
 )
 
-if TYPE_CHECKING:
-    from portraitgen.training.learner import Learner
-
 # It warns of operations in place on what a block returns, which no network here does.
 warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+
+
+class Shardable(Protocol):
+    """What a `Learner` has that sharding needs."""
+
+    network: nn.Module
+    frozen_facts: tuple[str, Mapping[str, str]]
+
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 class FullySharded(ModelParallelStrategy):
@@ -59,7 +65,7 @@ class FullySharded(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, learner: "Learner") -> None:
+    def shard(self, learner: Shardable) -> None:
         """Shard the network, then fill it with what the first process has."""
         network = learner.network
         if is_sharded(network):
