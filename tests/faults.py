@@ -33,6 +33,9 @@ Damage = Callable[[Path, random.Random], None]
 DIGEST_BYTES = 100
 """At least as many as a checkpoint's digest takes at its end; a file without one is read like older ones."""
 
+WORDS_BYTES = 4096
+"""Least limit of a full disk: what the command says goes into a file too."""
+
 APART = {"at once": (0.0, 0.2), "a moment later": (0.5, 1.5)}
 """Seconds between two starts."""
 
@@ -309,7 +312,7 @@ def break_commands(folder: Path, given: argparse.Namespace, row: Callable[..., N
     if "disk" in given.only:
         for each in all_commands:
             largest = max(path.stat().st_size for pattern in each.results for path in sound.glob(pattern))
-            limits = [largest >> (2 * number + 1) for number in range(given.disks)]
+            limits = [max(largest >> (2 * number + 1), WORDS_BYTES) for number in range(given.disks)]
             found = full_disk(each, sound, folder / "full", limits=limits)
             row(f"full disk: {each.name}", len(limits), "said so, then ended with the same bits", found)
     if "checkpoints" in given.only:

@@ -26,7 +26,7 @@ from portraitgen.data.manifest import is_done, manifest_path, update_dataset, wr
 from portraitgen.data.members import sample_members
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.data.scan import scan_shard
-from portraitgen.media.decode import VideoError
+from portraitgen.media.container import VideoError
 from portraitgen.media.gop import packet_table
 
 _TOOLS = ("portraitgen", "av", "numpy", "opencv-python")

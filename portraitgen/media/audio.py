@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from portraitgen.media.decode import VideoSource
+from portraitgen.media.container import VideoSource
 from portraitgen.media.soundtrack import SoundMends, sound_blocks
 
 SAMPLE_RATE = 16_000

@@ -90,13 +90,21 @@ class PictureClock:
         return next((time for time in times if time > last), last + self.period_s)
 
     def rate(self, stated: Fraction | None) -> Fraction | None:
-        """Frames a second: what the header states, if the pictures come about so often; else as measured."""
-        lasting = sum(stretch.end - stretch.first for stretch in self.stretches)
-        if len(self.times) < 2 or lasting <= 0:
+        """Frames a second: what the header states, if the pictures come about so often; else as measured.
+
+        A round rate is a camera's, of which some pictures may be missing; any other is FFmpeg's own mean,
+        which counts the last picture for nothing where its header does not say how long it is seen.
+        """
+        steps = len(self.times) - len(self.stretches)
+        lasting = sum(stretch.end - stretch.first - self.period_s for stretch in self.stretches)
+        if self.by_order or steps < 1 or lasting <= 0:
             return stated
-        measured = len(self.times) / lasting
-        if stated and abs(measured / float(stated) - 1) < 0.1:
-            return stated
+        measured = steps / lasting
+        if stated:
+            stated = Fraction(stated).limit_denominator(1001)
+            tolerance = 0.1 if stated.denominator in (1, 1001) else 0.001
+            if abs(measured / float(stated) - 1) < tolerance:
+                return stated
         near = min(STANDARD_RATES, key=lambda rate: abs(float(rate) - measured))
         return near if abs(float(near) / measured - 1) < 0.01 else Fraction(measured).limit_denominator(100)
 
@@ -135,10 +143,14 @@ def clock_of_stamps(
         return PictureClock(stamps, times, [Stretch(0.0, count * period_s, 0.0)], 0, period_s, by_order=True)
     pts = np.array([np.nan if stamp is None else stamp * unit for stamp in presented])
     dts = np.array([np.nan if stamp is None else stamp * unit for stamp in decoded])
-    dts = np.where(np.isnan(dts), pts, dts)
+    dts = _completed(dts, pts, period_s)
     steps = np.diff(dts)
-    usual = steps[(steps > 0) & (steps < MAX_PAUSE_S)]
-    period_s = float(np.median(usual)) if len(usual) else period_s
+    usual = steps[(steps >= 0) & (steps <= MAX_PAUSE_S)]
+    moved = usual[usual > 0]
+    if len(moved):  # less where pictures share a stamp
+        period_s = float(np.median(moved)) * len(moved) / len(usual)
+    # Seldom enough, each picture would else be a shot that stands still for as long as its file claims.
+    period_s = min(period_s, MAX_PAUSE_S)
     pause = max(MAX_PAUSE_S, 3 * period_s)
     order = _mended(dts, period_s, pause)
     delay = np.nanmedian(pts - dts)
@@ -150,12 +162,39 @@ def clock_of_stamps(
     now = 0.0
     breaks = np.flatnonzero(_jumps(order, pause)) + 1
     for part in np.split(np.arange(count), breaks):
-        first, end = float(pts[part].min()), float(pts[part].max()) + period_s
+        seen = _apart(pts[part], period_s)
+        first, end = float(seen.min()), float(seen.max()) + period_s
         shift = first - now
-        times[part] = pts[part] - shift
+        times[part] = seen - shift
         stretches.append(Stretch(first, end, shift))
         now = end - shift
     return PictureClock(stamps, times, stretches, wrong, period_s, by_order=False)
+
+
+def _completed(dts: np.ndarray, pts: np.ndarray, period_s: float) -> np.ndarray:
+    """Stamps of decoding, also those that are missing: Matroska stores none, FFmpeg finds all but a few."""
+    known = np.flatnonzero(~np.isnan(dts))
+    if len(known) == 0:
+        return pts
+    steps = np.diff(dts[known])
+    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else period_s
+    numbers = np.arange(len(dts))
+    completed = np.interp(numbers, known, dts[known])
+    completed[: known[0]] -= step * (known[0] - numbers[: known[0]])
+    completed[known[-1] + 1 :] += step * (numbers[known[-1] + 1 :] - known[-1])
+    return completed
+
+
+def _apart(stamps: np.ndarray, period_s: float) -> np.ndarray:
+    """Stamps of one stretch; pictures that share one are spread evenly up to the next."""
+    values, groups, counts = np.unique(stamps, return_inverse=True, return_counts=True)
+    if len(values) == len(stamps):
+        return stamps
+    lasting = np.diff(values, append=values[-1] + counts[-1] * period_s)
+    order = np.argsort(groups, kind="stable")
+    place = np.empty(len(stamps))
+    place[order] = np.arange(len(stamps)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(stamps + place * (lasting / counts)[groups])
 
 
 def _jumps(order: np.ndarray, pause: float) -> np.ndarray:

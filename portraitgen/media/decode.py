@@ -5,11 +5,10 @@ bytes decodes into smeared pictures without an error. Reading therefore ends in 
 frames, frames flagged `corrupt`, or a `VideoError` that names the file, the cause and the fix.
 """
 
-import io
 import re
+import shlex
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -24,11 +23,13 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from portraitgen.media.bounded import MAX_RATE
 from portraitgen.media.clock import PictureClock, picture_clock
+from portraitgen.media.container import VideoError, VideoSource, open_media, source_name
 from portraitgen.media.display import Deinterlacer, lies_across, pixel_aspect, shown_picture, square_size
+from portraitgen.media.stated_size import missing_bytes
 
 AnyStream = TypeVar("AnyStream", bound=Stream)
-VideoSource = Path | str | bytes
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -37,8 +38,8 @@ VIDEO_SUFFIXES = frozenset(
 """What the names of videos end in."""
 
 
-class VideoError(ValueError):
-    """A video cannot be used; the message names the file, the cause and what to do."""
+MAX_FRAME_PIXELS = 64_000_000
+"""Of a frame, 192 MB as RGB: nearly twice the frames of 8K cameras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +78,6 @@ class Frame:
     jumped: bool = False
 
 
-def source_name(source: VideoSource, name: str | None) -> str:
-    """What messages call a source: the given name, else the path, else that it lies in memory."""
-    return name or ("<bytes in memory>" if isinstance(source, bytes) else str(source))
-
-
-@contextmanager
-def open_media(source: VideoSource, name: str) -> Iterator[InputContainer]:
-    """Open a file or its bytes for reading.
-
-    Raises:
-        VideoError: there is nothing readable in it, or, inside the block, it turns out to be damaged.
-    """
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise VideoError(f"{name}: no such file")
-    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-    if size == 0:
-        raise VideoError(f"{name}: the file is empty (0 bytes); fetch it again or remove it")
-    try:
-        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r")
-    except (av.error.FFmpegError, OSError, UnicodeDecodeError) as error:
-        # PyAV decodes the names in a header, and those may be damaged too.
-        reason = error.reason if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise VideoError(
-            f"{name}: not a readable video or sound ({reason}); either it is none at all, or an mp4 "
-            "that was cut short and so lost its index (moov): fetch it again or remove it"
-        ) from error
-    with container:
-        try:
-            yield container
-        except (av.error.FFmpegError, UnicodeDecodeError) as error:
-            raise VideoError(
-                f"{name}: cannot be read to its end ({error}); fetch it again or remove it"
-            ) from error
-
-
 def default_stream(streams: Sequence[AnyStream]) -> AnyStream | None:
     """The stream that players take: the one marked as default, else the first. A cover picture is none."""
     playable = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
@@ -122,7 +88,20 @@ def default_stream(streams: Sequence[AnyStream]) -> AnyStream | None:
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     stream = default_stream(container.streams.video)
     if stream is None:
+        if not container.streams:
+            raise VideoError(
+                f"{name}: nothing in it can be read; it was cut short or is damaged: fetch it again"
+            )
         raise VideoError(f"{name}: holds no video stream (audio only?); give a file with pictures")
+    codec = stream.codec_context
+    if codec is None:
+        raise VideoError(f"{name}: FFmpeg has no decoder for its pictures; re-encode it")
+    if codec.width * codec.height > MAX_FRAME_PIXELS:
+        raise VideoError(
+            f"{name}: {codec.width}x{codec.height} are more than {MAX_FRAME_PIXELS // 1_000_000} million "
+            "pixels; scale it down"
+        )
+    codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # for what its header does not say
     return stream
 
 
@@ -185,7 +164,13 @@ def probe_video(source: VideoSource, *, square_pixels: bool = True, name: str | 
         fps = clock.rate(stream.average_rate or stream.guessed_rate)
         if not fps:
             raise VideoError(
-                f"{name}: states no frame rate; re-encode it (ffmpeg -i {name} -r 25 with-a-rate.mp4)"
+                f"{name}: states no frame rate; re-encode it (ffmpeg -i {shlex.quote(name)} -r 25 "
+                "with-a-rate.mp4)"
+            )
+        if fps > MAX_RATE:
+            raise VideoError(
+                f"{name}: {float(fps):.4g} frames a second by its time stamps, more than {MAX_RATE}; they "
+                f"are wrong: re-encode it (ffmpeg -r 25 -i {shlex.quote(name)} with-a-rate.mp4)"
             )
         num_frames = stream.frames if stream.frames and not clock.by_order else len(clock.times)
         aspect = pixel_aspect(stream) if square_pixels else Fraction(1)
@@ -276,8 +261,10 @@ def iter_frames(
         if reading.packets < stream.frames:
             raise VideoError(
                 f"{name}: cut short, {reading.packets} of {stream.frames} frames are there; fetch it again, "
-                f"or save what is there with `ffmpeg -i {name} -c copy whole.mp4`"
+                f"or save what is there with `ffmpeg -i {shlex.quote(name)} -c copy whole.mp4`"
             )
+        if (there := missing_bytes(source)) is not None:
+            raise VideoError(f"{name}: cut short, {there[0]} of {there[1]} bytes are there; fetch it again")
 
 
 def _seen(frame: VideoFrame, aspect: Fraction, facts: tuple[int, float, bool, bool]) -> Frame:

@@ -23,7 +23,8 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from portraitgen.media.decode import VideoError, is_zeroed
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import is_zeroed
 
 Buffer = bytes | memoryview
 
@@ -59,7 +60,7 @@ def packet_table(data: Buffer, *, name: str = "<clip in memory>") -> PacketTable
         VideoError: unreadable, cut short, not H.264 4:2:0, or with B-frames, so that frame i is not packet i.
     """
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with av.open(io.BytesIO(data), "r", options={"format_whitelist": "mp4"}) as container:
             if not container.streams.video:
                 raise VideoError(f"{name}: holds no video stream")
             stream = container.streams.video[0]

@@ -1,16 +1,22 @@
 """Find the cuts in a video, so that no track or clip runs across one."""
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 import cv2
 import numpy as np
 
 _THUMBNAIL = 32
 _NEIGHBOURS = 4
+_STILL = 2e-4
 
 
 def scene_cuts(
-    frames: Iterable[np.ndarray], *, min_change: float = 0.05, min_prominence: float = 5.0
+    frames: Iterable[np.ndarray],
+    *,
+    fps: Fraction | float = 25,
+    min_change: float = 0.05,
+    min_prominence: float = 5.0,
 ) -> list[int]:
     """First frame of each new shot.
 
@@ -32,9 +38,14 @@ def scene_cuts(
         if last is not None:
             changes.append(float(np.abs(current - last).mean()))
         last = current
+    reach = max(_NEIGHBOURS, round(fps))
     cuts = []
     for place, change in enumerate(changes):
-        around = changes[max(place - _NEIGHBOURS, 0) : place] + changes[place + 1 : place + 1 + _NEIGHBOURS]
-        if change >= min_change and change >= min_prominence * float(np.median(around or [0.0])):
+        if change < min_change:
+            continue
+        before = [each for each in changes[max(place - reach, 0) : place] if each > _STILL]
+        after = [each for each in changes[place + 1 : place + 1 + reach] if each > _STILL]
+        around = before[-_NEIGHBOURS:] + after[:_NEIGHBOURS]
+        if change >= min_prominence * float(np.median(around or [0.0])):
             cuts.append(place + 1)
     return cuts

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from portraitgen.media.decode import VideoError, VideoSource, source_name
+from portraitgen.media.container import VideoError, VideoSource, source_name
 from portraitgen.media.soundtrack import SoundMends, sound_blocks
 
 log = logging.getLogger(__name__)

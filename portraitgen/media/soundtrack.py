@@ -12,14 +12,9 @@ import numpy as np
 from av.audio.frame import AudioFrame
 
 from portraitgen.media.clock import MAX_PAUSE_S, Stretch
-from portraitgen.media.decode import (
-    VideoError,
-    VideoSource,
-    default_stream,
-    open_media,
-    read_clock,
-    source_name,
-)
+from portraitgen.media.container import VideoError, VideoSource, open_media, source_name
+from portraitgen.media.decode import default_stream, read_clock
+from portraitgen.media.stated_size import missing_bytes
 
 TOLERANCE_S = 0.01
 """Stamps in whole milliseconds wander by less; a lost packet is longer (Opus 20 ms, AAC 21 ms)."""
@@ -53,7 +48,11 @@ def sound_blocks(
     with open_media(source, name) as container:
         stream = default_stream(container.streams.audio)
         if stream is None:
+            if not container.streams:
+                raise VideoError(f"{name}: nothing in it can be read; fetch it again or remove it")
             return
+        if stream.codec_context is None:
+            raise VideoError(f"{name}: FFmpeg has no decoder for its sound; re-encode it")
         track = _Track(sample_rate, SoundMends() if mends is None else mends)
         try:
             for time_s, frame in _timed(container.decode(stream), stretches):
@@ -63,11 +62,13 @@ def sound_blocks(
             raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
         if stream.duration is not None and stream.time_base is not None and not stretches:
             stated = float(stream.duration * stream.time_base)
-            if stated - track.written / sample_rate > max(0.5, 0.02 * stated):
+            if stated - track.written / sample_rate > max(0.25, 0.01 * stated):
                 raise VideoError(
                     f"{name}: cut short, {track.written / sample_rate:.1f} of {stated:.1f} s of sound are "
                     "there; fetch it again"
                 )
+        if (there := missing_bytes(source)) is not None:
+            raise VideoError(f"{name}: cut short, {there[0]} of {there[1]} bytes are there; fetch it again")
 
 
 def _picture_stretches(source: VideoSource, name: str) -> Sequence[Stretch]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from portraitgen.media.audio import StoredSound, decode_wav, encode_wav, frame_audio_window, read_audio
-from portraitgen.media.decode import VideoError
+from portraitgen.media.container import VideoError
 
 
 def tone(seconds: float, rate: int) -> np.ndarray:

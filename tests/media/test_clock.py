@@ -68,6 +68,46 @@ def test_no_stamps_at_all_count_pictures() -> None:
     np.testing.assert_allclose([found.time_of(index, None, 0.0) for index in range(5)], np.arange(5) * 0.04)
 
 
+def test_stamps_of_decoding_that_are_missing_are_no_jump() -> None:
+    """As FFmpeg reads H.264 with B-frames from Matroska."""
+    shown = [0, 160, 80, 40, 120, 320, 240, 200, 280]
+    found = clock(shown, [None, None, *regular(0, len(shown) - 2)])
+    np.testing.assert_allclose(found.times, np.array(shown) / 1000)
+    assert not len(found.jumps)
+    assert not found.wrong
+    late = clock(shown, [*regular(-80, len(shown) - 1), None])
+    np.testing.assert_allclose(late.times, np.array(shown) / 1000)
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [[80 * (number // 2) for number in range(FRAMES)], [0] * FRAMES],
+    ids=["in pairs", "all of them"],
+)
+def test_pictures_that_share_a_stamp_are_seen_one_after_the_other(stamps: list[int | None]) -> None:
+    found = clock(stamps)
+    np.testing.assert_allclose(found.ordered, np.arange(FRAMES) * 0.04, atol=1e-6)
+    assert found.rate(Fraction(25)) == 25
+    last = -1.0
+    for index in range(FRAMES):
+        last = found.time_of(index, stamps[index], last)
+        assert last == pytest.approx(index * 0.04, abs=1e-6)
+
+
+def test_a_picture_every_hour_is_no_hour_of_a_still() -> None:
+    found = clock([3_600_000 * number for number in range(20)])
+    assert found.ordered[-1] < 60
+    assert len(found.jumps) >= 18
+
+
+def test_a_mean_rate_gives_way_to_the_rate_of_the_stamps() -> None:
+    """FFmpeg's mean ends with the last picture's stamp, where its length is not stored."""
+    assert clock(regular(count=60)).rate(Fraction(60, 59) * 25) == 25
+    missing = [stamp for number, stamp in enumerate(regular(count=60)) if number % 20]
+    assert clock(missing).rate(Fraction(25)) == 25, "a camera's rate, some pictures are lost"
+    assert clock(regular(count=60)).rate(Fraction(29_296_875, 1_171_875)) == 25
+
+
 def test_a_rate_that_stamps_deny_is_measured() -> None:
     """A webm with jittered stamps states 1000 frames a second."""
     rng = np.random.default_rng(0)

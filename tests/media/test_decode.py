@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from portraitgen.media.audio import encode_wav
-from portraitgen.media.decode import VideoError, iter_frames, probe_video, read_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import iter_frames, probe_video, read_video
 from portraitgen.media.encode import encode_clip
 
 

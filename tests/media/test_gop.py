@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from portraitgen.media.decode import VideoError, read_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import read_video
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import GopDecoder, PacketTable, packet_table
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from portraitgen.media.decode import iter_frames, read_video
 from portraitgen.media.shots import scene_cuts
@@ -24,6 +25,20 @@ def test_steady_motion_is_no_cut() -> None:
     )
     panned = [noise[:, 16 * place : 16 * place + 128] for place in range(40)]
     assert scene_cuts(panned) == []
+
+
+@pytest.mark.parametrize("rate", [8, 5, 2, 1])
+@pytest.mark.parametrize("coded", [False, True], ids=["the same pictures", "coded anew"])
+def test_few_pictures_a_second_brought_to_many_are_no_cuts(carphone: Path, rate: int, coded: bool) -> None:
+    """Between repeats of a picture, each new one would stand out."""
+    frames = read_video(carphone)
+    held = [frames[int(number * rate / 25) * 25 // rate] for number in range(90)]
+    if coded:
+        rng = np.random.default_rng(0)
+        held = [image ^ (rng.random(image.shape) < 0.01).astype(np.uint8) for image in held]
+    assert scene_cuts(held) == []
+    other = [image[::-1, ::-1] // 2 + 60 for image in held[:50]]
+    assert scene_cuts([*held[:50], *other]) == [50]
 
 
 def test_short_input() -> None:

@@ -148,6 +148,40 @@ def test_a_rate_that_cannot_be_is_measured(tmp_path: Path) -> None:
     assert len(read_video(path)) == 50
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov", "flv", "ts"])
+def test_reordered_pictures_come_in_order_from_every_container(tmp_path: Path, suffix: str) -> None:
+    """Matroska stores no stamps of decoding: the first three frames used to be lost."""
+    path = tmp_path / f"b.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 128, "yuv420p"
+        stream.options = {"bf": "3", "crf": "10"}
+        for number in range(14):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(moving_bar(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    frames = list(iter_frames(path))
+    assert not any(frame.jumped or frame.corrupt for frame in frames)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(14) / 25, atol=1e-6)
+    assert [int(frame.image[0].mean(-1).argmax()) // 8 for frame in frames] == list(range(14))
+    assert probe_video(path).fps == 25
+
+
+def test_ticks_of_a_nanosecond_make_no_rate_of_a_thousand_million(tmp_path: Path) -> None:
+    path = tmp_path / "fine.mp4"
+    with (
+        av.open(io.BytesIO(encode_clip([moving_bar(number) for number in range(14)], fps=25))) as source,
+        av.open(str(path), "w", options={"video_track_timescale": "1000000000"}) as sink,
+    ):
+        stream = sink.add_stream_from_template(source.streams.video[0])
+        stream.time_base = Fraction(1, 1_000_000_000)
+        for number, packet in enumerate(each for each in source.demux(video=0) if each.size):
+            packet.stream, packet.time_base = stream, Fraction(1, 1_000_000_000)
+            packet.pts = packet.dts = 40_000_000 * number
+            sink.mux(packet)
+    assert probe_video(path).fps == 25
+    np.testing.assert_allclose([frame.time_s for frame in iter_frames(path)], np.arange(14) / 25)
+
+
 def test_photos_are_turned_and_brought_to_srgb(tmp_path: Path) -> None:
     image = Image.new("RGB", (40, 20), (200, 30, 30))
     exif = image.getexif()

@@ -36,6 +36,7 @@ from portraitgen.data.reader import ClipReader
 from portraitgen.data.shards import ShardWriter
 from portraitgen.faces.landmark_file import load_landmarks, save_landmarks
 from portraitgen.faces.landmark_sequence import LandmarkSequence
+from portraitgen.media.blame import raised_here
 from portraitgen.metrics.comparison import compare, label_runs
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.report.comparison_page import comparison_page
@@ -362,8 +363,7 @@ def is_told(error: Exception) -> bool:
     """Whether a command would end in one message, as `runs/config/command.py` decides it."""
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, USER_ERRORS) and frames[-1].split(".")[0] == "portraitgen"
+    return isinstance(error, USER_ERRORS) and raised_here(error)
 
 
 @contextmanager

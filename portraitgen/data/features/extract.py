@@ -11,7 +11,7 @@ from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.features.store import write_features
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
-from portraitgen.media.decode import VideoError
+from portraitgen.media.container import VideoError
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from portraitgen.data.prepare.plan import ShardJob, discard_shard
 from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.sample import ClipSample, DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.media.decode import VideoError, stated_frames
+from portraitgen.media.blame import raised_here
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import stated_frames
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,7 @@ class ShardMaker:
                         writer = stack.enter_context(shard)
                     writer.write(sample)
                 counted.finish()
-                digests[source.name] = source.sha256() if source.path.is_file() else None
+                digests[source.name] = _digest(source)
             report(None, 0)
             config["sources"] = digests
             if writer is not None:
@@ -165,11 +167,19 @@ class ShardMaker:
                 (source.name, "read", f"{source.name}: cannot be read ({error.strerror or error})")
             )
         except Exception as error:  # of decoders and detectors, on content that nobody thought of
-            if type(error) is ValueError:
+            if type(error) is ValueError and raised_here(error):
                 raise  # a setting, or a model that is missing: all sources need it
             log.exception("%s", source.name)
             reason = f"{source.name}: {type(error).__name__} ({error}); it is left out, please report it"
             omissions.append((source.name, "defect", SourceError(source, "defect", reason)))
+
+
+def _digest(source: Source) -> str | None:
+    """SHA-256 of its content; None where that can no longer be read."""
+    try:
+        return source.sha256()
+    except OSError:
+        return None
 
 
 class _Counter:

@@ -12,6 +12,7 @@ from portraitgen.data.prepare.sources import Source, SourceError
 from portraitgen.data.prepare.stored_faces import StoredFaces
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
+from portraitgen.media.clock import MAX_PAUSE_S
 from portraitgen.media.decode import VideoInfo, iter_frames, probe_video
 from portraitgen.media.shots import scene_cuts
 
@@ -68,6 +69,7 @@ def scan_video(
         nonlocal start_s
         previous: np.ndarray | None = None
         faces: list[Face] = []
+        first_shown = 0
         frames = iter_frames(source.path, name=source.name)
         for frame in resample_frames(frames, source_fps=info.fps, fps=fps):
             if not damaged:
@@ -81,11 +83,14 @@ def scan_video(
             elif frame.image is not previous:  # else it is repeated to reach the rate
                 embed = embed_every > 0 and frame.index % embed_every == 0
                 faces = backend.detect(frame.image, embed=embed)
+                first_shown = frame.index
+            elif frame.index - first_shown >= MAX_PAUSE_S * fps:
+                faces = []  # a still is no video
             stored.append(faces)
             damaged.append(frame.corrupt)
             previous = frame.image
             frame_done()
             yield frame.image
 
-    cuts = scene_cuts(searched())
+    cuts = scene_cuts(searched(), fps=fps)
     return Scan(info, fps, start_s, stored, cuts, jumps, np.array(damaged))

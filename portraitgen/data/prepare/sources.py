@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 _LABEL_SUFFIXES = (".txt", ".csv", ".json", ".jsonl")
 """Captions and tables, which lie beside sources."""
 
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which end lines and steer terminals, and halves of characters, which are no UTF-8."""
+
 # Keys become names inside tars, where USTAR leaves 100 bytes for key and member together.
 KEY_LENGTH = 60
 
@@ -99,8 +102,9 @@ def find_sources(source: str, *, exclude: Path | None = None, setting: str = "so
     for path in _files(root, exclude):
         name = path.relative_to(root).as_posix()
         known = path.suffix.lower() in VIDEO_SUFFIXES | PHOTO_SUFFIXES
-        if not _is_text(name):
-            log.warning("%r is left out: its name is not UTF-8; rename it", name)
+        if (unfit := _NOT_IN_NAMES.search(name)) is not None:
+            what = "is not UTF-8" if "\ud800" <= unfit[0] <= "\udfff" else "holds control characters"
+            log.warning("%s is left out: its name %s; rename it", ascii(name), what)
         elif known and path.is_file():
             found.append((path, name))
         elif known:
@@ -135,11 +139,6 @@ def _files(root: Path, exclude: Path | None) -> Iterator[Path]:
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (folder / name for name in sorted(files) if not name.startswith("."))
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name is UTF-8: bytes of other encodings are surrogates in it."""
-    return not re.search("[\ud800-\udfff]", name)
 
 
 def _packaged_file(source: str) -> Path:

@@ -17,7 +17,8 @@ from portraitgen.data.sample import ClipSample
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.tracking import trail_faces
 from portraitgen.media.audio import StoredSound
-from portraitgen.media.decode import VideoError, iter_frames
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import iter_frames
 
 # Share of the first pass in the work on a frame, for the progress alone; dlib, see benchmarks/prepare.py.
 _LOOKING = 0.65
@@ -110,6 +111,8 @@ def _why_no_face(scan: Scan, backend: FaceBackend) -> str:
         any(face.score >= backend.min_score for face in scan.faces[frame]) for frame in range(num_frames)
     )
     of = f"its {num_frames} frames" if intact == num_frames else f"its {intact} frames that are not damaged"
+    if scan.fps < scan.info.fps:
+        of += f" looked at (fps={float(scan.fps):g} of {float(scan.info.fps):g})"
     if not shown:
         return f"no face found in {of} ({backend.name})"
     return f"a face is found in {shown} of {of}, never in enough in a row to be followed"

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from portraitgen.media.blame import raised_here
 from portraitgen.media.one_writer import FolderInUse, one_writer
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.disk import disk_full_message, is_disk_full
@@ -177,5 +178,4 @@ def _is_mistake(error: Exception) -> bool:
     """Whether the user can mend it: such an error raised by portraitgen itself, or Lightning's own kind."""
     if type(error).__name__ == "MisconfigurationException":
         return True
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, USER_ERRORS) and modules[-1].split(".")[0] == "portraitgen"
+    return isinstance(error, USER_ERRORS) and raised_here(error)

@@ -63,7 +63,7 @@ def driven_by_sound(
             f"audio2mesh moves landmarks of {speech.mesh.landmark_scheme}, the reference's are "
             f"{reference.landmarks.scheme}: choose the face backend that finds the former (faces=…)"
         )
-    waveform = read_audio(audio)
+    waveform = read_audio(audio, name=f"audio={audio}")
     if waveform is None or not len(waveform):
         raise ValueError(f"audio={audio}: there is no sound in this file")
     key = f"{reference.path.stem}-{audio.stem}"

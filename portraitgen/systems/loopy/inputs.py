@@ -60,7 +60,7 @@ class Inputs(SystemInputs):
         ((photo,),) = given["reference"]
         reference = self._reference(photo, given)
         audio: Path = given["audio"]
-        waveform = read_audio(audio)
+        waveform = read_audio(audio, name=f"audio={audio}")
         if waveform is None or not len(waveform):
             raise ValueError(f"audio={audio}: there is no sound in this file")
         rate = Fraction(ears.frame_rate).limit_denominator(100_000)

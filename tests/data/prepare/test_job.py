@@ -3,13 +3,14 @@
 import errno
 import json
 
+import numpy as np
 import pytest
 
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.manifest import manifest_path
 from portraitgen.data.prepare.job import ShardMaker
 from portraitgen.data.prepare.outcome import Outcome
-from portraitgen.data.prepare.plan import plan_shards
+from portraitgen.data.prepare.plan import discard_shard, plan_shards
 from portraitgen.data.prepare.preparation import Preparation
 from portraitgen.data.prepare.sources import find_sources
 from portraitgen.data.sample import DataError
@@ -108,6 +109,26 @@ def test_rough_work_is_done_beside_the_shard(job, tmp_path):
     ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
     assert seen == [(True, job.path.parent, True)] * 3
     assert list(job.path.parent.iterdir()) == []
+
+
+def test_a_mistake_of_a_library_costs_one_line_and_one_of_a_setting_ends_the_run(job, tmp_path):
+    backend = Preparation(DlibBackend(), SETTINGS)
+
+    def read(source, folder, note, progress):
+        if source.name == "a.mp4":
+            np.zeros(3).reshape(2, 2)  # a ValueError of NumPy
+        yield from backend(source, folder, note, progress)
+
+    ShardMaker(str(tmp_path / "out"), read, {})(job, lambda *_: None, {})
+    assert [line for line in Outcome.of([job]).lines() if "a.mp4: ValueError (cannot reshape" in line]
+
+    def unset(source, folder, note, progress):
+        small_settings(size=7)
+        yield
+
+    discard_shard(job.path)
+    with pytest.raises(ValueError, match="size=7"):
+        ShardMaker(str(tmp_path / "out"), unset, {})(job, lambda *_: None, {})
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,12 @@ def test_names_that_are_not_utf8_are_left_out(tmp_path, caplog):
         file.write(b"x")
     assert [source.name for source in find_sources(str(tmp_path))] == ["a.mp4"]
     assert "its name is not UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["two\nlines.mp4", "\x1b[31mred.mp4", "\u202e4pm.exe.mp4", "tab\t.jpg"])
+def test_names_that_steer_terminals_are_left_out(tmp_path, caplog, name):
+    for each in ("a.mp4", name):
+        (tmp_path / each).write_bytes(b"x")
+    assert [source.name for source in find_sources(str(tmp_path))] == ["a.mp4"]
+    assert f"{name!a} is left out: its name holds control characters; rename it" in caplog.text
+    assert name not in caplog.text

@@ -12,7 +12,8 @@ from portraitgen.data.prepare.sources import SourceError, find_sources
 from portraitgen.data.prepare.video import prepare_video
 from portraitgen.faces.types import Face
 from portraitgen.media.audio import decode_wav
-from portraitgen.media.decode import VideoError, read_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
 from tests.data.prepare.small_settings import small_settings
 

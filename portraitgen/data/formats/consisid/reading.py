@@ -12,7 +12,8 @@ from portraitgen.faces.association import match_parts
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
 from portraitgen.media.audio import encode_wav, frame_audio_window, read_audio
-from portraitgen.media.decode import VideoError, VideoInfo, iter_frames
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import VideoInfo, iter_frames
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.framing import Framing
 

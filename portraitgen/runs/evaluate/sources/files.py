@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VIDEO_SUFFIXES, VideoError, probe_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import VIDEO_SUFFIXES, probe_video
 from portraitgen.media.photo import PHOTO_SUFFIXES, PhotoError, read_photo
 from portraitgen.metrics.saved import RESULTS
 from portraitgen.runs.evaluate.kept_rows import FOLDER

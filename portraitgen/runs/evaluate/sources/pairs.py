@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from portraitgen.media.audio import read_audio
-from portraitgen.media.decode import VideoError, VideoInfo, probe_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import VideoInfo, probe_video
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing
 from portraitgen.metrics.grader import Fact

@@ -12,7 +12,7 @@ from torch import Tensor
 from portraitgen.faces.landmark_file import load_landmarks
 from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.bounded import parse_rate
-from portraitgen.media.decode import VideoError
+from portraitgen.media.container import VideoError
 from portraitgen.media.files import inside
 from portraitgen.media.framing import Framing
 from portraitgen.metrics.grader import Fact

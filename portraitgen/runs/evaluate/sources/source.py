@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from portraitgen.data.prepare.frame_rate import resample_frames
-from portraitgen.media.decode import VideoError, iter_frames, probe_video
+from portraitgen.media.container import VideoError
+from portraitgen.media.decode import iter_frames, probe_video
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts
