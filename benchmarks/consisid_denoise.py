@@ -22,11 +22,11 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 from torch import Tensor
 
+from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.diffusion.sampling import sample
 from portraitgen.diffusion.video_latents import PixelVideoCodec
 from portraitgen.nn.text.encoding import TextEncoding
-from portraitgen.systems.consisid.face_pictures import stretched
 from portraitgen.systems.consisid.network import ConsisIDNetwork
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face
 

@@ -76,6 +76,8 @@ add keys of their own, such as
     face_picture         uint8 [B, S, S, 3]         float [B, 3, S, S] in [-1, 1]: it, upright and on white
     face_key_points      float32 [B, 5, 2]          of it, in pixels of face_picture
     face_index           int64 [B]                  the frame that it is from
+    face_latent_distribution  float16 [B, n, 2, C, h, w]  mean and standard deviation of the latents of n
+                                                    noised versions of face_picture
     prompt_embeds        float16 [B, L, D]          of the caption, zeros where
     prompt_mask          bool    [B, L]             is False
     pooled_prompt_embeds float16 [B, P]

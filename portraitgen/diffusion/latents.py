@@ -77,6 +77,10 @@ class LatentCodec(nn.Module, ABC):
         """Latents `[B, 1, C, h, w]` of pictures `[B, 3, H, W]` that a clip is made from, as conditions."""
         return self.encode(images.unsqueeze(-4), sample=sample, generator=generator)
 
+    def image_posterior(self, images: Tensor) -> Posterior:
+        """The distribution, `[B, 1, C, h, w]` each, that `encode_image` draws from, without gradient."""
+        return self.posterior(images.unsqueeze(-4))
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Images of `latents`, not clamped; differentiable in `latents`, for losses on the clean estimate."""
@@ -196,8 +200,11 @@ class FrozenVAE(LatentCodec):
 
     @torch.no_grad()
     def posterior(self, images: Tensor) -> Posterior:
-        mean, std = self._moments(images)
-        return Posterior(self._scale.apply(mean).to(mean.dtype), self._scale.apply_to_std(std).to(mean.dtype))
+        return self._scaled_posterior(self._moments(images), self._scale)
+
+    def _scaled_posterior(self, moments: Posterior, scale: LatentScale) -> Posterior:
+        mean, std = moments
+        return Posterior(scale.apply(mean).to(mean.dtype), scale.apply_to_std(std).to(mean.dtype))
 
 
 class VAECodec(FrozenVAE):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from portraitgen.diffusion.latent_scale import LatentScale
 from portraitgen.diffusion.latents import FrozenVAE, LatentCodec, PixelCodec, Posterior
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.tiles import Tiles, decode_tiles
@@ -210,12 +211,20 @@ class CogVideoXCodec(VideoCodec):
         """As `LatentCodec.encode_image`. Where the config says `invert_scale_latents`, conditions are divided
         by the scaling factor, which those weights were trained with (`CogVideoXImageToVideoPipeline`).
         """
-        scale = self._scale
-        if self.vae.config["invert_scale_latents"]:
-            assert isinstance(scale.scale, float)
-            scale = replace(scale, scale=1 / scale.scale)
         moments = self._moments(images.unsqueeze(-4))
-        return self._scaled(moments, scale, sample=sample, generator=generator)
+        return self._scaled(moments, self._image_scale, sample=sample, generator=generator)
+
+    @torch.no_grad()
+    def image_posterior(self, images: Tensor) -> Posterior:
+        """As `LatentCodec.image_posterior`, scaled as `encode_image` scales."""
+        return self._scaled_posterior(self._moments(images.unsqueeze(-4)), self._image_scale)
+
+    @property
+    def _image_scale(self) -> LatentScale:
+        if not self.vae.config["invert_scale_latents"]:
+            return self._scale
+        assert isinstance(self._scale.scale, float)
+        return replace(self._scale, scale=1 / self._scale.scale)
 
     def _parts(self, num_latents: int) -> Iterator[slice]:
         size = self.vae.num_latent_frames_batch_size

@@ -122,6 +122,15 @@ def test_cogvideox_is_what_its_pipeline_does(invert: bool) -> None:
     condition = codec.encode_image(frames[:, 0])
     factor = 1 / 0.7 if invert else 0.7
     torch.testing.assert_close(condition, stock_latents(vae, frames[:, :1]) * factor)
+    torch.testing.assert_close(codec.image_posterior(frames[:, 0]).mean, condition)
+    drawn, expected = (
+        each(generator=torch.Generator().manual_seed(3))
+        for each in (
+            codec.image_posterior(frames[:, 0]).draw,
+            lambda generator: codec.encode_image(frames[:, 0], sample=True, generator=generator),
+        )
+    )
+    torch.testing.assert_close(drawn, expected)
 
 
 def test_an_even_number_of_latents_shows_the_first_frame_once() -> None:

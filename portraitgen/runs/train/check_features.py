@@ -12,10 +12,12 @@ from portraitgen.data.features.feature import weights_digest
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
+from portraitgen.diffusion.image_condition import ReferenceNoise
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.losses.identity.face_loss import DifferentiableFaceLoss
 from portraitgen.losses.loss import Loss
 from portraitgen.media.yuv import yuv420_to_rgb
+from portraitgen.runs.prepare.features.face_latents import noised_versions, packed_latents, source_name
 
 if TYPE_CHECKING:
     from portraitgen.diffusion.latents import LatentCodec
@@ -39,7 +41,8 @@ def check_features(
     Args:
         shards, features: as the data module takes them; features that the model has no encoder for are not
             looked at.
-        model: its `codec` makes latents, its `image_encoder` image embeddings.
+        model: its `codec` makes latents, its `image_encoder` image embeddings; its `reference_noise` is what
+            lies on pictures of faces.
         losses: those of the run, of which one may compare faces with stored identities.
 
     Raises:
@@ -50,6 +53,8 @@ def check_features(
         for loss in losses:
             if isinstance(loss, DifferentiableFaceLoss) and loss.face_target == "identity":
                 _same_recognizer(reader, loss.recognizer)
+        if "face_latent_distribution" in (reader.kind.dtype.names or ()):
+            _compare_faces(catalog, reader, model)
         if reader.kind.batch_key in encoders:
             part, encode = encoders[reader.kind.batch_key]
             _compare(catalog, reader, part, encode)
@@ -69,6 +74,49 @@ def _same_recognizer(feature: FeatureReader, recognizer: FaceRecognizer) -> None
         )
 
 
+def _compare_faces(catalog: Catalog, feature: FeatureReader, model: nn.Module) -> None:
+    """Noise the first stored face's picture again as it was noised, and encode it by this model's codec."""
+    codec: LatentCodec | None = getattr(model, "codec", None)
+    noise: ReferenceNoise | None = getattr(model, "reference_noise", None)
+    if codec is None or noise is None:
+        return  # it reads none of these latents
+    made = feature.depends_on["latents"]
+    if (made["mean"], made["std"]) != (noise.mean, noise.std):
+        raise DataError(
+            f"data.examples.features: {feature.name} holds pictures of faces with noise of mean"
+            f" {made['mean']} and std {made['std']}, and model.reference_noise has {noise.mean} and"
+            f" {noise.std}: set them alike, or compute the feature anew with other features.face.latents"
+        )
+    shard, row = _first_sample(catalog, feature)
+    person, frame = feature.faces(shard, row)[0].tolist()
+    value = feature.values(shard, row, 0)
+    stored = torch.from_numpy(value["face_latent_distribution"].astype(np.float32))
+    index = catalog.indexes[shard]
+    height, width = index.size[row].tolist()
+    pictures = noised_versions(
+        torch.from_numpy(value["face_picture"].copy()),
+        (height, width),
+        noise,
+        len(stored),
+        source=source_name(index.key(row), person, frame),
+    )
+    _require_alike(
+        stored,
+        lambda: packed_latents(codec, pictures),
+        name=feature.name,
+        part="codec",
+        key=index.key(row),
+    )
+
+
+def _first_sample(catalog: Catalog, feature: FeatureReader) -> tuple[int, int]:
+    """Shard, and place in it, of the first sample that there is a value of."""
+    number = int(np.flatnonzero(feature.has_values())[0])
+    starts = np.cumsum([0, *(len(index) for index in catalog.indexes)])
+    shard = int(np.searchsorted(starts, number, side="right")) - 1
+    return shard, number - int(starts[shard])
+
+
 def _encoders(model: nn.Module) -> Mapping[str, tuple[str, Encode]]:
     """For keys of a batch, the part of the model that makes them and how."""
     codec: LatentCodec | None = getattr(model, "codec", None)
@@ -83,29 +131,33 @@ def _encoders(model: nn.Module) -> Mapping[str, tuple[str, Encode]]:
 
 
 def _compare(catalog: Catalog, feature: FeatureReader, part: str, encode: Encode) -> None:
-    number = int(np.flatnonzero(feature.has_values())[0])
-    starts = np.cumsum([0, *(len(index) for index in catalog.indexes)])
-    shard = int(np.searchsorted(starts, number, side="right")) - 1
-    row = number - int(starts[shard])
+    shard, row = _first_sample(catalog, feature)
     height, width = catalog.indexes[shard].size[row].tolist()
-    frames = feature.window(shard, row, 0) if feature.kind.unit == "window" else np.array([0])
+    of_window = feature.kind.unit == "window"
+    frames = feature.window(shard, row, 0) if of_window else np.array([0])
     planes = np.empty((len(frames), height * 3 // 2, width), np.uint8)
     ClipReader(catalog).frames(shard, row, frames, out=planes)
+
+    def made() -> Tensor:
+        found = encode(yuv420_to_rgb(torch.from_numpy(planes)))
+        return found if of_window else found[0]
+
     # The map of the file cannot be written to.
     stored = torch.from_numpy(feature.values(shard, row, 0).astype(np.float32))
+    _require_alike(stored, made, name=feature.name, part=part, key=catalog.indexes[shard].key(row))
+
+
+def _require_alike(stored: Tensor, make: Callable[[], Tensor], *, name: str, part: str, key: str) -> None:
+    """DataError unless what `part` of the model makes of the sample `key` is what was stored."""
     try:
-        expected = encode(yuv420_to_rgb(torch.from_numpy(planes)))
+        expected = make().float().cpu()
     except ValueError as wrong:
-        raise DataError(
-            f"data.examples.features: {feature.name} are not of this model's {part}: {wrong}"
-        ) from wrong
-    expected = (expected if feature.kind.unit == "window" else expected[0]).float().cpu()
+        raise DataError(f"data.examples.features: {name} are not of this model's {part}: {wrong}") from wrong
     same = stored.shape == expected.shape
     error = float((stored - expected).norm() / expected.norm()) if same else float("inf")
     if not error <= _LARGEST_ERROR:
         found = f"differ by {error:.0%}" if same else f"are {list(stored.shape)} and {list(expected.shape)}"
         raise DataError(
-            f"data.examples.features: {feature.name} are not what this model's {part} makes (of"
-            f" {catalog.indexes[shard].key(row)} they {found}): compute them with the same weights,"
-            " python prepare.py features …"
+            f"data.examples.features: {name} are not what this model's {part} makes (of {key} they {found}):"
+            " compute them with the same weights, python prepare.py features …"
         )

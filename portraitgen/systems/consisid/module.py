@@ -9,14 +9,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
-from portraitgen.diffusion.latents import LatentCodec
+from portraitgen.diffusion.image_condition import ReferenceNoise, stretched
+from portraitgen.diffusion.latents import LatentCodec, Posterior
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.objective import Objective
 from portraitgen.faces.conditioner import FaceConditioner
 from portraitgen.media.latent_masks import resize_mask
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
-from portraitgen.systems.consisid.face_pictures import ReferenceNoise, reference_views, stretched
+from portraitgen.systems.consisid.face_pictures import reference_views
 from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face, OnStep
 from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
@@ -31,7 +32,7 @@ class ConsisID(Generator):
     `picture` (zero: the latents of the face's picture), `face_embedding` and `face_hidden` (zero).
 
     What a batch brings precomputed is not computed: latents of the frames, embeddings of the caption,
-    features of the face. The picture of the face is encoded at each step, since it is noised before.
+    features of the face, and latents of some noised versions of its picture, of which a step draws one.
 
     Args:
         network: with face modules for the identity stage, without for the global one.
@@ -100,11 +101,7 @@ class ConsisID(Generator):
             **self._text(batch, clean).conditions(),
         }
         if self.network.shows_picture:
-            height, width = (side * self.codec.factor for side in clean.shape[-2:])
-            picture = stretched(face.picture.to(clean.dtype), (height, width))
-            if self.reference_noise is not None and self.training:
-                picture = self.reference_noise(picture)
-            conditions["picture"] = self.codec.encode_image(picture, sample=True)
+            conditions["picture"] = self._picture_latents(batch, face, clean)
         mask = None
         if "masks" in batch:
             grid = (clean.shape[1], *clean.shape[-2:])
@@ -177,6 +174,26 @@ class ConsisID(Generator):
             with torch.autocast(self.device.type, enabled=False):
                 batch = {**batch, **self.face_condition(reference_views(batch)).batch()}
         return Face(batch["face_picture"], batch["face_embedding"], batch["face_hidden"])
+
+    def _picture_latents(self, batch: Batch, face: Face, clean: Tensor) -> Tensor:
+        """[B, 1, C, h, w] of the face's picture: while training of a noised one, stored or made now."""
+        noised = self.training and self.reference_noise is not None
+        if noised and "face_latent_distribution" in batch:
+            versions = batch["face_latent_distribution"]  # [B, n, 2, C, h, w]
+            if versions.shape[-3:] != clean.shape[-3:]:
+                raise ValueError(
+                    f"face_latent_distribution is of {[*versions.shape[-3:]]}, the clip's latents are of "
+                    f"{[*clean.shape[-3:]]}: compute the feature face of these shards with their VAE"
+                )
+            rows = torch.arange(len(versions), device=versions.device)
+            drawn = torch.randint(versions.shape[1], rows.shape, device=rows.device)
+            return Posterior.unpacked(versions[rows, drawn]).draw()[:, None]
+        height, width = (side * self.codec.factor for side in clean.shape[-2:])
+        picture = stretched(face.picture.to(clean.dtype), (height, width))
+        if noised:
+            assert self.reference_noise is not None
+            picture = self.reference_noise(picture)
+        return self.codec.encode_image(picture, sample=True)
 
     def _extent(self, batch: Batch) -> tuple[tuple[int, int], int]:
         """(height, width) in pixels, and frames."""

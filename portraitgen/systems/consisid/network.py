@@ -26,6 +26,8 @@ class ConsisIDNetwork(Host):
         base: where weights are, see `build_model`: ConsisID's, or CogVideoX's for image to video, which lack
             the face modules; None: random ones.
         lora: adapters by name, see `add_lora`.
+        picture: show the face beside the noise; False: zeros stand there, and who it is comes by the tokens
+            alone (the paper's ablation without the global facial extractor).
 
     Raises:
         ValueError: an option or a base that does not fit, by name.
@@ -37,8 +39,10 @@ class ConsisIDNetwork(Host):
         transformer: Mapping[str, Any] | None,
         base: Mapping[str, Any] | None = None,
         lora: Mapping[str, Mapping[str, Any]] | None = None,
+        picture: bool = True,
     ) -> None:
         super().__init__()
+        self._picture = picture
         self.transformer = build_model(
             ConsisIDTransformer, transformer, base, fresh=FACE_MODULES, section="network.base"
         )
@@ -63,7 +67,7 @@ class ConsisIDNetwork(Host):
 
     @property
     def shows_picture(self) -> bool:
-        return True
+        return self._picture
 
     @property
     def text_dim(self) -> int:

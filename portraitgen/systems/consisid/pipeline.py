@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise
 from portraitgen.diffusion.sampling import Scheduler, sample
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
-from portraitgen.systems.consisid.face_pictures import stretched
 from portraitgen.systems.consisid.host import Host
 
 OnStep = Callable[[int, int], None]

@@ -3,11 +3,14 @@ made.
 """
 
 import json
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import nn
 
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.face_choice import FaceChoice
@@ -16,10 +19,14 @@ from portraitgen.data.features.store import dtype_of
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
+from portraitgen.diffusion.image_condition import ReferenceNoise, stretched
+from portraitgen.diffusion.video_latents import CogVideoXCodec
 from portraitgen.faces.conditioner import FaceView, untrained_conditioner
 from portraitgen.faces.types import Face
 from portraitgen.media.yuv import rgb_to_uint8, yuv420_to_rgb
 from portraitgen.runs.prepare.features.face import FaceConditionFeature
+from portraitgen.runs.prepare.features.face_latents import FaceLatents
+from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
 from tests.synthetic import synthetic_clip
 
@@ -54,7 +61,7 @@ def module(root, **settings):
 
 
 def batches(root, **settings):
-    data = module(root, features=["face"], **settings)
+    data = module(root, **{"features": ["face"], **settings})
     return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
 
 
@@ -171,6 +178,74 @@ def test_without_key_points_the_backend_finds_the_person(tmp_path):
         assert np.isfinite(value["face_key_points"]).all()
     with pytest.raises(DataError, match=r"import the clips with landmarks=true, or set features.face.faces"):
         FaceConditionFeature(untrained_conditioner(), None)(bare)
+
+
+@pytest.fixture(scope="module")
+def video_vae(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("video_vae")
+    AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(4, 4, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+        invert_scale_latents=True,
+    ).save_pretrained(folder)
+    return folder
+
+
+class Model(nn.Module):
+    """What training looks at of a model."""
+
+    def __init__(self, codec, noise):
+        super().__init__()
+        self.codec, self.reference_noise = codec, noise
+
+
+def test_latents_of_noised_pictures(run, root, video_vae):
+    """Each version is the picture with noise of its own, as the codec encodes conditions."""
+    words = [*WORDS, f"features.face.latents.model={video_vae}", "features.face.latents.versions=3"]
+    run(f"out={root}", *words, "features.face.latents.std=0.1")
+    shards, name = str(root / "shards" / "*.tar"), newest(root)
+    catalog = Catalog(shards)
+    feature = FeatureReader(catalog, name)
+    codec = CogVideoXCodec(AutoencoderKLCogVideoX.from_pretrained(video_vae))
+    stored = feature.values(0, 0, slice(None))
+    packed = torch.from_numpy(stored["face_latent_distribution"].astype(np.float32))
+    assert packed.shape == (8, 3, 2, 4, 8, 8)
+    shown = torch.from_numpy(stored["face_picture"].copy()).movedim(-1, 1).float() / 127.5 - 1
+    person, frame = feature.faces(0, 0)[2].tolist()
+    noise = ReferenceNoise(std=0.1)
+    source = f"{catalog.indexes[0].key(0)} {person} {frame}"
+    draws = torch.Generator().manual_seed(zlib.crc32(source.encode()))
+    noised = noise(stretched(shown[2:3], (64, 64)).expand(3, -1, -1, -1), generator=draws)
+    found = codec.image_posterior(noised)
+    torch.testing.assert_close(packed[2, :, 0], found.mean[:, 0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(packed[2, :, 1], found.std[:, 0], atol=2e-3, rtol=2e-3)
+    assert not torch.equal(packed[2, 0], packed[2, 1])
+    for batch in batches(root, features=[name]):
+        assert batch["face_latent_distribution"].shape == (2, 3, 2, 4, 8, 8)
+
+    check_features(shards, [name], Model(codec, noise))
+    check_features(shards, [name], Model(codec, None))
+    with pytest.raises(DataError, match=r"noise of mean -3.0 and std 0.1, and model.reference_noise has -3"):
+        check_features(shards, [name], Model(codec, ReferenceNoise()))
+    torch.manual_seed(1)
+    other = CogVideoXCodec(AutoencoderKLCogVideoX.from_config(codec.vae.config))
+    with pytest.raises(DataError, match=r"face@\w{8} are not what this model's codec makes \(of clip0-0"):
+        check_features(shards, [name], Model(other, noise))
+
+    run(f"out={root}", *words)
+    assert newest(root) != name, "other noise is another feature"
+    with pytest.raises(ValueError, match=r"features\.face\.latents\.versions=0: give at least 1"):
+        FaceLatents(versions=0)
+
+
+def newest(root):
+    return max((root / "aux").glob("face@*"), key=lambda folder: folder.stat().st_mtime_ns).name
 
 
 def test_objects_are_no_dtype():

@@ -9,13 +9,13 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler
 from hydra.errors import InstantiationException
 
 from portraitgen.diffusion.conditions import ConditionMasks
+from portraitgen.diffusion.image_condition import ReferenceNoise, stretched
 from portraitgen.diffusion.objective import DiffusionObjective
 from portraitgen.diffusion.video_latents import CogVideoXCodec
 from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.conditioner import FaceView, untrained_conditioner
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
-from portraitgen.systems.consisid.face_pictures import ReferenceNoise, stretched
 from portraitgen.systems.consisid.module import ConsisID
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline
 from tests.systems.consisid import tiny
@@ -70,7 +70,7 @@ def with_video_vae(**changes):
     return ConsisID(network, CogVideoXCodec(vae), DiffusionObjective(scheduler), **settings | changes)
 
 
-def test_a_cached_step_runs_no_text_encoder_no_face_network_and_no_vae_of_the_clip():
+def test_a_cached_step_runs_no_text_encoder_no_face_network_and_no_vae():
     module = with_video_vae().train()
     calls = []
     module.codec.vae.encoder.register_forward_hook(lambda _, given, __: calls.append(given[0].shape[2]))
@@ -79,6 +79,7 @@ def test_a_cached_step_runs_no_text_encoder_no_face_network_and_no_vae_of_the_cl
     stored = tiny.batch()
     cached = {name: value for name, value in stored.items() if name not in ("frames",)} | {
         "latent_distribution": torch.rand(2, 2, 2, 4, 8, 8),
+        "face_latent_distribution": torch.rand(2, 3, 2, 4, 8, 8),
         "prompt_embeds": torch.rand(2, 4, 16),
         "prompt_mask": torch.ones(2, 4, dtype=torch.bool),
         "empty_prompt_embeds": torch.rand(1, 4, 16),
@@ -88,8 +89,11 @@ def test_a_cached_step_runs_no_text_encoder_no_face_network_and_no_vae_of_the_cl
     noised = module.objective.noise(encoded.clean, torch.tensor([10, 900]))
     masks = ConditionMasks(keep={"text": torch.tensor([True, False])})
     module.denoise(noised.noisy, noised.time, encoded.conditions, masks)
-    assert calls == [1], "the picture of the face alone, of both samples at once"
+    assert not calls
     assert not module.prompts.encoder.asked
+    del cached["face_latent_distribution"]
+    module.encode(cached)
+    assert calls == [1], "the picture of the face alone, of both samples at once"
     calls.clear()
     del stored["face_embedding"], stored["face_hidden"], stored["face_picture"]
     stored["reference"] = stored["frames"][:, 0]
@@ -136,6 +140,29 @@ def test_the_picture_of_the_face_is_stretched_and_noised_while_training(module):
     assert deviations.log().std().item() == pytest.approx(0.5, abs=0.06)
     with pytest.raises(ValueError, match=r"reference_noise\.std"):
         ReferenceNoise(std=-1.0)
+
+
+def test_of_stored_versions_of_the_noised_picture_each_is_drawn_and_none_after_training(module):
+    levels = torch.tensor([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
+    mean = levels[..., None, None, None].expand(-1, -1, 192, 16, 16)
+    batch = tiny.batch() | {"face_latent_distribution": torch.stack([mean, torch.zeros_like(mean)], dim=2)}
+    torch.manual_seed(0)
+    module.train()
+    drawn = torch.stack([module.encode(batch).conditions["picture"] for _ in range(60)])
+    assert drawn.shape[1:] == (2, 1, 192, 16, 16)
+    for row, values in enumerate(levels):
+        found, counts = drawn[:, row, 0, 0, 0, 0].unique(return_counts=True)
+        assert found.tolist() == values.tolist()
+        assert counts.min() >= 10
+    plain = module.codec.encode_image(stretched(batch["face_picture"], (64, 64)))
+    assert torch.equal(module.eval().encode(batch).conditions["picture"], plain)
+    module.train()
+    module.reference_noise = None
+    assert torch.equal(module.encode(batch).conditions["picture"], plain), "what is stored has noise"
+    module.reference_noise = ReferenceNoise()
+    batch["face_latent_distribution"] = torch.zeros(2, 3, 2, 192, 8, 8)
+    with pytest.raises(ValueError, match=r"is of \[192, 8, 8\], the clip's latents are of \[192, 16, 16\]"):
+        module.encode(batch)
 
 
 def test_dropped_conditions_change_nothing_any_more():
@@ -204,6 +231,18 @@ def test_the_global_stage_has_no_face_modules_and_is_shown_the_picture():
 def test_parts_that_do_not_fit_are_refused_by_name(change, message):
     with pytest.raises(InstantiationException, match=message):
         tiny.build("identity", change)
+
+
+def test_the_picture_can_be_left_out():
+    """The paper's ablation without the global facial extractor: who it is, the tokens say alone."""
+    module = tiny.build("identity", "model.network.picture=false")
+    batch = tiny.batch()
+    encoded = module.encode(batch)
+    assert "picture" not in encoded.conditions
+    torch.manual_seed(0)
+    drawn = module.sample(batch)
+    torch.manual_seed(0)
+    assert torch.equal(module.sample(batch | {"face_picture": -batch["face_picture"]}), drawn)
 
 
 def test_what_people_look_at(module):

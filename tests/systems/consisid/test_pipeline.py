@@ -7,9 +7,9 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 from diffusers import ConsisIDPipeline as DiffusersPipeline
 
+from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.nn.text.encoding import TextEncoding
-from portraitgen.systems.consisid.face_pictures import stretched
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face
 from tests.systems.consisid import tiny
 from tests.systems.consisid.test_module import with_video_vae

@@ -3,7 +3,7 @@
 import random
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from portraitgen.faces.conditioner import FaceConditioner, FaceView
 from portraitgen.faces.types import Face
 from portraitgen.media.geometry import box_iou
 from portraitgen.media.yuv import rgb_to_uint8
+from portraitgen.runs.prepare.features.face_latents import FaceLatents, source_name
 from portraitgen.runs.prepare.features.pretrained import chosen_device
 
 _BATCH = 8
@@ -26,7 +27,8 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class FaceConditionFeature:
-    """Of some frames of each person, of this person only: `FaceConditions`, the layers in float16.
+    """Of some frames of each person, of this person only: `FaceConditions`, the layers in float16; and
+    `FaceLatents`, where they are asked for.
 
     A face is cut out by the key points in the shard. Where it has none (clips of ConsisID's that were
     imported without landmarks) `faces` looks for one where the person's box is.
@@ -37,6 +39,7 @@ class FaceConditionFeature:
         per_person: frames of each person at most: those in which face and head are surest, drawn as ConsisID
             draws its references, with the same result each time.
         min_distance: frames between them, where there are enough.
+        latents: of the picture with noise on it, where it names a VAE.
         device: "auto" takes a GPU where there is one.
     """
 
@@ -44,6 +47,7 @@ class FaceConditionFeature:
     faces: FaceBackend | None = None
     per_person: int = 4
     min_distance: int = 12
+    latents: FaceLatents = field(default_factory=FaceLatents)
     device: str = "auto"
 
     name: ClassVar[str] = "face"
@@ -62,6 +66,8 @@ class FaceConditionFeature:
             "faces": None if self.faces is None else self.faces.name,
             "per_person": self.per_person,
             "min_distance": self.min_distance,
+            # Absent where there are none, so that features made before there were keep their fingerprint.
+            **({"latents": dict(self.latents.depends_on())} if self.latents.model else {}),
         }
 
     def __call__(self, sample: ClipSample) -> FaceValues:
@@ -83,6 +89,14 @@ class FaceConditionFeature:
             "face_picture": torch.cat([part.picture for part in parts]),
             "face_key_points": torch.cat([part.key_points for part in parts]).float(),
         }
+        if self.latents.model:
+            size = (sample.height, sample.width)
+            columns["face_latent_distribution"] = torch.stack(
+                [
+                    self.latents(picture, size, source=source_name(sample.key, person, frame))
+                    for picture, (person, frame, _) in zip(columns["face_picture"], views, strict=True)
+                ]
+            )
         if not columns["face_hidden"].isfinite().all():
             raise DataError("its face's layers leave the range of float16")
         arrays = {name: column.cpu().numpy() for name, column in columns.items()}

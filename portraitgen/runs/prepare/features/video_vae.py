@@ -101,7 +101,14 @@ class VideoLatents:
         return WindowValues(np.array(windows, np.int64), np.stack(values))
 
     def _codec(self) -> "VideoCodec":
-        return _codec(self.model, self.subfolder, self.tiling, self.device, self.dtype)
+        return video_codec(
+            self.model,
+            self.subfolder,
+            setting="features.video_vae",
+            tiling=self.tiling,
+            device=self.device,
+            dtype=self.dtype,
+        )
 
 
 def window_starts(sample: ClipSample, count: int, stride: int, *, every: int, holes: int = 0) -> list[int]:
@@ -118,7 +125,14 @@ def window_starts(sample: ClipSample, count: int, stride: int, *, every: int, ho
 
 
 @cache
-def _codec(model: str, subfolder: str | None, tiling: bool, device: str, dtype: str) -> "VideoCodec":
+def video_codec(
+    model: str, subfolder: str | None, *, setting: str, tiling: bool, device: str, dtype: str
+) -> "VideoCodec":
+    """A video VAE of diffusers, `model` and `dtype` of `setting` as messages call them; loaded once.
+
+    Raises:
+        ValueError: it cannot be had, or is no such VAE.
+    """
     from diffusers.models import AutoencoderKLCogVideoX, AutoencoderKLWan
 
     from portraitgen.diffusion.video_latents import CogVideoXCodec, WanCodec
@@ -126,7 +140,7 @@ def _codec(model: str, subfolder: str | None, tiling: bool, device: str, dtype: 
     options = {} if subfolder is None else {"subfolder": subfolder}
     precision = getattr(torch, dtype, None)
     if not isinstance(precision, torch.dtype):
-        raise ValueError(f"features.video_vae.dtype={dtype}: give float32, bfloat16 or float16")
+        raise ValueError(f"{setting}.dtype={dtype}: give float32, bfloat16 or float16")
     codecs: dict[str, tuple[Any, Any]] = {
         "AutoencoderKLCogVideoX": (AutoencoderKLCogVideoX, CogVideoXCodec),
         "AutoencoderKLWan": (AutoencoderKLWan, WanCodec),
@@ -135,12 +149,12 @@ def _codec(model: str, subfolder: str | None, tiling: bool, device: str, dtype: 
         written = AutoencoderKLWan.load_config(model_source(model), **options)["_class_name"]
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"features.video_vae.model={model}: no VAE of diffusers there, neither as a folder nor on the hub"
+            f"{setting}.model={model}: no VAE of diffusers there, neither as a folder nor on the hub"
             f" ({str(error).splitlines()[0]})"
         ) from error
     if written not in codecs:
-        raise ValueError(f"features.video_vae.model={model} is an {written}: give one of {', '.join(codecs)}")
+        raise ValueError(f"{setting}.model={model} is an {written}: give one of {', '.join(codecs)}")
     kind, codec = codecs[written]
-    vae = load_pretrained(kind, model, setting="features.video_vae.model", device=device, **options)
+    vae = load_pretrained(kind, model, setting=f"{setting}.model", device=device, **options)
     loaded: VideoCodec = codec(vae.to(precision), tiling=tiling)
     return loaded
