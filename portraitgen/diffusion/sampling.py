@@ -62,9 +62,7 @@ def sample(
     """
     _set_timesteps(scheduler, num_steps, set_timesteps or {})
     # The timesteps stay on the CPU, where the schedulers keep their tables: no step waits for the GPU.
-    timesteps = scheduler.timesteps
-    flow = getattr(scheduler.config, "prediction_type", "flow_prediction") == "flow_prediction"
-    time_scale = 1 / scheduler.config.num_train_timesteps if flow else 1
+    timesteps, time_scale = scheduler.timesteps, _time_scale(scheduler)
     options = {**(step or {}), "return_dict": False}
     _require_arguments(scheduler, "step", options)
     taken = inspect.signature(scheduler.step).parameters
@@ -91,6 +89,16 @@ def sample(
         if on_step is not None:
             on_step(index + 1, total)
     return latents
+
+
+def times_of(scheduler: Scheduler) -> Tensor:
+    """Times [N] of the predictions of the loop that is under way, as they are given to `predict`."""
+    return scheduler.timesteps * _time_scale(scheduler)
+
+
+def _time_scale(scheduler: Scheduler) -> float:
+    flow = getattr(scheduler.config, "prediction_type", "flow_prediction") == "flow_prediction"
+    return 1 / scheduler.config.num_train_timesteps if flow else 1
 
 
 def _set_timesteps(scheduler: Scheduler, num_steps: int | None, arguments: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from portraitgen.nn.lora import lora_settings, merged_lora, set_lora
 from portraitgen.systems.consisid.identity import FaceTokens
+from portraitgen.systems.consisid.step_cache import BlockMemory
 
 
 class Host(nn.Module, ABC):
@@ -48,18 +49,12 @@ class Host(nn.Module, ABC):
         """Rows and columns of the latents that it was made for; None where it has no favourite."""
 
     @abstractmethod
-    def skipping_blocks(self, threshold: float) -> AbstractContextManager[None]:
-        """Inside, blocks after the first are skipped at steps at which it does almost what it did before.
+    def time_embeddings(self, times: Tensor) -> Tensor:
+        """What the blocks are told of times [N] on the objective's scale: [N, D]."""
 
-        Approximate. What is remembered of one video is forgotten at the end.
-
-        Args:
-            threshold: mean change of what the first block adds, as a share of it, up to which all others add
-                what they last did.
-
-        Raises:
-            ValueError: this network cannot do so.
-        """
+    @abstractmethod
+    def block_memory(self) -> BlockMemory:
+        """To skip the blocks, attention to the face included, at some steps of one video."""
 
     @abstractmethod
     def check_size(self, frames: int, height: int, width: int) -> None:

@@ -157,7 +157,7 @@ class Inputs(SystemInputs):
     def _approximations(self) -> dict[str, Any]:
         """For samples.jsonl: what of the sampling, as the weights or a person asked for it, is not exact."""
         threshold = self._system.pipeline.cache_threshold
-        return {} if threshold is None else {"approximate": {"first_block_cache": threshold}}
+        return {} if threshold is None else {"approximate": {"step_cache": threshold}}
 
     def _settings(self, given: Given) -> dict[str, Any]:
         settings: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """ConsisID's network: a video transformer that is shown a face as a picture and as tokens of who it is."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from portraitgen.nn.pretrained import build_model
 from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.identity import FaceTokens
 from portraitgen.systems.consisid.positions import rotary_positions
+from portraitgen.systems.consisid.step_cache import BlockMemory
 from portraitgen.systems.consisid.transformer import ConsisIDTransformer
 
 FACE_MODULES = ("local_facial_extractor.*", "perceiver_cross_attention.*")
@@ -77,12 +78,12 @@ class ConsisIDNetwork(Host):
     def native_size(self) -> tuple[int, int]:
         return self.config.sample_height, self.config.sample_width
 
-    def skipping_blocks(self, threshold: float) -> AbstractContextManager[None]:
-        """As `Host.skipping_blocks`: refused."""
-        raise ValueError(
-            "sampling.cache_threshold: on CogVideoX the attention to the face lies between the blocks, so "
-            "that it would run on what was skipped; leave it out, or take weights on Wan"
-        )
+    def time_embeddings(self, times: Tensor) -> Tensor:
+        projected = self.transformer.time_proj(times)
+        return cast(Tensor, self.transformer.time_embedding(projected.to(self.precision(projected))))
+
+    def block_memory(self) -> BlockMemory:
+        return _BlockMemory(self.transformer, blocks="transformer_blocks", end=self.transformer.norm_final)
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         """As `Host.check_size`: learned positions are of one size only."""
@@ -149,3 +150,23 @@ class ConsisIDNetwork(Host):
                 on=on,
             )
         return self._positions[key]
+
+
+class _BlockMemory(BlockMemory):
+    def joined(self, *, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> Tensor:  # type: ignore[override]
+        return torch.cat([encoder_hidden_states, hidden_states], dim=1)
+
+    def parted(self, total: Tensor, *, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        words = encoder_hidden_states.shape[1]
+        return total[:, words:], total[:, :words]
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        """What was added includes what was read of the face."""
+        reads = self._transformer.is_train_face
+        self._transformer.is_train_face = False
+        try:
+            with super()._skipping():
+                yield
+        finally:
+            self._transformer.is_train_face = reads

@@ -1,8 +1,9 @@
 """Draws a video of a person as a prompt says: face tokens once, then guided denoising."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise
-from portraitgen.diffusion.sampling import Scheduler, sample
+from portraitgen.diffusion.sampling import Scheduler, sample, times_of
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.consisid.host import Host
+from portraitgen.systems.consisid.step_cache import skipped_steps
 
 OnStep = Callable[[int, int], None]
 
@@ -48,8 +50,8 @@ class ConsisIDPipeline:
         face_scale: of the attention to face tokens.
         negative_prompt: where a batch gives none.
         fps: frames a second that videos are shown at; the transformer knows of none.
-        cache_threshold: skip blocks at steps that change little, see `Host.skipping_blocks`; approximate;
-            0.05 is diffusers' own default. None: every step is computed whole.
+        cache_threshold, cache_rescale: skip the blocks at steps that change little, see `skipped_steps`;
+            approximate. Without a threshold every step is computed whole.
         offload: keep on the GPU what is at work only: text encoder, transformer or VAE, one after the other.
 
     Raises:
@@ -69,19 +71,17 @@ class ConsisIDPipeline:
         negative_prompt: str = "",
         fps: float = 8.0,
         cache_threshold: float | None = None,
+        cache_rescale: Sequence[float] = (1.0, 0.0),
         offload: bool = False,
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"sampling.num_steps is {num_steps}: it must be 1 or more")
-        if cache_threshold is not None:
-            if not 0 <= cache_threshold <= 1:
-                raise ValueError(f"sampling.cache_threshold is {cache_threshold}: it must be from 0 to 1")
-            with network.skipping_blocks(cache_threshold):
-                pass  # refused now, not after the text encoder has run
+        if cache_threshold is not None and not 0 <= cache_threshold <= 1:
+            raise ValueError(f"sampling.cache_threshold is {cache_threshold}: it must be from 0 to 1")
         self.network, self.codec, self.prompts = network, codec, prompts
         self.scheduler = scheduler
         self.num_steps, self.guidance_scale, self.face_scale = num_steps, guidance_scale, face_scale
-        self.cache_threshold = cache_threshold
+        self.cache_threshold, self.cache_rescale = cache_threshold, tuple(cache_rescale)
         self.negative_prompt, self.fps, self.offload = negative_prompt, fps, offload
 
     def embed_text(self, prompts: Sequence[str] | None, *, batch: int, like: Tensor) -> TextEncoding:
@@ -143,18 +143,19 @@ class ConsisIDPipeline:
         if guide:
             picture, faces = (None if each is None else torch.cat([each, each]) for each in (picture, faces))
 
+        steps = self._steps(device)
+
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
             if guide:
                 noisy, time = torch.cat([noisy, noisy]), torch.cat([time, time])
-            found = network(noisy, time, text=read, picture=picture, faces=faces, face_scale=scale)
+            with next(steps):
+                found = network(noisy, time, text=read, picture=picture, faces=faces, face_scale=scale)
             if not guide:
                 return found
             without, wanted = found.chunk(2)
             return without + self.guidance_scale * (wanted - without)
 
-        threshold = self.cache_threshold
-        skipping = nullcontext() if threshold is None else network.skipping_blocks(threshold)
-        with network.adapted(), skipping:
+        with network.adapted():
             return sample(
                 predict,
                 self.scheduler,
@@ -163,3 +164,13 @@ class ConsisIDPipeline:
                 generator=generator,
                 on_step=on_step,
             )
+
+    def _steps(self, device: torch.device) -> Iterator[AbstractContextManager[None]]:
+        """What the predictions of a video are made inside of, one after the other; begun when the loop is."""
+        if self.cache_threshold is None:
+            yield from repeat(nullcontext())
+        embeddings = self.network.time_embeddings(times_of(self.scheduler).to(device))
+        memory = self.network.block_memory()
+        assert self.cache_threshold is not None
+        for skip in skipped_steps(embeddings, threshold=self.cache_threshold, rescale=self.cache_rescale):
+            yield memory.step(skip=skip)

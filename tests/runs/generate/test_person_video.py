@@ -148,11 +148,12 @@ def test_skipped_blocks_are_stated_and_forgotten_between_videos(run, photos, tmp
     file.write_text("\n".join(map(json.dumps, texts)))
     steps = "sampling.num_steps=6"
     _, exact = run(f"requests={file}", steps, out="exact")
-    rows, nothing = run(f"requests={file}", steps, "+sampling.cache_threshold=0", out="nothing")
-    assert [row["approximate"] for row in rows] == [{"first_block_cache": 0}] * 2
+    rescale = "+sampling.cache_rescale=[1.0,0.0]"
+    rows, nothing = run(f"requests={file}", steps, rescale, "+sampling.cache_threshold=0", out="nothing")
+    assert [row["approximate"] for row in rows] == [{"step_cache": 0}] * 2
     assert all((a == b).all() for a, b in zip(exact, nothing, strict=True))
-    _, skipped = run(f"requests={file}", steps, "+sampling.cache_threshold=1", out="skipped")
+    skips = (steps, rescale, "+sampling.cache_threshold=1")
+    _, skipped = run(f"requests={file}", *skips, out="skipped")
     assert all((a != b).any() for a, b in zip(exact, skipped, strict=True))
-    words = [f"reference={photos}/ann.png", f"prompt={PROMPTS[1]}", steps]
-    _, (alone,) = run(*words, "+sampling.cache_threshold=1", out="alone")
+    _, (alone,) = run(f"reference={photos}/ann.png", f"prompt={PROMPTS[1]}", *skips, out="alone")
     assert (alone == skipped[1]).all()

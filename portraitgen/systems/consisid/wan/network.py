@@ -1,10 +1,8 @@
 """ConsisID's identity modules on Wan 2.1 of text to video, 1.3B and 14B."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from diffusers import FirstBlockCacheConfig
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from portraitgen.nn.options import reject_unknown
 from portraitgen.nn.pretrained import build_model
 from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.identity import FaceTokens
+from portraitgen.systems.consisid.step_cache import BlockMemory
 from portraitgen.systems.consisid.wan.seam import FaceWan, add_face_attention
 
 _TIME_SCALE = 1000
@@ -99,17 +98,14 @@ class WanNetwork(Host):
         self.local_facial_extractor.gradient_checkpointing = enabled
         self.local_facial_extractor._gradient_checkpointing_func = recompute
 
-    @contextmanager
-    def skipping_blocks(self, threshold: float) -> Iterator[None]:
-        """As `Host.skipping_blocks`: diffusers' first-block cache, which waits for the GPU at each step."""
-        if len(self.transformer.blocks) < 2:
-            raise ValueError("sampling.cache_threshold: there is but one block, and none to skip")
-        self.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-        try:
-            with self.transformer.cache_context("video"):
-                yield
-        finally:
-            self.transformer.disable_cache()
+    def time_embeddings(self, times: Tensor) -> Tensor:
+        embedder = self.transformer.condition_embedder
+        projected: Tensor = embedder.timesteps_proj(times * _TIME_SCALE)
+        embeddings: Tensor = embedder.time_embedder(projected.to(self.precision(projected)))
+        return embeddings
+
+    def block_memory(self) -> BlockMemory:
+        return _BlockMemory(self.transformer, blocks="blocks", end=self.transformer.norm_out)
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         along, *across = self.config["patch_size"]
@@ -144,3 +140,11 @@ class WanNetwork(Host):
             return_dict=False,
         )[0]
         return prediction.transpose(1, 2).to(noisy.dtype)
+
+
+class _BlockMemory(BlockMemory):
+    def joined(self, hidden_states: Tensor, *_: Tensor) -> Tensor:  # type: ignore[override]
+        return hidden_states
+
+    def parted(self, total: Tensor, *_: Tensor) -> Tensor:  # type: ignore[override]
+        return total
