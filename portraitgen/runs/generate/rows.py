@@ -33,6 +33,8 @@ def describe_sample(
     span = _train_span(request, facts)
     low, high = (round(share * request.source.get("num_frames", 0)) for share in span or (0, 0))
     numbers = request.numbers
+    sampling = OmegaConf.to_container(config.sampling, resolve=True)
+    assert isinstance(sampling, dict)
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
     return {
         "fps": None if request.fps is None else str(request.fps),
@@ -58,7 +60,7 @@ def describe_sample(
         "deterministic": config.deterministic,
         "faces": OmegaConf.to_container(config.faces, resolve=True),
         "model": OmegaConf.to_container(config.model, resolve=True),
-        "sampling": {name: value for name, value in config.sampling.items() if value is not None},
+        "sampling": {name: value for name, value in sampling.items() if value is not None},
         "interpolation": OmegaConf.to_container(config.interpolation, resolve=True),
     }
 

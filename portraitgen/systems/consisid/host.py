@@ -6,6 +6,12 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from diffusers.hooks import HookRegistry, apply_group_offloading
+from diffusers.hooks.group_offloading import (
+    _GROUP_OFFLOADING,
+    _LAYER_EXECUTION_TRACKER,
+    _LAZY_PREFETCH_GROUP_OFFLOADING,
+)
 from torch import Tensor, nn
 
 from portraitgen.nn.lora import lora_settings, merged_lora, set_lora
@@ -50,7 +56,7 @@ class Host(nn.Module, ABC):
 
     @abstractmethod
     def time_embeddings(self, times: Tensor) -> Tensor:
-        """What the blocks are told of times [N] on the objective's scale: [N, D]."""
+        """What the blocks are told of times [N] on the objective's scale: [N, D], where the weights are."""
 
     @abstractmethod
     def block_memory(self) -> BlockMemory:
@@ -110,6 +116,25 @@ class Host(nn.Module, ABC):
                 yield
         finally:
             set_lora(self, scales)
+
+    @contextmanager
+    def blocks_offloaded(self, device: torch.device) -> Iterator[None]:
+        """Inside, the transformer computes on the device and lies on the CPU: its blocks, and what attends to
+        the face, come one at a time (diffusers' group offloading); on CUDA the next one while one computes.
+        """
+        apply_group_offloading(
+            self.transformer,
+            onload_device=device,
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device.type == "cuda",
+        )
+        try:
+            yield
+        finally:
+            registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
+            for hook in (_GROUP_OFFLOADING, _LAYER_EXECUTION_TRACKER, _LAZY_PREFETCH_GROUP_OFFLOADING):
+                registry.remove_hook(hook, recurse=True)
 
     def precision(self, like: Tensor) -> torch.dtype:
         """Of what goes in: autocast chooses where it is on; else that of the weights counts."""

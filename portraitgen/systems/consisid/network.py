@@ -79,7 +79,8 @@ class ConsisIDNetwork(Host):
         return self.config.sample_height, self.config.sample_width
 
     def time_embeddings(self, times: Tensor) -> Tensor:
-        projected = self.transformer.time_proj(times)
+        weights = self.transformer.time_embedding.linear_1.weight
+        projected = self.transformer.time_proj(times.to(weights.device))
         return cast(Tensor, self.transformer.time_embedding(projected.to(self.precision(projected))))
 
     def block_memory(self) -> BlockMemory:

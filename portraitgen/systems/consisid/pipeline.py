@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class ConsisIDPipeline:
         fps: frames a second that videos are shown at; the transformer knows of none.
         cache_threshold, cache_rescale: skip the blocks at steps that change little, see `skipped_steps`;
             approximate. Without a threshold every step is computed whole.
-        offload: keep on the GPU what is at work only: text encoder, transformer or VAE, one after the other.
+        offload: keep on the GPU what is at work only: text encoder, transformer or VAE, one after the other;
+            "blocks": of the transformer one block at a time.
 
     Raises:
         ValueError: a setting is out of range.
@@ -72,12 +74,14 @@ class ConsisIDPipeline:
         fps: float = 8.0,
         cache_threshold: float | None = None,
         cache_rescale: Sequence[float] = (1.0, 0.0),
-        offload: bool = False,
+        offload: bool | Literal["blocks"] = False,
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"sampling.num_steps is {num_steps}: it must be 1 or more")
         if cache_threshold is not None and not 0 <= cache_threshold <= 1:
             raise ValueError(f"sampling.cache_threshold is {cache_threshold}: it must be from 0 to 1")
+        if offload not in (False, True, "blocks"):
+            raise ValueError(f"sampling.offload is {offload!r}: give false, true or blocks")
         self.network, self.codec, self.prompts = network, codec, prompts
         self.scheduler = scheduler
         self.num_steps, self.guidance_scale, self.face_scale = num_steps, guidance_scale, face_scale
@@ -91,12 +95,15 @@ class ConsisIDPipeline:
         return self.prompts.encode(prompts or [""] * batch, like=like)
 
     def place(self, part: nn.Module, device: torch.device) -> None:
-        """Bring transformer or codec to the device, and the other to the CPU; nothing without `offload`."""
+        """Bring transformer or codec to the device, and the other to the CPU; nothing without `offload`. A
+        transformer whose blocks come one at a time stays where it is.
+        """
         if self.offload:
             for other in (self.network, self.codec):
                 if other is not part:
                     other.to("cpu")
-            part.to(device)
+            if part is self.codec or self.offload != "blocks":
+                part.to(device)
 
     @torch.no_grad()
     def __call__(
@@ -139,11 +146,13 @@ class ConsisIDPipeline:
         scale = self.face_scale if face_scale is None else face_scale
         faces = None
         if network.extractor is not None:
+            if self.offload == "blocks":
+                network.extractor.to(device)
             faces = network.face_tokens(face.embedding, face.hidden)
         if guide:
             picture, faces = (None if each is None else torch.cat([each, each]) for each in (picture, faces))
 
-        steps = self._steps(device)
+        steps = self._steps()
 
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
             if guide:
@@ -155,7 +164,8 @@ class ConsisIDPipeline:
             without, wanted = found.chunk(2)
             return without + self.guidance_scale * (wanted - without)
 
-        with network.adapted():
+        one_by_one = network.blocks_offloaded(device) if self.offload == "blocks" else nullcontext()
+        with network.adapted(), one_by_one:
             return sample(
                 predict,
                 self.scheduler,
@@ -165,11 +175,11 @@ class ConsisIDPipeline:
                 on_step=on_step,
             )
 
-    def _steps(self, device: torch.device) -> Iterator[AbstractContextManager[None]]:
+    def _steps(self) -> Iterator[AbstractContextManager[None]]:
         """What the predictions of a video are made inside of, one after the other; begun when the loop is."""
         if self.cache_threshold is None:
             yield from repeat(nullcontext())
-        embeddings = self.network.time_embeddings(times_of(self.scheduler).to(device))
+        embeddings = self.network.time_embeddings(times_of(self.scheduler))
         memory = self.network.block_memory()
         assert self.cache_threshold is not None
         for skip in skipped_steps(embeddings, threshold=self.cache_threshold, rescale=self.cache_rescale):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler
 from diffusers import ConsisIDPipeline as DiffusersPipeline
+from diffusers.hooks.group_offloading import ModuleGroup
 
 from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.noise import seeded_generators
@@ -105,6 +106,7 @@ def test_settings_out_of_range_are_refused(parts):
     module, _ = parts
     for wrong, message in (
         ({"num_steps": 0}, r"sampling\.num_steps is 0"),
+        ({"offload": "block"}, "sampling.offload is 'block': give false, true or blocks"),
         ({"cache_threshold": 2.0}, r"sampling\.cache_threshold is 2\.0: it must be from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -148,3 +150,51 @@ def test_adapters_are_merged_while_sampling_and_train_afterwards():
         again = predict()
     torch.testing.assert_close(merged, apart, atol=1e-5, rtol=1e-5)
     assert torch.equal(again, apart)
+
+
+def test_blocks_that_come_one_at_a_time_draw_the_same_and_nothing_stays(monkeypatch):
+    """On a CPU both places are the same; which blocks are fetched in which order is what counts."""
+    module = with_video_vae().eval()
+    batch = tiny.batch(1) | {"caption": ["a man"]}
+    whole = module.sample(batch, generator=seeded_generators([3]))
+    transformer, fetched = module.network.transformer, []
+    parts = {id(block): f"block {n}" for n, block in enumerate(transformer.transformer_blocks)}
+    parts |= {id(read): f"face {n}" for n, read in enumerate(transformer.perceiver_cross_attention)}
+    onload = ModuleGroup.onload_
+
+    def watched(group):
+        fetched.extend(parts[id(part)] for part in group.modules if id(part) in parts)
+        return onload(group)
+
+    monkeypatch.setattr(ModuleGroup, "onload_", watched)
+    monkeypatch.setattr(module.pipeline, "offload", "blocks")
+    assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
+    order = ["block 0", "face 0", "block 1", "block 2", "face 1", "block 3"]
+    assert fetched == order * 2, "two steps"
+    fetched.clear()
+    monkeypatch.setattr(module.pipeline, "offload", False)
+    assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
+    assert not fetched
+    monkeypatch.setattr(module.pipeline, "offload", "blocks")
+    monkeypatch.setattr(module.pipeline, "cache_threshold", 0.0)
+    assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
+
+
+@pytest.mark.gpu
+def test_blocks_that_come_one_at_a_time_take_less_of_the_gpu():
+    network = tiny.network(num_attention_heads=24, num_layers=8, LFE_output_dim=256).eval()
+    given = {name: value.cuda() for name, value in tiny.network_inputs().items()}
+    face = {name: given.pop(name) for name in ("embedding", "hidden")}
+    size = sum(value.nbytes for value in network.transformer.transformer_blocks.state_dict().values())
+
+    with torch.no_grad():
+        network.extractor.cuda()
+        faces = network.face_tokens(**face)
+        with network.blocks_offloaded(torch.device("cuda")):
+            torch.cuda.reset_peak_memory_stats()
+            begin = torch.cuda.memory_allocated()
+            offloaded = network(**given, faces=faces)
+            peak = torch.cuda.max_memory_allocated() - begin
+        whole = network.cuda()(**given, faces=faces)
+    torch.testing.assert_close(offloaded, whole)
+    assert peak < size

@@ -100,7 +100,8 @@ class WanNetwork(Host):
 
     def time_embeddings(self, times: Tensor) -> Tensor:
         embedder = self.transformer.condition_embedder
-        projected: Tensor = embedder.timesteps_proj(times * _TIME_SCALE)
+        on = embedder.time_embedder.linear_1.weight.device
+        projected: Tensor = embedder.timesteps_proj(times.to(on) * _TIME_SCALE)
         embeddings: Tensor = embedder.time_embedder(projected.to(self.precision(projected)))
         return embeddings
 
