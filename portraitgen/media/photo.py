@@ -2,6 +2,7 @@
 
 import io
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,11 @@ PHOTO_SUFFIXES = frozenset(
 MAX_PIXELS = 500_000_000
 """Of a photo, 1.5 GB as RGB: larger ones are refused by what their header says."""
 
+# PIL raises SyntaxError on a damaged PNG, RuntimeError on AVIF, others on damaged chunks of other formats.
+_DAMAGE = (
+    *(OSError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, RuntimeError),
+    *(AttributeError, struct.error),
+)
 _BACKGROUND = (255, 255, 255)
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -62,8 +68,7 @@ def read_photo(path: Path) -> np.ndarray:
             return _as_rgb(ImageOps.exif_transpose(image), path)
     except UnidentifiedImageError:
         raise PhotoError(path, "not a readable picture; remove it or save it anew") from None
-    # PIL raises SyntaxError on a damaged PNG, ValueError and others on damaged chunks of other formats.
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
+    except _DAMAGE as error:
         raise PhotoError(path, f"the picture is damaged ({error}); fetch it again or remove it") from error
     except ValueError as error:
         if isinstance(error, PhotoError):

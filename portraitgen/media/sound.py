@@ -36,13 +36,8 @@ def sound_of(
         return None
     if not blocks:
         return None
-    if mends.gaps or mends.overlaps:
-        log.warning(
-            "%s: %d gaps of its sound are filled with silence, %d overlaps cut",
-            source_name(source, None),
-            mends.gaps,
-            mends.overlaps,
-        )
+    if mends:
+        log.warning("the sound of %s: %s", source_name(source, None), mends)
     waveform = np.concatenate(blocks, axis=1)
     if len(waveform) != 2:
         waveform = waveform.mean(0, keepdims=True)

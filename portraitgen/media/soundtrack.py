@@ -22,13 +22,25 @@ TOLERANCE_S = 0.01
 MAX_SILENCE_S = 10.0
 """A longer gap in a sound without pictures is a jump of its stamps."""
 
+_BLOCK = 1 << 18
+"""Samples of silence that are given at once."""
+
 
 @dataclass
 class SoundMends:
-    """How often, while a sound was read, a gap was filled with silence and an overlap was cut."""
+    """How often in a sound a gap was filled with silence, an overlap cut, a piece left out that is stamped
+    far behind the last picture."""
 
     gaps: int = 0
     overlaps: int = 0
+    lost: int = 0
+
+    def __str__(self) -> str:
+        lost = f", {self.lost} pieces stamped far behind the last picture left out" if self.lost else ""
+        return f"{self.gaps} gaps filled with silence, {self.overlaps} overlaps cut{lost}"
+
+    def __bool__(self) -> bool:
+        return bool(self.gaps or self.overlaps or self.lost)
 
 
 def sound_blocks(
@@ -53,13 +65,16 @@ def sound_blocks(
             return
         if stream.codec_context is None:
             raise VideoError(f"{name}: FFmpeg has no decoder for its sound; re-encode it")
-        track = _Track(sample_rate, SoundMends() if mends is None else mends)
+        mends = SoundMends() if mends is None else mends
+        track = _Track(sample_rate, mends)
         try:
-            for time_s, frame in _timed(container.decode(stream), stretches):
+            for time_s, frame in _timed(container.decode(stream), stretches, mends):
                 yield from track.put(frame, time_s)
             yield from track.end()
         except av.error.InvalidDataError as error:
             raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
+        if mends.lost and not track.written:
+            raise VideoError(f"{name}: its sound is stamped long after its last picture; mend its stamps")
         if stream.duration is not None and stream.time_base is not None and not stretches:
             stated = float(stream.duration * stream.time_base)
             if stated - track.written / sample_rate > max(0.25, 0.01 * stated):
@@ -81,7 +96,9 @@ def _picture_stretches(source: VideoSource, name: str) -> Sequence[Stretch]:
     return read_clock(source, name).stretches
 
 
-def _timed(frames: Iterator[AudioFrame], stretches: Sequence[Stretch]) -> Iterator[tuple[float, AudioFrame]]:
+def _timed(
+    frames: Iterator[AudioFrame], stretches: Sequence[Stretch], mends: SoundMends
+) -> Iterator[tuple[float, AudioFrame]]:
     """Each frame with the time from the first picture (or sample) on at which it is heard; those between two
     stretches of pictures are left out."""
     alone = len(stretches) <= 1
@@ -92,6 +109,11 @@ def _timed(frames: Iterator[AudioFrame], stretches: Sequence[Stretch]) -> Iterat
         if shift is None:
             shift = start
         step = 0.0 if last is None else start - last
+        if stretches and alone and start >= stretches[0].end:
+            before = stretches[0].first if last is None else last
+            if start - before > MAX_SILENCE_S:
+                mends.lost += 1  # a wrong stamp: nothing is seen any more
+                continue
         if not stretches and (step < -MAX_PAUSE_S or step > MAX_SILENCE_S):
             shift += step
         back = step < -TOLERANCE_S
@@ -148,9 +170,10 @@ class _Track:
         if len(samples) != self._channels:
             samples = np.repeat(samples.mean(0, keepdims=True), self._channels, axis=0)
         begin, self._position = self._position, self._position + samples.shape[1]
-        if begin > self.written:
-            yield np.zeros((self._channels, begin - self.written), np.float32)
-            self.written = begin
+        while begin > self.written:
+            silent = min(begin - self.written, _BLOCK)
+            yield np.zeros((self._channels, silent), np.float32)
+            self.written += silent
         fresh = samples[:, self.written - begin :]
         if fresh.size:
             yield fresh

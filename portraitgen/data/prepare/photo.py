@@ -39,7 +39,10 @@ def prepare_photo(source: Source, backend: FaceBackend, settings: PrepareSetting
     scaled = cv2.resize(photo, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
     stored = scaled[: scaled.shape[0] // 4 * 4, : scaled.shape[1] // 4 * 4]
     zoom = np.array([width / scaled.shape[1], height / scaled.shape[0]])  # source pixels a stored pixel
-    main, *others = (_as_track(face, photo, zoom, settings) for face in faces)
+    try:
+        main, *others = (_as_track(face, photo, zoom, settings) for face in faces)
+    except ValueError as error:
+        raise SourceError(source, "detect", f"a face cannot be turned upright: {error}") from error
     return ClipSample(
         key=make_key(source.key),
         num_frames=1,

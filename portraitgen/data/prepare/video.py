@@ -158,7 +158,6 @@ def _sound(source: Source, scan: Scan, path: Path, note: Callable[[str, str], No
     except VideoError as error:
         note("audio", f"{error}; its clips are silent")
         return None
-    if sound is not None and (sound.mends.gaps or sound.mends.overlaps):
-        gaps, overlaps = sound.mends.gaps, sound.mends.overlaps
-        note("audio", f"{source.name}: {gaps} gaps filled with silence, {overlaps} overlaps cut")
+    if sound is not None and sound.mends:
+        note("audio", f"{source.name}: {sound.mends}")
     return sound
