@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portraitgen.metrics.frames import ChosenFrames, Frames
 from portraitgen.metrics.rgb import Clip
 
 
@@ -12,27 +13,30 @@ def copy_reference(reference: Clip, num_frames: int) -> Tensor:
     return torch.as_tensor(reference).expand(num_frames, -1, -1, -1)
 
 
-def copy_nearest(train_frames: Clip, train_landmarks: np.ndarray, driving_landmarks: np.ndarray) -> Tensor:
+def copy_nearest(
+    train_frames: Frames, train_landmarks: np.ndarray, driving_landmarks: np.ndarray
+) -> ChosenFrames:
     """For every driving frame the training frame whose landmarks lie nearest: the stronger control.
 
     It shows a sharp, real picture of the right person in about the right pose, and knows nothing else.
 
     Args:
-        train_frames: [N, 3, H, W].
+        train_frames: N of them.
         train_landmarks: [N, K, 2] in pixels; frames with a NaN in them are never chosen.
         driving_landmarks: [T, K, 2] in the same pixels.
 
     Returns:
-        [T, 3, H, W] of `train_frames`.
+        T of `train_frames`, which are fetched when they are looked at.
 
     Raises:
         ValueError: see `nearest_by_landmarks`, or frames and landmarks differ in number.
     """
-    frames = torch.as_tensor(train_frames)
-    if len(frames) != len(train_landmarks):
-        raise ValueError(f"{len(frames)} training frames, but landmarks for {len(train_landmarks)}")
+    count, channels, height, width = train_frames.shape
+    if count != len(train_landmarks):
+        raise ValueError(f"{count} training frames, but landmarks for {len(train_landmarks)}")
     chosen = nearest_by_landmarks(train_landmarks, driving_landmarks)
-    return frames[torch.from_numpy(chosen).to(frames.device)]
+    shape = (len(chosen), channels, height, width)
+    return ChosenFrames(shape, lambda places: train_frames.at(chosen[places]))
 
 
 def nearest_by_landmarks(candidates: np.ndarray, driving: np.ndarray) -> np.ndarray:

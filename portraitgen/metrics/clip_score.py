@@ -64,16 +64,12 @@ class ClipScorer(nn.Module):
             frames: uint8 [T, 3, H, W] RGB.
             bgr: exchange red and blue, as ConsisID's script does by mistake: only to compare with its table.
         """
-        pictures = self.embed_pictures(to_bgr(frames) if bgr else frames)
-        return pictures @ self.embed_text(text) * self.model.logit_scale.exp()
+        return self.logits(self.embed_pictures(to_bgr(frames) if bgr else frames), self.embed_text(text))
 
-    def picture_scores(self, frames: Tensor, reference: Tensor) -> Tensor:
-        """Cosine of each frame with a reference picture [3, H', W']: float32 [T]."""
-        return self.embed_pictures(frames) @ self.embed_pictures(reference[None])[0]
-
-    def pair_scores(self, frames: Tensor, others: Tensor) -> Tensor:
-        """Cosine of each frame [T, 3, H, W] with the other at its place: float32 [T]."""
-        return (self.embed_pictures(frames) * self.embed_pictures(others)).sum(dim=-1)
+    @torch.no_grad()
+    def logits(self, pictures: Tensor, text: Tensor) -> Tensor:
+        """The same, [T], from the unit vectors [T, D] of the frames and [D] of the text."""
+        return pictures @ text * self.model.logit_scale.exp()
 
 
 def preprocess(frames: Tensor, *, side: int) -> Tensor:

@@ -5,17 +5,19 @@ its settings. In `__init__` it loads what it needs and raises `MissingWeights` w
 the figures are "skipped" with that message, or, with strict=true, the evaluation stops before it begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo
 
+Part = TypeVar("Part")
 Fact: TypeAlias = str | int | float | bool | None
 """A setting on which a figure depends: two results may be compared only when all of them agree."""
 
@@ -77,6 +79,38 @@ class GradedClip:
     people: tuple[Pictures, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Frames of a clip that follow each other, `frames.CHUNK` of them but for the last.
+
+    Attributes:
+        first: place of the first one in the clip.
+        frames: uint8 [N, 3, H, W].
+        truth: the true frames at their places, or None.
+    """
+
+    first: int
+    frames: Tensor
+    truth: Tensor | None
+
+    def of(self, chosen: np.ndarray) -> np.ndarray:
+        """Those of the chosen places that lie in here, int64, each once and in order."""
+        return np.unique(chosen[(chosen >= self.first) & (chosen < self.first + len(self.frames))])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch(Generic[Part]):
+    """What a grader does while the frames of a clip go by, each once.
+
+    Attributes:
+        see: takes the next frames, and gives what it keeps of them.
+        conclude: from all that was kept, in the order of the frames, to the figures.
+    """
+
+    see: Callable[[Chunk], Part]
+    conclude: Callable[[list[Part]], Grades]
+
+
 class Grader(Protocol):
     """What is common to all graders."""
 
@@ -95,8 +129,12 @@ class Grader(Protocol):
 class ClipGrader(Grader, Protocol):
     """Gives figures of level "frame" or "clip", from one clip alone: neither order nor batches matter."""
 
-    def grade(self, clip: GradedClip) -> Grades:
-        """The figures of one clip; one that cannot be taken is NaN with a reason."""
+    def grade(self, clip: GradedClip) -> Grades | Watch[Any]:
+        """The figures of one clip, or how they come of its pixels, which all graders see in one pass.
+
+        A figure that cannot be taken is NaN with a reason. `clip.pictures` are not read here: their faces are
+        known, and of their pixels nobody holds more than a chunk.
+        """
         ...
 
 
@@ -127,14 +165,14 @@ class SetFigure:
 
 @runtime_checkable
 class SetGrader(Grader, Protocol):
-    """Gives figures of level "set". It gathers clips in a torchmetrics Metric for each method.
+    """Gives figures of level "set". It gathers frames in a torchmetrics Metric for each method.
 
     Every process adds its own clips; `compute` is called on all of them for the same methods in the same
     order, also where a process has none, so that the metrics can gather.
     """
 
-    def add(self, clip: GradedClip) -> None:
-        """Take one clip into the set of its method."""
+    def add(self, clip: GradedClip, chunk: Chunk) -> None:
+        """Take the next frames of a clip into the set of its method; of a clip all come, in their order."""
         ...
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:

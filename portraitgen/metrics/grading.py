@@ -8,7 +8,9 @@ import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.baselines import copy_nearest, copy_reference
-from portraitgen.metrics.grader import ClipGrader, GradedClip, Grader, SetGrader
+from portraitgen.metrics.frames import Frames, as_frames
+from portraitgen.metrics.grader import GradedClip, Grader
+from portraitgen.metrics.one_pass import grade_together
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.rgb import Clip
 from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, METHODS, TRUTH, Row
@@ -22,7 +24,7 @@ class Material:
 
     Attributes:
         video: key of the clip.
-        generated: [T, 3, H, W] uint8, or float in [-1, 1].
+        generated: [T, 3, H, W] uint8, or float in [-1, 1]; or frames that are read when they are graded.
         fps: frames a second.
         truth: [T, 3, H, W], the frames that the generated ones should have been, or None.
         reference: [3, H', W'], the picture that the generator was given, or None. Where it has the size of
@@ -44,15 +46,15 @@ class Material:
     """
 
     video: str
-    generated: Clip
+    generated: Clip | Frames
     fps: float
-    truth: Clip | None = None
+    truth: Clip | Frames | None = None
     reference: Clip | None = None
     people: Sequence[Clip] = ()
     driving: np.ndarray | None = None
     driving_scheme: str | None = None
     frame_index: np.ndarray | None = None
-    train_frames: Clip | None = None
+    train_frames: Clip | Frames | None = None
     train_landmarks: np.ndarray | None = None
     audio: np.ndarray | None = None
     true_audio: np.ndarray | None = None
@@ -90,7 +92,7 @@ def grade(
     driving, shown = _methods(material, backend)
     generated, truth = shown[GENERATED], shown[TRUTH]
     assert isinstance(generated, Pictures)
-    count = len(generated.frames)
+    count = len(generated)
     frames = np.arange(count) if material.frame_index is None else np.asarray(material.frame_index, np.int64)
     true = truth if isinstance(truth, Pictures) else None
     reference = None
@@ -100,14 +102,8 @@ def grade(
         Pictures(photo, backend, name=f"{video}: person {number}")
         for number, photo in enumerate(material.people, start=1)
     )
-    rows = []
-    for method, pictures in shown.items():
-        if method not in methods:
-            continue
-        if isinstance(pictures, str):
-            rows.append(Row(video, method, frames, {}, failure=pictures))
-            continue
-        clip = GradedClip(
+    clips = {
+        method: GradedClip(
             video=video,
             method=method,
             pictures=pictures,
@@ -121,17 +117,17 @@ def grade(
             else material.audio,
             prompt=material.prompt,
         )
-        scores: dict[str, np.ndarray] = {}
-        reasons: dict[str, str] = {}
-        for grader in graders.values():
-            if isinstance(grader, ClipGrader):
-                figures = grader.grade(clip)
-                scores |= figures.scores
-                reasons |= figures.reasons
-            elif isinstance(grader, SetGrader):
-                grader.add(clip)
-        rows.append(Row(video, method, frames, scores, reasons))
-    return rows
+        for method, pictures in shown.items()
+        if method in methods and isinstance(pictures, Pictures)
+    }
+    found = grade_together(clips, graders)
+    return [
+        Row(video, method, frames, {}, failure=pictures)
+        if isinstance(pictures, str)
+        else Row(video, method, frames, *found[method])
+        for method, pictures in shown.items()
+        if method in methods
+    ]
 
 
 def _driving(material: Material, backend: FaceBackend) -> np.ndarray | None:
@@ -152,11 +148,12 @@ def _driving(material: Material, backend: FaceBackend) -> np.ndarray | None:
 def _methods(material: Material, backend: FaceBackend) -> tuple[np.ndarray | None, dict[str, Pictures | str]]:
     """The driving landmarks, and frames by each method in the order of `METHODS`, or why there are none."""
     video = material.video
-    frames: dict[str, Clip | str] = {
-        GENERATED: material.generated,
+    generated = as_frames(material.generated, name=f"{video}: generated frames")
+    frames: dict[str, Clip | Frames | str] = {
+        GENERATED: generated,
         TRUTH: "no true frames are given" if material.truth is None else material.truth,
     }
-    count, _, *size = material.generated.shape
+    count, _, *size = generated.shape
     if material.reference is None:
         frames[COPY_REFERENCE] = "no reference picture is given"
     elif list(material.reference.shape[-2:]) != size:
@@ -167,7 +164,9 @@ def _methods(material: Material, backend: FaceBackend) -> tuple[np.ndarray | Non
         frames[COPY_NEAREST] = "no training frames of this video are known"
     else:
         frames[COPY_NEAREST] = copy_nearest(
-            material.train_frames, np.asarray(material.train_landmarks), np.asarray(material.driving)
+            as_frames(material.train_frames, name=f"{video}: training frames"),
+            np.asarray(material.train_landmarks),
+            np.asarray(material.driving),
         )
     driving = _driving(material, backend)
     shown: dict[str, Pictures | str] = {}
@@ -177,10 +176,11 @@ def _methods(material: Material, backend: FaceBackend) -> tuple[np.ndarray | Non
             shown[method] = clip
             continue
         pictures = Pictures(clip, backend, name=f"{video}: {method} frames", driving=driving)
-        if pictures.frames.shape != material.generated.shape:
+        if pictures.frames.shape != generated.shape:
             raise ValueError(
-                f"{video}: generated frames are {list(material.generated.shape)}, those of "
-                f"{METHODS[method].label!r} {list(clip.shape)}; bring all to one number and size first"
+                f"{video}: generated frames are {list(generated.shape)}, those of "
+                f"{METHODS[method].label!r} {list(pictures.frames.shape)}; bring all to one number and "
+                "size first"
             )
         shown[method] = pictures
         if method == TRUTH and driving is None:

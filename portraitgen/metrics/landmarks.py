@@ -1,7 +1,7 @@
 """Does the generated face do what it was told: its landmarks, found again, against the driving ones."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,25 +12,28 @@ from portraitgen.metrics.rgb import Clip, as_uint8
 from portraitgen.metrics.scores import Grades
 
 
-def find_faces(frames: Clip, backend: FaceBackend, *, embed: bool = False) -> list[tuple[Face, ...]]:
+def find_faces(
+    chunks: Iterable[Clip], backend: FaceBackend, *, embed: bool = False
+) -> list[tuple[Face, ...]]:
     """The faces of every frame that have at least the backend's minimum score, surest first.
 
     The backend enlarges small frames by itself and gives its points in the pixels of the frame. A frame that
     comes again, as in a control that copies, is searched once.
 
     Args:
-        frames: [T, 3, H, W] uint8, or float in [-1, 1].
+        chunks: frames [N, 3, H, W] uint8, or float in [-1, 1], in their order.
         embed: also compute the backend's own identity embedding of each face.
     """
-    images = as_uint8(frames, name="frames to find faces in").permute(0, 2, 3, 1).cpu().contiguous().numpy()
     searched: dict[bytes, tuple[Face, ...]] = {}
     found = []
-    for image in images:
-        key = hashlib.sha256(image.tobytes()).digest()
-        if key not in searched:
-            faces = backend.detect(image, embed=embed)
-            searched[key] = tuple(face for face in faces if face.score >= backend.min_score)
-        found.append(searched[key])
+    for chunk in chunks:
+        frames = as_uint8(chunk, name="frames to find faces in")
+        for image in frames.permute(0, 2, 3, 1).cpu().contiguous().numpy():
+            key = hashlib.sha256(image.tobytes()).digest()
+            if key not in searched:
+                faces = backend.detect(image, embed=embed)
+                searched[key] = tuple(face for face in faces if face.score >= backend.min_score)
+            found.append(searched[key])
     return found
 
 

@@ -53,7 +53,7 @@ def frame_differences(frames: Clip) -> Tensor:
     clip = as_uint8(frames, name="frames of a video")
     if clip.ndim != 4 or len(clip) < 2:
         raise ValueError(f"frame differences need a clip [T, 3, H, W] of 2 frames, got {list(clip.shape)}")
-    return torch.stack([_mean_difference(before, after) for before, after in pairwise(clip)])
+    return torch.stack([mean_difference(before, after) for before, after in pairwise(clip)])
 
 
 def temporal_flicker(frames: Clip) -> float:
@@ -67,7 +67,12 @@ def temporal_flicker(frames: Clip) -> float:
     Raises:
         ValueError: as `frame_differences`.
     """
-    return float((255 - frame_differences(frames).mean()) / 255)
+    return steadiness(frame_differences(frames))
+
+
+def steadiness(differences: Tensor) -> float:
+    """`temporal_flicker` from the `frame_differences` of a clip, or of frames that were foretold."""
+    return float((255 - differences.mean()) / 255)
 
 
 def motion_smoothness(frames: Clip, interpolated: Clip) -> float:
@@ -92,8 +97,9 @@ def motion_smoothness(frames: Clip, interpolated: Clip) -> float:
             f"with a frame after it, {list(between.shape)}, got {list(predicted.shape)}"
         )
     pairs = zip(between, predicted, strict=True)
-    return float((255 - torch.stack([_mean_difference(a, b) for a, b in pairs]).mean()) / 255)
+    return steadiness(torch.stack([mean_difference(a, b) for a, b in pairs]))
 
 
-def _mean_difference(a: Tensor, b: Tensor) -> Tensor:
+def mean_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of two pictures uint8 [3, H, W]: float64 [] in 8-bit steps."""
     return (a.int() - b.int()).abs().double().mean()

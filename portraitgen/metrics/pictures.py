@@ -7,16 +7,17 @@ from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.types import Face
+from portraitgen.metrics.frames import Frames, as_frames
 from portraitgen.metrics.landmarks import find_faces, landmarks_of
 from portraitgen.metrics.person import follow_person
-from portraitgen.metrics.rgb import Clip, as_uint8
+from portraitgen.metrics.rgb import Clip
 
 
 class Pictures:
     """Frames of one clip, or one picture.
 
     Args:
-        frames: [T, 3, H, W] or one picture [3, H, W], uint8 or float in [-1, 1].
+        frames: [T, 3, H, W] or one picture [3, H, W], uint8 or float in [-1, 1]; or frames that are read.
         backend: finds the faces.
         name: what they are, for the message of an error ("clip 7: true frames").
         driving: [T, K, 2] landmarks, in their pixels, of the face that they should show, NaN without one.
@@ -27,19 +28,26 @@ class Pictures:
     """
 
     def __init__(
-        self, frames: Clip, backend: FaceBackend, *, name: str, driving: np.ndarray | None = None
+        self, frames: Clip | Frames, backend: FaceBackend, *, name: str, driving: np.ndarray | None = None
     ) -> None:
-        shown = as_uint8(frames, name=name)
-        self.frames: Tensor = shown if shown.ndim == 4 else shown[None]
-        """uint8 [T, 3, H, W]."""
+        self.frames = as_frames(frames, name=name)
         self.backend = backend
         self.name = name
         self.driving = driving
 
+    def __len__(self) -> int:
+        """Number of frames."""
+        return self.frames.shape[0]
+
+    @property
+    def first(self) -> Tensor:
+        """The first frame, or the picture: uint8 [1, 3, H, W]."""
+        return next(iter(self.frames.chunks()))[:1]
+
     @cached_property
     def faces(self) -> tuple[tuple[Face, ...], ...]:
         """The faces of each frame that have at least the backend's minimum score, surest first."""
-        return tuple(find_faces(self.frames, self.backend))
+        return tuple(find_faces(self.frames.chunks(), self.backend))
 
     @cached_property
     def landmarks(self) -> np.ndarray:

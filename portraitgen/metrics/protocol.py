@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portraitgen.metrics.frames import Frames
 from portraitgen.metrics.grader import Fact
 
 COMPARED = (
@@ -81,7 +82,7 @@ class Protocol:
 def digest_given(
     frame_index: np.ndarray,
     *,
-    truth: Tensor | None = None,
+    truth: Tensor | Frames | None = None,
     reference: Tensor | None = None,
     driving: np.ndarray | None = None,
     audio: np.ndarray | None = None,
@@ -92,7 +93,7 @@ def digest_given(
 
     Args:
         frame_index: [T], the graded places.
-        truth: [T, 3, H, W] uint8.
+        truth: [T, 3, H, W] uint8, or as frames that are read.
         reference: [3, H', W'] uint8.
         driving: [T, K, 2] landmarks.
         audio: [N], the sound that is not the generated clip's own.
@@ -103,9 +104,13 @@ def digest_given(
     given |= {f"person {number}": photo for number, photo in enumerate(people, start=1)}
     digest = hashlib.sha256(np.asarray(frame_index, np.int64).tobytes())
     for name, values in given.items():
-        if values is not None:
+        if isinstance(values, Tensor | np.ndarray):
             array = np.ascontiguousarray(torch.as_tensor(values).cpu().numpy())
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        elif values is not None:
+            digest.update(f"{name} uint8 {values.shape}".encode())
+            for chunk in values.chunks():
+                digest.update(chunk.cpu().contiguous().numpy().tobytes())
     digest.update(json.dumps(prompt).encode())
     return digest.hexdigest()[:16]
 

@@ -85,11 +85,19 @@ def score_sync(network: SyncNet, frames: Tensor, audio: np.ndarray) -> SyncScore
     Raises:
         ValueError: as `embed_clip`.
     """
-    count = num_windows(len(frames), len(audio))
+    lacking = too_short(num_windows(len(frames), len(audio)))
+    return (
+        compare_shifts(*embed_clip(network, frames, audio))
+        if lacking is None
+        else SyncScore(np.nan, np.nan, np.nan, torch.zeros(0), torch.zeros(0), lacking)
+    )
+
+
+def too_short(count: int) -> str | None:
+    """Why so few windows of lips and sound have no score; None of enough."""
     if count >= MIN_WINDOWS:
-        return compare_shifts(*embed_clip(network, frames, audio))
-    reason = (
+        return None
+    return (
         f"{count} windows of lips and sound, fewer than {MIN_WINDOWS}: a clip of at least "
         f"{MIN_WINDOWS + WINDOW} frames at 25 fps is needed"
     )
-    return SyncScore(np.nan, np.nan, np.nan, torch.zeros(0), torch.zeros(0), reason)

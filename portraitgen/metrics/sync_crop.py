@@ -31,13 +31,43 @@ def longest_track(faces: Sequence[Sequence[Face]], *, min_score: float) -> Track
     return max(tracks, key=lambda track: len(track.frames), default=None)
 
 
-def crop_for_syncnet(frames: Tensor, track: Track) -> Tensor:
-    """The frames of a track, from its first to its last, cut out around the face.
+class FaceCrops:
+    """Where a track is cut out in each frame from its first to its last, for SyncNet.
 
     As joonson/syncnet_python: centre and half the longer side of the box, median filtered over 13 frames, and
     a square of 1.4 times the box that reaches down further than up; boxes are interpolated where the tracker
     has a gap. There the boxes are those of the S3FD detector; other detectors cut more or less tightly, so
     scores compare among results of one face backend.
+
+    Args:
+        track: of frames at 25 a second, in their pixels.
+    """
+
+    def __init__(self, track: Track) -> None:
+        self.places = np.arange(track.frames[0], track.frames[-1] + 1)
+        """int64 [N], the frames that are cut, at 25 a second."""
+        boxes = np.stack([np.interp(self.places, track.frames, side) for side in track.boxes.T], axis=1)
+        sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        smooth = [medfilt(values, SMOOTHING) for values in (centres[:, 0], centres[:, 1], sizes)]
+        self._squares = np.stack(smooth, axis=1)
+
+    def cut(self, frames: Tensor, numbers: np.ndarray) -> Tensor:
+        """Faces uint8 [M, 3, 224, 224] of frames uint8 [M, 3, H, W].
+
+        Args:
+            numbers: int64 [M], which of `places` each frame is.
+        """
+        if not len(numbers):
+            return torch.zeros(0, 3, SIZE, SIZE, dtype=torch.uint8)
+        images = frames.permute(0, 2, 3, 1).cpu().numpy()
+        squares = self._squares[numbers]
+        crops = [_cut(image, *square) for image, square in zip(images, squares, strict=True)]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+
+def crop_for_syncnet(frames: Tensor, track: Track) -> Tensor:
+    """The frames of a track, from its first to its last, cut out around the face (`FaceCrops`).
 
     Args:
         frames: uint8 [T, 3, H, W] at 25 fps.
@@ -46,14 +76,8 @@ def crop_for_syncnet(frames: Tensor, track: Track) -> Tensor:
     Returns:
         uint8 [N, 3, 224, 224].
     """
-    places = np.arange(track.frames[0], track.frames[-1] + 1)
-    boxes = np.stack([np.interp(places, track.frames, side) for side in track.boxes.T], axis=1)
-    sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    smooth = [medfilt(values, SMOOTHING) for values in (centres[:, 0], centres[:, 1], sizes)]
-    images = frames[places].permute(0, 2, 3, 1).cpu().numpy()
-    crops = [_cut(image, *values) for image, *values in zip(images, *smooth, strict=True)]
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+    crops = FaceCrops(track)
+    return crops.cut(frames[crops.places], np.arange(len(crops.places)))
 
 
 def _cut(image: np.ndarray, x: float, y: float, size: float) -> np.ndarray:

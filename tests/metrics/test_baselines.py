@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from portraitgen.metrics.baselines import copy_nearest, copy_reference, nearest_by_landmarks
+from portraitgen.metrics.frames import HeldFrames
 
 
 @pytest.fixture
@@ -22,8 +23,10 @@ def test_nearest_finds_each_pose_again(landmarks):
     order = np.array([3, 3, 0, 9, 5])
     shaken = landmarks[order] + np.random.default_rng(1).normal(0, 0.1, (5, 5, 2))
     assert nearest_by_landmarks(landmarks, shaken).tolist() == order.tolist()
-    frames = torch.arange(10).view(10, 1, 1, 1).expand(10, 3, 2, 2)
-    assert copy_nearest(frames, landmarks, shaken)[:, 0, 0, 0].tolist() == order.tolist()
+    frames = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 2, 2)
+    copies = copy_nearest(HeldFrames(frames, name="training frames"), landmarks, shaken)
+    assert copies.shape == (5, 3, 2, 2)
+    assert torch.cat([*copies.chunks()])[:, 0, 0, 0].tolist() == order.tolist()
 
 
 def test_distance_is_the_mean_over_points_not_the_root_of_squares():

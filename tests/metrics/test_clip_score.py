@@ -11,6 +11,7 @@ from portraitgen.metrics.clip_score import load_clip, preprocess
 from portraitgen.metrics.grader import ClipGrader as Protocol
 from portraitgen.metrics.grader import GradedClip, MissingWeights
 from portraitgen.metrics.graders.clip import ClipGrader
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 from tests.metrics.tiny_clip import save_tiny_clip
@@ -55,7 +56,8 @@ def test_scores_are_logits_per_image(folder, frames):
     reversed_channels = scorer.text_scores(frames[:, [2, 1, 0]], PROMPT)
     torch.testing.assert_close(scorer.text_scores(frames, PROMPT, bgr=True), reversed_channels)
     assert not torch.allclose(reversed_channels, scorer.text_scores(frames, PROMPT))
-    likeness = scorer.picture_scores(frames, frames[3])
+    pictures = scorer.embed_pictures(frames)
+    likeness = pictures @ pictures[3]
     assert likeness[3].item() == pytest.approx(1, abs=1e-5)
     assert likeness.argmax() == 3
     assert scorer.embed_text(PROMPT * 30).shape == (16,), "a long text is cut"
@@ -79,18 +81,18 @@ def clip(frames, *, reference=None, prompt=None):
 def test_a_clip_is_the_mean_of_16_frames(folder, frames):
     grader = ClipGrader(str(folder))
     assert isinstance(grader, Protocol)
-    grades = grader.grade(clip(frames, reference=frames[0], prompt=PROMPT))
+    grades = grade_clip(grader, clip(frames, reference=frames[0], prompt=PROMPT))
     chosen = frames[np.arange(16) * 20 // 16]
     expected = grader.scorer.text_scores(chosen, PROMPT).mean()
     assert float(grades.scores["clip_text"]) == pytest.approx(float(expected), rel=1e-6)
     assert float(grades.scores["clip_image"]) < 1
     assert grades.reasons == {}
-    grades = grader.grade(clip(frames))
+    grades = grade_clip(grader, clip(frames))
     assert grades.reasons == {"clip_text": "no prompt", "clip_image": "no reference picture"}
     assert all(np.isnan(value) for value in grades.scores.values())
     compat = ClipGrader(str(folder), consisid_compat=True)
     assert list(compat.metrics) == ["consisid_compat_clip_text"]
-    score = compat.grade(clip(frames, prompt=PROMPT)).scores["consisid_compat_clip_text"]
+    score = grade_clip(compat, clip(frames, prompt=PROMPT)).scores["consisid_compat_clip_text"]
     assert float(score) == pytest.approx(float(grader.scorer.text_scores(chosen.flip(1), PROMPT).mean()))
 
 

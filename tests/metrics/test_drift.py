@@ -9,6 +9,7 @@ from portraitgen.media.decode import read_video
 from portraitgen.metrics.drift import drift, frame_colours, frame_sharpness
 from portraitgen.metrics.grader import GradedClip
 from portraitgen.metrics.graders.drift import DriftGrader
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 
 
@@ -56,7 +57,7 @@ def test_a_clip_that_fades_blurs_and_one_that_stays(carphone):
             audio=None,
             prompt=None,
         )
-        return grader.grade(clip)
+        return grade_clip(grader, clip)
 
     stays, fades = grade(still), grade(fading)
     assert all(float(value) == pytest.approx(0, abs=1e-6) for value in stays.scores.values())

@@ -14,6 +14,7 @@ from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.consisid import ConsisIDFaceDistanceGrader, ConsisIDFaceSimGrader
 from portraitgen.metrics.graders.identity import IdentityGrader
 from portraitgen.metrics.networks.inception_torchvision import TorchvisionInception
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 
@@ -52,7 +53,7 @@ def obama(shared):
 def test_the_same_person_is_more_alike_than_another(shared, obama, recognizer):
     grader = IdentityGrader(recognizer, frames=None)
     assert isinstance(grader, ClipGrader)
-    grades = grader.grade(clip(obama, pictures(shared, "ids/obama/1.jpg", size=(400, 500))))
+    grades = grade_clip(grader, clip(obama, pictures(shared, "ids/obama/1.jpg", size=(400, 500))))
     same, other_photo, other_man, llama = grades.scores[f"identity_{recognizer}"]
     assert same == pytest.approx(1, abs=1e-6)
     assert same > other_photo > 0.914 > other_man
@@ -62,35 +63,39 @@ def test_the_same_person_is_more_alike_than_another(shared, obama, recognizer):
 
 def test_a_clip_is_the_mean_over_sampled_frames_with_a_face(shared, obama):
     reference = pictures(shared, "ids/obama/1.jpg", size=(400, 500))
-    every = IdentityGrader("dlib", frames=None).grade(clip(obama, reference)).scores["identity_dlib"]
+    every = grade_clip(IdentityGrader("dlib", frames=None), clip(obama, reference)).scores["identity_dlib"]
     grader = IdentityGrader("dlib", frames=16)
     assert grader.metrics["identity_dlib"].level == "clip"
-    sampled = grader.grade(clip(obama, reference))
+    sampled = grade_clip(grader, clip(obama, reference))
     # Of 4 frames, numpy's rounding down takes the first three 5 times each and the last once.
     assert float(sampled.scores["identity_dlib"]) == pytest.approx(np.nanmean(every), rel=1e-6)
     assert sampled.reasons == {}
     # The llama is one of the 16: 15 frames have a face, and that is said.
     assert sampled.scores["identity_dlib_faces"] == 15 / 16
     llamas = pictures(shared, "negative/llama.jpg")
-    nobody = grader.grade(clip(llamas, reference))
+    nobody = grade_clip(grader, clip(llamas, reference))
     assert np.isnan(nobody.scores["identity_dlib"])
     assert nobody.scores["identity_dlib_faces"] == 0
     assert nobody.reasons["identity_dlib"] == "no face found in 16 of 16 frames"
     for unknown, why in ((llamas, "no face found in the reference"), (None, "no reference picture")):
-        grades = grader.grade(clip(obama, unknown))
+        grades = grade_clip(grader, clip(obama, unknown))
         assert np.isnan(grades.scores["identity_dlib"])
         assert why in grades.reasons["identity_dlib"]
 
 
 def test_against_the_truth_each_frame_has_its_own_measure(shared, obama):
     grader = IdentityGrader("dlib", frames=None, against="truth")
-    itself = grader.grade(replace(clip(obama, None), truth=obama))
+    itself = grade_clip(grader, replace(clip(obama, None), truth=obama))
     np.testing.assert_allclose(itself.scores["identity_dlib_truth"][:3], 1, atol=1e-6)
     assert itself.reasons == {"identity_dlib_truth": "no face found in 1 of 4 frames or true frames"}
-    turned = Pictures(obama.frames[[1, 2, 0, 3]], BACKEND, name="turned round")
-    other_photo, other_man, *_ = grader.grade(replace(clip(turned, None), truth=obama)).scores.popitem()[1]
+    turned = Pictures(obama.frames.tensor[[1, 2, 0, 3]], BACKEND, name="turned round")
+    other_photo, other_man, *_ = grade_clip(
+        grader, replace(clip(turned, None), truth=obama)
+    ).scores.popitem()[1]
     assert 1 > other_photo > 0.914 > other_man
-    assert grader.grade(clip(obama, None)).reasons == {"identity_dlib_truth": "no true frames are given"}
+    assert grade_clip(grader, clip(obama, None)).reasons == {
+        "identity_dlib_truth": "no true frames are given"
+    }
     with pytest.raises(ValueError, match="people=all"):
         IdentityGrader("dlib", people="all", against="truth")
 
@@ -98,8 +103,8 @@ def test_against_the_truth_each_frame_has_its_own_measure(shared, obama):
 def test_several_people_are_matched_and_counted(shared):
     grader = IdentityGrader("dlib", frames=None, people="all")
     both = pictures(shared, "multi/obama_biden.jpg")
-    swapped = Pictures(both.frames.flip(-1), BACKEND, name="mirrored")
-    grades = grader.grade(clip(swapped, both))
+    swapped = Pictures(both.frames.tensor.flip(-1), BACKEND, name="mirrored")
+    grades = grade_clip(grader, clip(swapped, both))
     assert grades.scores["identity_dlib"][0] > 0.914
     assert grades.scores["identity_dlib_worst"][0] > 0.914
     assert (
@@ -107,10 +112,10 @@ def test_several_people_are_matched_and_counted(shared):
         == grades.scores["identity_dlib_faces_extra"].tolist()
         == [0]
     )
-    alone = grader.grade(clip(both, pictures(shared, "ids/biden/1.jpg")))
+    alone = grade_clip(grader, clip(both, pictures(shared, "ids/biden/1.jpg")))
     assert alone.scores["identity_dlib_faces_extra"].tolist() == [1]
     assert alone.scores["identity_dlib"][0] > 0.914, "the one who is like him is taken"
-    lost = grader.grade(clip(pictures(shared, "ids/biden/1.jpg"), both))
+    lost = grade_clip(grader, clip(pictures(shared, "ids/biden/1.jpg"), both))
     assert lost.scores["identity_dlib_faces_missing"].tolist() == [1]
 
 
@@ -119,14 +124,14 @@ def test_of_several_photos_the_largest_face_of_each_is_a_person(shared):
     given = tuple(pictures(shared, f"ids/{name}/1.jpg") for name in ("obama", "biden"))
     grader = IdentityGrader("dlib", frames=None, people="all")
     alone = clip(both, None)
-    grades = grader.grade(replace(alone, people=given))
+    grades = grade_clip(grader, replace(alone, people=given))
     assert grades.scores["identity_dlib_worst"][0] > 0.914
     assert grades.scores["identity_dlib_faces_missing"].tolist() == [0]
-    group = grader.grade(replace(alone, people=(both, given[0])))
+    group = grade_clip(grader, replace(alone, people=(both, given[0])))
     assert group.scores["identity_dlib_faces_extra"].tolist() == [0], "a photo is of one person"
-    llama = grader.grade(replace(alone, people=(given[0], pictures(shared, "negative/llama.jpg"))))
+    llama = grade_clip(grader, replace(alone, people=(given[0], pictures(shared, "negative/llama.jpg"))))
     assert llama.reasons["identity_dlib"] == "no face found in photo 2"
-    one = IdentityGrader("dlib", frames=None).grade(replace(alone, people=given))
+    one = grade_clip(IdentityGrader("dlib", frames=None), replace(alone, people=given))
     assert one.reasons["identity_dlib"] == "several people were given: set people=all"
 
 
@@ -148,23 +153,23 @@ def test_consisid_looks_again_with_grey_borders(shared):
     weights = str(shared / "testdata/models/mobileface_v2_256.safetensors")
     grader = ConsisIDFaceSimGrader("mobileface", weights=weights)
     reference = pictures(shared, "ids/obama/1.jpg")
-    grades = grader.grade(clip(pictures(shared, "ids/obama/2.jpg"), reference))
+    grades = grade_clip(grader, clip(pictures(shared, "ids/obama/2.jpg"), reference))
     assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.4
     face = reference.faces[0][0]
     left, top, right, bottom = (face.box + [40, 40, -40, -40]).astype(int)
-    tight = Pictures(reference.frames[..., top:bottom, left:right], BACKEND, name="tight")
+    tight = Pictures(reference.frames.tensor[..., top:bottom, left:right], BACKEND, name="tight")
     assert not tight.faces[0]
-    grades = grader.grade(clip(tight, reference))
+    grades = grade_clip(grader, clip(tight, reference))
     assert float(grades.scores["consisid_compat_facesim_mobileface"]) > 0.44
-    stranger = grader.grade(clip(pictures(shared, "negative/no_face.png"), reference))
+    stranger = grade_clip(grader, clip(pictures(shared, "negative/no_face.png"), reference))
     assert np.isnan(stranger.scores["consisid_compat_facesim_mobileface"])
 
 
 def test_the_backends_own_embedding_has_its_own_size(shared, obama):
     """insightface's pack brings its ArcFace with it; random weights here, so only what goes where is seen."""
     backend = InsightFaceBackend(str(shared / "testdata/models/stub_buffalo/models/buffalo_l"), min_score=0.0)
-    found = Pictures(obama.frames[:2], backend, name="photos")
-    grades = IdentityGrader("backend", frames=None).grade(clip(found, found))
+    found = Pictures(obama.frames.tensor[:2], backend, name="photos")
+    grades = grade_clip(IdentityGrader("backend", frames=None), clip(found, found))
     faces = [len(faces) for faces in found.faces]
     score = grades.scores["identity_backend"]
     assert [np.isfinite(value) for value in score] == [count > 0 for count in faces]
@@ -184,18 +189,18 @@ def test_consisids_fid_is_a_distance_of_faces_and_missing_without_any(
     name = "consisid_compat_face_inception_l2"
     # 17 faces through a network of this size take seconds: three frames say the same.
     monkeypatch.setattr("portraitgen.metrics.graders.consisid.spread_frames", lambda count: np.arange(count))
-    man = Pictures(obama.frames[:1], BACKEND, name="him")
+    man = Pictures(obama.frames.tensor[:1], BACKEND, name="him")
     # Another man, and a llama, which is left out.
-    grades = grader.grade(clip(Pictures(obama.frames[[0, 2, 3]], BACKEND, name="shown"), man))
-    features = [grader.network(upright_faces(obama.frames[[i]], [obama.faces[i][0]])) for i in (0, 2)]
+    grades = grade_clip(grader, clip(Pictures(obama.frames.tensor[[0, 2, 3]], BACKEND, name="shown"), man))
+    features = [grader.network(upright_faces(obama.frames.tensor[[i]], [obama.faces[i][0]])) for i in (0, 2)]
     expected = (features[0] - features[1]).square().sum() / 2
     assert float(grades.scores[name]) == pytest.approx(float(expected), rel=1e-4)
     assert float(expected) > 1
     assert grades.reasons == {}
-    llama = Pictures(obama.frames[3:], BACKEND, name="llama")
-    nobody = grader.grade(clip(llama, man))
+    llama = Pictures(obama.frames.tensor[3:], BACKEND, name="llama")
+    nobody = grade_clip(grader, clip(llama, man))
     assert np.isnan(nobody.scores[name])
     assert nobody.reasons == {name: "no face found in 16 of 16 frames"}
-    assert "reference" in grader.grade(clip(man, llama)).reasons[name]
+    assert "reference" in grade_clip(grader, clip(man, llama)).reasons[name]
     with pytest.raises(MissingWeights, match=r"fetch inception_v3_google-0cc3c7bd.pth.*BSD-3-Clause"):
         ConsisIDFaceDistanceGrader()

@@ -8,6 +8,7 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.image_quality import ImageQualityGrader
 from portraitgen.metrics.image_quality import quality_score
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 
@@ -33,7 +34,7 @@ def test_logits_are_read_from_files(tmp_path):
         pictures = Pictures(torch.zeros(frames, 3, 8, 8, dtype=torch.uint8), DlibBackend(), name=video)
         nothing = dict.fromkeys(("truth", "reference", "driving", "audio", "prompt"))
         clip = GradedClip(video=video, method=GENERATED, pictures=pictures, fps=25.0, **nothing)
-        return grader.grade(clip)
+        return grade_clip(grader, clip)
 
     assert grade("a").scores["iqa"].tolist() == pytest.approx([3, 3])
     for other in ("b", "../a"):

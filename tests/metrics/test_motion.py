@@ -11,6 +11,7 @@ from portraitgen.metrics.motion import (
     motion_variance,
     temporal_flicker,
 )
+from portraitgen.metrics.one_pass import grade_clip
 
 
 @pytest.mark.golden
@@ -76,7 +77,7 @@ def test_smoothness_tells_a_shuffled_video_and_a_still_one(carphone):
         pictures = Pictures(frames, DlibBackend(), name="video")
         nothing = dict.fromkeys(("truth", "reference", "driving", "audio", "prompt"))
         clip = GradedClip(video="v", method=GENERATED, pictures=pictures, fps=30.0, **nothing)
-        return grader.grade(clip).scores["smoothness_flow"]
+        return grade_clip(grader, clip).scores["smoothness_flow"]
 
     video = torch.from_numpy(read_video(carphone)[:12]).movedim(-1, 1)
     shuffled = video[torch.randperm(12, generator=torch.Generator().manual_seed(0))]

@@ -12,6 +12,7 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.copy_paste import copy_paste
 from portraitgen.metrics.grader import ClipGrader, GradedClip
 from portraitgen.metrics.graders.multi_identity import MultiIdentityGrader
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED
 
@@ -75,7 +76,7 @@ def both(photo):
 def test_each_person_is_matched_and_graded_against_reference_and_truth(people, both):
     grader = MultiIdentityGrader("dlib")
     assert isinstance(grader, ClipGrader)
-    grades = grader.grade(clip(both, people=people, truth=both))
+    grades = grade_clip(grader, clip(both, people=people, truth=both))
     scores = {name: float(value) for name, value in grades.scores.items()}
     assert scores.keys() == grader.metrics.keys()
     assert scores["sim_ref_dlib"] > scores["sim_ref_min_dlib"] > 0.914
@@ -84,17 +85,17 @@ def test_each_person_is_matched_and_graded_against_reference_and_truth(people, b
     assert (scores["people_missing_dlib"], scores["people_extra_dlib"]) == (0, 0)
     assert grades.reasons == {}
     # In whatever order they are given.
-    turned = grader.grade(clip(both, people=people[::-1], truth=both)).scores
+    turned = grade_clip(grader, clip(both, people=people[::-1], truth=both)).scores
     assert {name: float(value) for name, value in turned.items()} == pytest.approx(scores)
 
 
 def test_a_copy_of_the_references_is_told_from_a_likeness(people, both, photo):
     sides = [cv2.resize(photo(f"ids/{name}/1.jpg"), (400, 500)) for name in ("obama", "biden")]
     pasted = clip(pictures(np.concatenate(sides, axis=1)), people=people)
-    alone = MultiIdentityGrader("dlib").grade(pasted)
+    alone = grade_clip(MultiIdentityGrader("dlib"), pasted)
     assert alone.scores["sim_ref_dlib"] > 0.97
     assert alone.reasons == dict.fromkeys(("sim_gt_dlib", "copy_paste_dlib"), "no true picture is given")
-    shown = MultiIdentityGrader("dlib").grade(replace(pasted, truth=both))
+    shown = grade_clip(MultiIdentityGrader("dlib"), replace(pasted, truth=both))
     assert shown.scores["sim_ref_dlib"] > shown.scores["sim_gt_dlib"]
     assert shown.scores["copy_paste_dlib"] > 0.4
 
@@ -102,18 +103,18 @@ def test_a_copy_of_the_references_is_told_from_a_likeness(people, both, photo):
 def test_missing_and_extra_faces_count(people, both, photo):
     grader = MultiIdentityGrader("dlib")
     alone = pictures(photo("ids/obama/2.jpg"))
-    scores = grader.grade(clip(alone, people=people)).scores
+    scores = grade_clip(grader, clip(alone, people=people)).scores
     assert (scores["people_missing_dlib"], scores["people_extra_dlib"]) == (1, 0)
     assert scores["sim_ref_dlib"] > 0.914, "of those who are there"
     assert scores["sim_ref_min_dlib"] == 0, "who is not there is not like anybody"
-    scores = grader.grade(clip(both, reference=alone)).scores
+    scores = grade_clip(grader, clip(both, reference=alone)).scores
     assert (scores["people_missing_dlib"], scores["people_extra_dlib"]) == (0, 1)
-    llama = grader.grade(clip(pictures(photo("negative/llama.jpg")), people=people))
+    llama = grade_clip(grader, clip(pictures(photo("negative/llama.jpg")), people=people))
     assert llama.reasons["sim_ref_dlib"] == "no face found in 1 of 1 frames"
     assert (llama.scores["people_missing_dlib"], llama.scores["sim_ref_min_dlib"]) == (2, 0)
-    nobody = grader.grade(clip(both))
+    nobody = grade_clip(grader, clip(both))
     assert set(nobody.reasons.values()) == {"no reference picture"}
-    itself = grader.grade(clip(both, reference=both, truth=both))
+    itself = grade_clip(grader, clip(both, reference=both, truth=both))
     assert itself.reasons == {"copy_paste_dlib": "the references are the true picture itself"}
 
 

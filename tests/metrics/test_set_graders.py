@@ -17,6 +17,7 @@ from portraitgen.metrics.graders.fid import FidGrader
 from portraitgen.metrics.graders.fvd import FvdGrader
 from portraitgen.metrics.networks.i3d import I3D
 from portraitgen.metrics.networks.inception import Inception
+from portraitgen.metrics.one_pass import add_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import COPY_REFERENCE, GENERATED, TRUTH
 
@@ -77,9 +78,9 @@ def test_fid_of_methods_is_that_of_all_their_frames_in_any_order(inception, monk
     assert isinstance(forward, SetGrader)
     for grader, order in ((forward, (0, 1)), (backward, (1, 0))):
         for place in order:
-            grader.add(clip(shown[place], truth[place]))
-            grader.add(clip(truth[place], truth[place], method=COPY_REFERENCE))
-            grader.add(clip(truth[place], truth[place], method=TRUTH))
+            add_clip(grader, clip(shown[place], truth[place]))
+            add_clip(grader, clip(truth[place], truth[place], method=COPY_REFERENCE))
+            add_clip(grader, clip(truth[place], truth[place], method=TRUTH))
     figures = forward.compute(GENERATED)
     metric = FrechetDistance(forward.network, num_features=32)
     metric.update(truth.flatten(0, 1), real=True)
@@ -101,11 +102,11 @@ def test_what_has_no_truth_is_held_against_the_photos_it_was_made_from(inception
     shown, photos = videos(3, seed=1) // 2, videos(4, frames=1)
     grader = fid_grader(inception, monkeypatch, kid_subset=4, against="reference")
     alone = replace(clip(shown[0], shown[0]), truth=None)
-    grader.add(alone)  # without a photo it is of no use here
+    add_clip(grader, alone)  # without a photo it is of no use here
     pictures = [Pictures(photo, BACKEND, name="photo") for photo in photos]
     for number in range(2):
-        grader.add(replace(clip(shown[number], shown[0]), truth=None, reference=pictures[number]))
-    grader.add(replace(clip(shown[2], shown[0]), truth=None, people=tuple(pictures[2:])))
+        add_clip(grader, replace(clip(shown[number], shown[0]), truth=None, reference=pictures[number]))
+    add_clip(grader, replace(clip(shown[2], shown[0]), truth=None, people=tuple(pictures[2:])))
     metric = FrechetDistance(grader.network, num_features=32)
     metric.update(photos.flatten(0, 1), real=True)
     metric.update(shown.flatten(0, 1), real=False)
@@ -121,8 +122,8 @@ def test_a_picture_is_one_sample_and_a_short_clip_has_each_frame_once(inception,
     grader = fid_grader(inception, monkeypatch, kid_subset=100)
     grader.num_frames = 16
     for picture in videos(7, frames=1):
-        grader.add(clip(picture, picture))
-    grader.add(clip(*videos(2, frames=6)))
+        add_clip(grader, clip(picture, picture))
+    add_clip(grader, clip(*videos(2, frames=6)))
     figures = grader.compute(GENERATED)
     assert {figure.num_samples for figure in figures.values()} == {13}
     assert figures["fid"].bias > 0
@@ -136,7 +137,7 @@ def test_faces_are_cut_out_and_missing_ones_counted(inception, carphone, monkeyp
     frames = torch.from_numpy(read_video(carphone)[:30:10]).movedim(-1, 1)
     blank = torch.cat([frames[:2], torch.zeros_like(frames[:1])])
     grader = fid_grader(inception, monkeypatch, crop="face")
-    grader.add(clip(blank, frames))
+    add_clip(grader, clip(blank, frames))
     figure = grader.compute(GENERATED)["fid_face"]
     assert (figure.num_samples, figure.num_missing) == (2, 1)
     assert figure.value >= 0
@@ -161,8 +162,8 @@ def test_fvd_takes_windows_of_16_and_counts_short_clips(tmp_path):
 
     grader.network = Mean()
     long, short = videos(2, frames=50), videos(2, frames=12)
-    grader.add(clip(long[0], long[1]))
-    grader.add(clip(short[0], short[1], video="short"))
+    add_clip(grader, clip(long[0], long[1]))
+    add_clip(grader, clip(short[0], short[1], video="short"))
     assert seen == [[1, 16, 3, 24, 20]] * 4, "two windows of each, the third is not asked for"
     figure = grader.compute(GENERATED)["fvd"]
     assert (figure.num_samples, figure.num_missing) == (2, 1)
@@ -214,7 +215,7 @@ def test_efid_is_that_of_the_coefficients_in_files(tmp_path):
     grader = EfidGrader(str(tmp_path / "generated"), str(tmp_path / "real"))
     truth = videos(1)[0]
     for video in ("a", "b", "c", "../generated/a"):
-        grader.add(clip(truth, truth, video=video))
+        add_clip(grader, clip(truth, truth, video=video))
     figure = grader.compute(GENERATED)["efid_deep3d"]
     metric = FrechetDistance(torch.nn.Identity(), num_features=64)
     for index, values in enumerate(coefficients):

@@ -20,6 +20,7 @@ from portraitgen.metrics.mouth import (
     mouth_truth_correlation,
 )
 from portraitgen.metrics.networks.syncnet import SyncNet
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED, TRUTH
 from portraitgen.metrics.sync import SyncScore
@@ -123,21 +124,21 @@ def test_a_clip_is_its_own_truth(speaker):
     shown, audio = speaker
     for grader in (MotionGrader(), MouthGrader()):
         assert isinstance(grader, ClipGrader)
-        true = grader.grade(clip(shown, method=TRUTH, truth=shown, audio=audio))
-        same = grader.grade(clip(shown, truth=shown, audio=audio))
+        true = grade_clip(grader, clip(shown, method=TRUTH, truth=shown, audio=audio))
+        same = grade_clip(grader, clip(shown, truth=shown, audio=audio))
         for name in ("glo_error", "exp_error", "flicker_error", "mouth_error"):
             if name in same.scores:
                 assert not np.nan_to_num(same.scores[name]).any()
         assert all(np.isfinite(same.scores[name]).all() for name in true.scores if name not in same.reasons)
-    moving = MotionGrader().grade(clip(shown, truth=shown))
-    still = Pictures(shown.frames[:1].expand(COUNT, -1, -1, -1), shown.backend, name="still")
-    frozen = MotionGrader().grade(clip(still, truth=shown))
+    moving = grade_clip(MotionGrader(), clip(shown, truth=shown))
+    still = Pictures(shown.frames.tensor[:1].expand(COUNT, -1, -1, -1), shown.backend, name="still")
+    frozen = grade_clip(MotionGrader(), clip(still, truth=shown))
     assert moving.scores["glo"] > 1 > 1e-9 > frozen.scores["glo"]
     assert frozen.scores["temporal_flicker"] == 1 > moving.scores["temporal_flicker"]
     assert frozen.scores["glo_error"] == pytest.approx(float(moving.scores["glo"]))
-    alone = MotionGrader().grade(clip(shown))
+    alone = grade_clip(MotionGrader(), clip(shown))
     assert alone.reasons["glo_error"] == "no true frames are given"
-    mute = MouthGrader().grade(clip(shown))
+    mute = grade_clip(MouthGrader(), clip(shown))
     assert mute.reasons == {
         "mouth_error": "no landmarks drive this clip",
         "mouth_truth_correlation": "no landmarks drive this clip",
@@ -151,24 +152,25 @@ def test_sync_is_scored_on_the_followed_face_or_says_why_not(speaker, tmp_path, 
     torch.manual_seed(0)
     torch.save(SyncNet().state_dict(), tmp_path / "syncnet_v2.model")
     grader = SyncGrader(str(tmp_path / "syncnet_v2.model"))
-    short = Pictures(shown.frames[:12], shown.backend, name="short")
-    reasons = grader.grade(clip(short, audio=audio)).reasons
+    short = Pictures(shown.frames.tensor[:12], shown.backend, name="short")
+    reasons = grade_clip(grader, clip(short, audio=audio)).reasons
     assert reasons["sync_d"].startswith("5 windows of lips and sound, fewer than 50")
     # 50 windows of SyncNet take ten seconds; the way there is the same for few windows.
     monkeypatch.setattr("portraitgen.metrics.sync.MIN_WINDOWS", 5)
-    grades = grader.grade(clip(short, audio=audio))
+    grades = grade_clip(grader, clip(short, audio=audio))
     assert grades.reasons == {}
     assert grades.scores["sync_d"] > 0
     assert abs(grades.scores["sync_offset"]) == grades.scores["sync_offset_error"] <= 15
     late = SyncScore(1.0, 7.0, -4.0, torch.zeros(0), torch.zeros(0))
     with monkeypatch.context() as patched:
-        patched.setattr("portraitgen.metrics.graders.sync.score_sync", lambda *_: late)
-        assert grader.grade(clip(short, audio=audio)).scores["sync_offset"] == -4, "it says which is late"
-    silence = grader.grade(clip(short, audio=audio * 0))
+        patched.setattr("portraitgen.metrics.graders.sync.compare_shifts", lambda *_: late)
+        late_sound = grade_clip(grader, clip(short, audio=audio))
+        assert late_sound.scores["sync_offset"] == -4, "it says which is late"
+    silence = grade_clip(grader, clip(short, audio=audio * 0))
     assert silence.reasons == dict.fromkeys(grader.metrics, UNVARYING)
-    assert grader.grade(clip(shown)).reasons["sync_c"] == "no sound"
+    assert grade_clip(grader, clip(shown)).reasons["sync_c"] == "no sound"
     nobody = Pictures(torch.zeros(60, 3, 64, 64, dtype=torch.uint8), shown.backend, name="black")
-    grades = grader.grade(clip(nobody, audio=audio))
+    grades = grade_clip(grader, clip(nobody, audio=audio))
     assert grades.reasons["sync_c"] == "no face is followed through the clip"
     assert np.isnan(grades.scores["sync_c"])
     with pytest.raises(

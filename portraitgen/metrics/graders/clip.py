@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from portraitgen.media.public_weights import file_digest
 from portraitgen.metrics.clip_weights import CLIP_WEIGHTS
+from portraitgen.metrics.consisid import to_bgr
 from portraitgen.metrics.frame_choice import NUM_FRAMES, strided_frames
-from portraitgen.metrics.grader import Fact, GradedClip, MissingWeights
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, MissingWeights, Watch
 from portraitgen.metrics.scores import Grades, MetricInfo
 
+_Scores: TypeAlias = dict[str, dict[int, Tensor]]
+"""Figure -> place of a frame in its clip -> value, or a value for each person."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where transformers finds the weights in a folder, in its order."""
 
@@ -82,26 +87,54 @@ class ClipGrader:
                 text = f"cosine of CLIP's embeddings with the true frame at the same place {how}"
                 self.metrics["clip_image_truth"] = MetricInfo("CLIP-I, truth", "", 3, True, text, "clip")
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[_Scores]:
         """The figures of a clip that has a prompt, or a reference picture."""
-        chosen = strided_frames(len(clip.pictures.frames))
-        frames = clip.pictures.frames[chosen]
-        scores = dict.fromkeys(self.metrics, np.array(np.nan))
-        reasons = {}
-        if clip.prompt is None:
-            reasons[self.text] = "no prompt"
-        else:
-            texts = self.scorer.text_scores(frames, clip.prompt, bgr=self.bgr)
-            scores[self.text] = texts.double().mean().cpu().numpy()
-        photos = clip.people if clip.reference is None else (clip.reference,)
-        if "clip_image" in scores and photos:
-            likeness = [self.scorer.picture_scores(frames, photo.frames[0]).double() for photo in photos]
-            scores["clip_image"] = torch.stack(likeness).mean().cpu().numpy()
-        elif "clip_image" in scores:
-            reasons["clip_image"] = "no reference picture"
-        if "clip_image_truth" in scores and clip.truth is not None:
-            likeness_to_truth = self.scorer.pair_scores(frames, clip.truth.frames[chosen])
-            scores["clip_image_truth"] = likeness_to_truth.double().mean().cpu().numpy()
-        elif "clip_image_truth" in scores:
-            reasons["clip_image_truth"] = "no true frames are given"
-        return Grades(scores, reasons)
+        wanted = self._lacking(clip)
+        reasons = {name: why for name, why in wanted.items() if why is not None}
+        if len(reasons) == len(self.metrics):
+            return Grades(dict.fromkeys(self.metrics, np.array(np.nan)), reasons)
+        chosen = strided_frames(len(clip.pictures))
+        text = None if self.text in reasons else self.scorer.embed_text(clip.prompt or "")
+        people = clip.people if clip.reference is None else (clip.reference,)
+        photos = [self.scorer.embed_pictures(photo.first)[0] for photo in people]
+
+        def see(chunk: Chunk) -> _Scores:
+            places = chunk.of(chosen)
+            if not len(places):
+                return {}
+            here = places - chunk.first
+            frames = chunk.frames[here]
+            pictures = self.scorer.embed_pictures(to_bgr(frames) if self.bgr else frames)
+            found = {}
+            if text is not None:
+                found[self.text] = self.scorer.logits(pictures, text)
+            if "clip_image" in wanted and photos:
+                found["clip_image"] = torch.stack([pictures @ photo for photo in photos], dim=1)
+            if "clip_image_truth" in wanted and chunk.truth is not None:
+                true = self.scorer.embed_pictures(chunk.truth[here])
+                found["clip_image_truth"] = (pictures * true).sum(dim=-1)
+            return {
+                name: dict(zip(places.tolist(), values.double(), strict=True))
+                for name, values in found.items()
+            }
+
+        def conclude(seen: list[_Scores]) -> Grades:
+            scores = dict.fromkeys(self.metrics, np.array(np.nan))
+            for name in self.metrics:
+                by_place = {place: value for kept in seen for place, value in kept.get(name, {}).items()}
+                if by_place:
+                    values = torch.stack([by_place[place] for place in chosen.tolist()])
+                    scores[name] = values.mean().cpu().numpy()
+            return Grades(scores, reasons)
+
+        return Watch(see, conclude)
+
+    def _lacking(self, clip: GradedClip) -> dict[str, str | None]:
+        """Figure -> why it cannot be taken, or None."""
+        nobody = clip.reference is None and not clip.people
+        why = {
+            self.text: "no prompt" if clip.prompt is None else None,
+            "clip_image": "no reference picture" if nobody else None,
+            "clip_image_truth": "no true frames are given" if clip.truth is None else None,
+        }
+        return {name: why[name] for name in self.metrics}

@@ -14,7 +14,8 @@ from portraitgen.faces.types import Face
 from portraitgen.metrics.consisid import clamped_similarity, face_inception_l2, pad_grey
 from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
-from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.graders.identity import Embeddings, in_order
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.identity import embed_faces, match_identities
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
@@ -74,27 +75,37 @@ class ConsisIDFaceSimGrader:
         """See `RecognizingGrader`."""
         return self.recognizer.name, self.recognizer.digest
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[Embeddings]:
         """The one figure of the clip."""
-        count = len(clip.pictures.frames)
+        count = len(clip.pictures)
         if clip.reference is None:
             return missing_grades(self.metrics, count, "no reference picture")
-        reference = self._embed(clip.reference, np.zeros(1, np.int64))[0]
+        reference = self._embed(clip.reference, clip.reference.first, np.zeros(1, np.int64))[0]
         if not len(reference):
             return missing_grades(self.metrics, count, "no face found in the reference picture")
-        faces = self._embed(clip.pictures, spread_frames(count))
-        score = clamped_similarity(match_identities(reference, faces).similarity)
-        if np.isnan(score):
-            return missing_grades(
-                self.metrics, count, f"no face found in {NUM_FRAMES} of {NUM_FRAMES} frames"
-            )
-        return Grades({self.name: np.array(score)}, {})
+        chosen = spread_frames(count)
 
-    def _embed(self, pictures: Pictures, chosen: np.ndarray) -> list[np.ndarray]:
-        """Embeddings [0 or 1, D] of the largest face in each of the chosen frames."""
-        largest = (_find_largest(pictures, int(frame)) for frame in chosen)
+        def see(chunk: Chunk) -> Embeddings:
+            places = chunk.of(chosen)
+            found = self._embed(clip.pictures, chunk.frames[places - chunk.first], places)
+            return dict(zip(places.tolist(), found, strict=True))
+
+        def conclude(seen: list[Embeddings]) -> Grades:
+            match = match_identities(reference, in_order(seen, chosen))
+            score = clamped_similarity(match.similarity)
+            if np.isnan(score):
+                return missing_grades(
+                    self.metrics, count, f"no face found in {NUM_FRAMES} of {NUM_FRAMES} frames"
+                )
+            return Grades({self.name: np.array(score)}, {})
+
+        return Watch(see, conclude)
+
+    def _embed(self, pictures: Pictures, frames: Tensor, places: np.ndarray) -> list[np.ndarray]:
+        """Embeddings [0 or 1, D] of the largest face in each of these frames [N, 3, H, W] of a clip."""
+        largest = _find_largest(pictures, frames, places)
         faces = [[] if face is None else [face] for face in largest]
-        return embed_faces(self.recognizer, pictures.frames[chosen], faces, crop_side=self.crop_side)
+        return embed_faces(self.recognizer, frames, faces, crop_side=self.crop_side)
 
 
 class ConsisIDFaceDistanceGrader:
@@ -129,37 +140,56 @@ class ConsisIDFaceDistanceGrader:
             )
         }
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[Tensor]:
         """The one figure of the clip."""
-        count = len(clip.pictures.frames)
+        count = len(clip.pictures)
         if clip.reference is None:
             return missing_grades(self.metrics, count, "no reference picture")
-        reference = self._features(clip.reference, np.zeros(1, np.int64))
+        reference = self._features(clip.reference, clip.reference.first, np.zeros(1, np.int64))
         if not len(reference):
             return missing_grades(self.metrics, count, "no face found in the reference picture")
-        features = self._features(clip.pictures, spread_frames(count))
-        if not len(features):
-            return missing_grades(
-                self.metrics, count, f"no face found in {NUM_FRAMES} of {NUM_FRAMES} frames"
-            )
-        distance = face_inception_l2(features, reference[0]).mean()
-        return Grades({self.name: np.array(float(distance))}, {})
+        chosen = spread_frames(count)
+
+        def see(chunk: Chunk) -> Tensor:
+            # A short clip shows some frames again, which then count again.
+            places = chosen[np.isin(chosen, chunk.of(chosen))]
+            return self._features(clip.pictures, chunk.frames[places - chunk.first], places)
+
+        def conclude(seen: list[Tensor]) -> Grades:
+            features = torch.cat(seen)
+            if not len(features):
+                return missing_grades(
+                    self.metrics, count, f"no face found in {NUM_FRAMES} of {NUM_FRAMES} frames"
+                )
+            distance = face_inception_l2(features, reference[0]).mean()
+            return Grades({self.name: np.array(float(distance))}, {})
+
+        return Watch(see, conclude)
 
     @torch.no_grad()
-    def _features(self, pictures: Pictures, chosen: np.ndarray) -> Tensor:
-        """Features [N, 2048] of the largest face in those of the chosen frames that have one."""
-        faces = [_find_largest(pictures, int(frame)) for frame in chosen]
-        images = pictures.frames[chosen].to(next(self.network.parameters()).device)
+    def _features(self, pictures: Pictures, frames: Tensor, places: np.ndarray) -> Tensor:
+        """Features [M, 2048] of the largest face in those of the frames [N, 3, H, W] that have one."""
+        if not len(places):
+            return torch.zeros(0, NUM_FEATURES, device=next(self.network.parameters()).device)
+        faces = _find_largest(pictures, frames, places)
+        images = frames.to(next(self.network.parameters()).device)
         crops = upright_faces(images, faces)
         return self.network(crops) if len(crops) else images.new_zeros(0, NUM_FEATURES).float()
 
 
-def _find_largest(pictures: Pictures, frame: int) -> Face | None:
-    """The largest face of a frame; where there is none, of the frame with grey borders."""
-    found = largest_face(pictures.faces[frame])
-    if found is not None:
-        return found
-    padded, moved = pad_grey(pictures.frames[frame].permute(1, 2, 0).cpu().numpy())
+def _find_largest(pictures: Pictures, frames: Tensor, places: np.ndarray) -> list[Face | None]:
+    """The largest face of each of these frames [N, 3, H, W] of a clip; where there is none, of the frame
+    with grey borders.
+    """
+    largest = [largest_face(pictures.faces[place]) for place in places]
+    return [
+        _find_in_grey(pictures, frame) if face is None else face
+        for frame, face in zip(frames, largest, strict=True)
+    ]
+
+
+def _find_in_grey(pictures: Pictures, frame: Tensor) -> Face | None:
+    padded, moved = pad_grey(frame.permute(1, 2, 0).cpu().numpy())
     backend = pictures.backend
     found = largest_face([face for face in backend.detect(padded) if face.score >= backend.min_score])
     if found is None:

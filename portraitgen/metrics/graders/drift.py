@@ -1,10 +1,12 @@
 """Drift of long clips: identity, colour and sharpness at their end against their beginning."""
 
+from typing import Any
+
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.drift import SHARE, drift, frame_colours, frame_sharpness
-from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.identity import IdentityGrader
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
@@ -50,17 +52,31 @@ class DriftGrader:
         """See `RecognizingGrader`."""
         return self._identity.looks_with(backend)
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Any, np.ndarray, np.ndarray]]:
         """The drift of the clip."""
-        count = len(clip.pictures.frames)
+        count = len(clip.pictures)
         if count < MIN_FRAMES:
             return missing_grades(METRICS, count, f"fewer than {MIN_FRAMES} frames")
-        known = self._identity.grade(clip)
+        identity = self._identity.grade(clip)
+
+        def see(chunk: Chunk) -> tuple[Any, np.ndarray, np.ndarray]:
+            colours, sharpness = frame_colours(chunk.frames), frame_sharpness(chunk.frames)
+            who = identity.see(chunk) if isinstance(identity, Watch) else None
+            return who, colours.cpu().numpy(), sharpness.cpu().numpy()
+
+        def conclude(seen: list[tuple[Any, np.ndarray, np.ndarray]]) -> Grades:
+            who, colours, sharpness = zip(*seen, strict=True)
+            known = identity.conclude([*who]) if isinstance(identity, Watch) else identity
+            return self._conclude(known, np.concatenate(colours), np.concatenate(sharpness))
+
+        return Watch(see, conclude)
+
+    def _conclude(self, known: Grades, colours: np.ndarray, sharpness: np.ndarray) -> Grades:
         similarity = known.scores[self._identity.name]
         figures = {
             "drift_identity": drift(similarity),
-            "drift_colour": drift(frame_colours(clip.pictures.frames).cpu().numpy()),
-            "drift_sharpness": drift(frame_sharpness(clip.pictures.frames).cpu().numpy()),
+            "drift_colour": drift(colours),
+            "drift_sharpness": drift(sharpness),
         }
         reasons = {}
         if np.isnan(figures["drift_identity"]):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from portraitgen.metrics.expression_files import NUM_EXPRESSION, find_coefficients, read_expression
-from portraitgen.metrics.grader import Fact, GradedClip, MissingWeights, SetFigure
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, MissingWeights, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.scores import GENERATED, MetricInfo
 
@@ -54,9 +54,9 @@ class EfidGrader:
         self.generated, self.real = Path(str(generated)), Path(str(real))
         self.sets = FeatureSets(NUM_EXPRESSION)
 
-    def add(self, clip: GradedClip) -> None:
+    def add(self, clip: GradedClip, chunk: Chunk) -> None:
         """Read the coefficients of a generated clip and of its truth; without both it counts as missing."""
-        if clip.method != GENERATED:
+        if clip.method != GENERATED or chunk.first:
             return
         paths = [find_coefficients(folder, clip.video) for folder in (self.generated, self.real)]
         if None in paths:

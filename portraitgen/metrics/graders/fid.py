@@ -13,15 +13,13 @@ from torch import Tensor
 from portraitgen.faces.backend import largest_face
 from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
 from portraitgen.metrics.frame_choice import NUM_FRAMES, distinct_frames
-from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.networks.inception import WEIGHTS, Resize, load_inception
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
-
-CHUNK = 16
 
 
 class FidGrader:
@@ -65,7 +63,7 @@ class FidGrader:
         self.network = load_inception(path, resize=resize)
         self.crop, self.num_frames = crop, frames
         self.sets = FeatureSets(NUM_FEATURES, kernel_subset=kid_subset)
-        self._seen: WeakKeyDictionary[Pictures, Tensor] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Pictures, tuple[int, Tensor]] = WeakKeyDictionary()
         self.facts: dict[str, Fact] = {
             **weights_facts(path),
             "resize": resize,
@@ -90,15 +88,23 @@ class FidGrader:
             f"kid{suffix}": MetricInfo(f"KID{label}", "", 4, False, f"kernel distance (cubic) {how}", "set"),
         }
 
-    def add(self, clip: GradedClip) -> None:
-        """Take the frames of a clip, and of what it is held against where there is that."""
-        against = (clip.truth,) if self.against == "truth" else (clip.reference, *clip.people)
-        real = [self._features(pictures) for pictures in against if pictures is not None]
-        if clip.method == TRUTH or not real:
+    def add(self, clip: GradedClip, chunk: Chunk) -> None:
+        """Take frames of a clip, and what it is held against where there is that."""
+        if clip.method == TRUTH:
             return
-        generated = self._features(clip.pictures)
-        chosen = len(self._chosen(clip.pictures))
-        self.sets.add(clip.method, generated, torch.cat(real), missing=chosen - len(generated))
+        places = chunk.of(self._chosen(len(clip.pictures)))
+        here = places - chunk.first
+        real: list[Tensor] = []
+        if self.against == "truth" and clip.truth is not None and chunk.truth is not None:
+            real = [self._features(clip.truth, chunk.truth[here], places)]
+        elif self.against == "reference":
+            photos = [photo for photo in (clip.reference, *clip.people) if photo is not None]
+            first = np.zeros(0 if chunk.first else 1, np.int64)  # each photo once
+            real = [self._features(photo, photo.first[: len(first)], first) for photo in photos]
+        if not real:
+            return
+        generated = self._features(clip.pictures, chunk.frames[here], places)
+        self.sets.add(clip.method, generated, torch.cat(real), missing=len(places) - len(generated))
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
         """`fid` and `kid`; the truth has none."""
@@ -106,18 +112,22 @@ class FidGrader:
             return {}
         return {self.names[name]: figure for name, figure in self.sets.compute(method).items()}
 
-    def _chosen(self, pictures: Pictures) -> np.ndarray:
-        count = len(pictures.frames)
+    def _chosen(self, count: int) -> np.ndarray:
         return np.arange(count) if self.num_frames is None else distinct_frames(count, self.num_frames)
 
     @torch.no_grad()
-    def _features(self, pictures: Pictures) -> Tensor:
-        """Features [N, 2048] of the frames that are chosen and have what is looked at."""
-        if pictures not in self._seen:
-            chosen = self._chosen(pictures)
-            images = pictures.frames[chosen].to(next(self.network.parameters()).device)
-            if self.crop == "face":
-                images = upright_faces(images, [largest_face(pictures.faces[frame]) for frame in chosen])
-            found = [self.network(chunk) for chunk in images.split(CHUNK) if len(chunk)]
-            self._seen[pictures] = torch.cat(found) if found else images.new_zeros(0, NUM_FEATURES).float()
-        return self._seen[pictures]
+    def _features(self, pictures: Pictures, frames: Tensor, places: np.ndarray) -> Tensor:
+        """Features [M, 2048] of those of the frames [N, 3, H, W] of a clip that have what is looked at.
+
+        The true frames stand beside several methods: their last features are kept.
+        """
+        first = int(places[0]) if len(places) else -1
+        seen = self._seen.get(pictures)
+        if seen is None or seen[0] != first:
+            images = frames.to(next(self.network.parameters()).device)
+            if self.crop == "face" and len(places):
+                images = upright_faces(images, [largest_face(pictures.faces[place]) for place in places])
+            empty = images.new_zeros(0, NUM_FEATURES).float()
+            seen = first, self.network(images) if len(images) else empty
+            self._seen[pictures] = seen
+        return seen[1]

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from portraitgen.metrics.frame_choice import NUM_FRAMES
-from portraitgen.metrics.grader import Fact, GradedClip, SetFigure
+from portraitgen.metrics.frames import CHUNK
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.networks.i3d import NUM_FEATURES, WEIGHTS, load_i3d
@@ -16,6 +16,8 @@ from portraitgen.metrics.networks.i3d_program import PROGRAM, I3DProgram
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
+WINDOW = CHUNK
+"""Frames of a window: what a clip is read in."""
 MIN_WINDOWS = 100
 METRICS = {
     "fvd": MetricInfo(
@@ -23,7 +25,7 @@ METRICS = {
         "",
         1,
         False,
-        f"Fréchet distance of I3D logits (Kinetics-400) of windows of {NUM_FRAMES} successive frames, "
+        f"Fréchet distance of I3D logits (Kinetics-400) of windows of {WINDOW} successive frames, "
         "224x224 bilinear without antialiasing, in [-1, 1]",
         "set",
     )
@@ -66,15 +68,18 @@ class FvdGrader:
         self.network = I3DProgram(path) if program else load_i3d(path)
         self.windows, self.min_windows = windows, min_windows
         self.sets = FeatureSets(NUM_FEATURES)
-        self._seen: WeakKeyDictionary[Pictures, Tensor] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Pictures, tuple[int, Tensor]] = WeakKeyDictionary()
         self.facts: dict[str, Fact] = {**weights_facts(path), "windows of a clip": windows}
 
-    def add(self, clip: GradedClip) -> None:
-        """Take the windows of a clip and of its truth, where there is one."""
-        if clip.method == TRUTH or clip.truth is None:
+    def add(self, clip: GradedClip, chunk: Chunk) -> None:
+        """Take a window of a clip and of its truth, where there is one."""
+        if clip.method == TRUTH or clip.truth is None or chunk.truth is None:
             return
-        generated = self._features(clip.pictures)
-        self.sets.add(clip.method, generated, self._features(clip.truth), missing=int(not len(generated)))
+        if chunk.first >= self.windows * WINDOW:
+            return
+        generated = self._features(clip.pictures, chunk.frames, chunk.first)
+        true = self._features(clip.truth, chunk.truth, chunk.first)
+        self.sets.add(clip.method, generated, true, missing=int(len(clip.pictures) < WINDOW))
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
         """`fvd`; the truth has none."""
@@ -91,10 +96,16 @@ class FvdGrader:
         return {"fvd": figure}
 
     @torch.no_grad()
-    def _features(self, pictures: Pictures) -> Tensor:
-        if pictures not in self._seen:
+    def _features(self, pictures: Pictures, window: Tensor, first: int) -> Tensor:
+        """Features [1, 400] of a window, [0, 400] of a shorter one.
+
+        The true frames stand beside several methods: their last features are kept.
+        """
+        seen = self._seen.get(pictures)
+        if seen is None or seen[0] != first:
             device = next(self.network.parameters()).device
-            windows = pictures.frames.split(NUM_FRAMES)[: self.windows]
-            found = [self.network(window[None].to(device)) for window in windows if len(window) == NUM_FRAMES]
-            self._seen[pictures] = torch.cat(found) if found else torch.zeros(0, NUM_FEATURES, device=device)
-        return self._seen[pictures]
+            whole = len(window) == WINDOW
+            features = torch.zeros(0, NUM_FEATURES, device=device)
+            seen = first, self.network(window[None].to(device)) if whole else features
+            self._seen[pictures] = seen
+        return seen[1]

@@ -1,22 +1,25 @@
 """Is it the same person: the faces of a clip against those of the reference picture, or of the truth."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.dlib_files import EMBEDDING_FILE, model_file
 from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
 from portraitgen.faces.types import Face
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
-from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.identity import embed_faces, match_identities, mean_found
 from portraitgen.metrics.landmarks import find_faces
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
+Embeddings: TypeAlias = dict[int, np.ndarray]
+"""Place of a frame in its clip -> embeddings [M, D] of its faces."""
 BACKEND = "backend"
 """The identity embedding of the face backend itself: buffalo_l's ArcFace with faces=insightface."""
 
@@ -110,9 +113,9 @@ class IdentityGrader:
             else (self.recognizer.name, self.recognizer.digest)
         )
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[Any]:
         """Similarity of the clip or of each frame."""
-        count = len(clip.pictures.frames)
+        count = len(clip.pictures)
         if self.against == "truth":
             return self._grade_by_frame(clip)
         if clip.people and self.people == "largest":
@@ -122,8 +125,21 @@ class IdentityGrader:
         references = self.embed_references(clip)
         if isinstance(references, str):
             return missing_grades(self.metrics, count, references)
-        chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
-        faces = self.embed(clip.pictures, chosen)
+        chosen = self._chosen(count)
+
+        def see(chunk: Chunk) -> Embeddings:
+            return self.embed_chunk(clip.pictures, chunk, chosen)
+
+        def conclude(seen: list[Embeddings]) -> Grades:
+            return self._compare(references, in_order(seen, chosen))
+
+        return Watch(see, conclude)
+
+    def _chosen(self, count: int) -> np.ndarray:
+        return np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
+
+    def _compare(self, references: np.ndarray, faces: list[np.ndarray]) -> Grades:
+        """Figures from embeddings [P, D] of the references, and [M, D] of the faces of each frame."""
         match = match_identities(references, faces)
         figures = {self.name: mean_found(match.similarity)}
         if self.people == "largest":
@@ -136,45 +152,86 @@ class IdentityGrader:
         faceless = int(np.isnan(figures[self.name]).sum())
         if self.num_frames is not None:
             figures = {name: mean_found(values) for name, values in figures.items()}
-        reason = f"no face found in {faceless} of {len(chosen)} frames"
+        reason = f"no face found in {faceless} of {len(faces)} frames"
         return Grades(figures, {name: reason for name, values in figures.items() if np.isnan(values).any()})
 
     def embed_references(self, clip: GradedClip) -> np.ndarray | str:
         """Embeddings [P, D] of the people that were given, or why there are none."""
         if clip.reference is not None:
-            found = np.concatenate(self.embed(clip.reference, np.arange(len(clip.reference.frames))))
+            found = self.embed(clip.reference, clip.reference.first, np.zeros(1, np.int64))[0]
             return found if len(found) else "no face found in the reference picture"
-        people = [self.embed(photo, np.zeros(1, np.int64), largest=True)[0] for photo in clip.people]
+        people = [
+            self.embed(photo, photo.first, np.zeros(1, np.int64), largest=True)[0] for photo in clip.people
+        ]
         faceless = [str(number) for number, each in enumerate(people, start=1) if not len(each)]
         return f"no face found in photo {', '.join(faceless)}" if faceless else np.concatenate(people)
 
-    def _grade_by_frame(self, clip: GradedClip) -> Grades:
+    def _grade_by_frame(self, clip: GradedClip) -> Grades | Watch[tuple[Embeddings, Embeddings]]:
         """Similarity of each frame's face to that of the true frame."""
-        count = len(clip.pictures.frames)
-        if clip.truth is None:
-            return missing_grades(self.metrics, count, "no true frames are given")
-        chosen = np.arange(count) if self.num_frames is None else spread_frames(count, self.num_frames)
-        pairs = zip(self.embed(clip.pictures, chosen), self.embed(clip.truth, chosen), strict=True)
+        truth, chosen = clip.truth, self._chosen(len(clip.pictures))
+        if truth is None:
+            return missing_grades(self.metrics, len(clip.pictures), "no true frames are given")
+
+        def see(chunk: Chunk) -> tuple[Embeddings, Embeddings]:
+            return (
+                self.embed_chunk(clip.pictures, chunk, chosen),
+                self.embed_chunk(truth, chunk, chosen, true=True),
+            )
+
+        def conclude(seen: list[tuple[Embeddings, Embeddings]]) -> Grades:
+            return self._compare_pairs(*(in_order(each, chosen) for each in zip(*seen, strict=True)))
+
+        return Watch(see, conclude)
+
+    def _compare_pairs(self, faces: list[np.ndarray], true_faces: list[np.ndarray]) -> Grades:
+        pairs = zip(faces, true_faces, strict=True)
         cosines = [found[0] @ true[0] if len(found) and len(true) else np.nan for found, true in pairs]
         values = np.array(cosines, np.float64)
-        reason = f"no face found in {int(np.isnan(values).sum())} of {len(chosen)} frames or true frames"
+        reason = f"no face found in {int(np.isnan(values).sum())} of {len(faces)} frames or true frames"
         figure = values if self.num_frames is None else mean_found(values)
         return Grades({self.name: figure}, {self.name: reason} if np.isnan(figure).any() else {})
 
-    def embed(self, pictures: Pictures, chosen: np.ndarray, *, largest: bool = False) -> list[np.ndarray]:
-        """Embeddings [M, D] of the faces that count in each of the chosen frames, or of the `largest`."""
-        frames = pictures.frames[chosen]
+    def embed_chunk(
+        self, pictures: Pictures, chunk: Chunk, chosen: np.ndarray, *, true: bool = False
+    ) -> Embeddings:
+        """Of those of the chosen frames that lie in a chunk, or of the true frames at their places.
+
+        Args:
+            pictures: whose frames they are, generated or true.
+        """
+        places = chunk.of(chosen)
+        frames = chunk.truth if true else chunk.frames
+        assert frames is not None
+        found = self.embed(pictures, frames[places - chunk.first], places)
+        return dict(zip(places.tolist(), found, strict=True))
+
+    def embed(
+        self, pictures: Pictures, frames: Tensor, places: np.ndarray, *, largest: bool = False
+    ) -> list[np.ndarray]:
+        """Embeddings [M, D] of the faces that count in each of these frames, or of the `largest`.
+
+        Args:
+            pictures: whose frames they are.
+            frames: uint8 [N, 3, H, W].
+            places: int64 [N], theirs in the clip.
+        """
         if self.recognizer is not None:
-            faces = [self._who_counts(pictures.faces[frame], largest) for frame in chosen]
+            faces = [self._who_counts(pictures.faces[place], largest) for place in places]
             return embed_faces(self.recognizer, frames, faces)
         nobody = np.zeros((0, pictures.backend.embedding_dim), np.float32)
         return [
             np.concatenate(
                 [nobody, *(np.array(face.embedding, ndmin=2) for face in self._who_counts(found, largest))]
             )
-            for found in find_faces(frames, pictures.backend, embed=True)
+            for found in find_faces([frames], pictures.backend, embed=True)
         ]
 
     def _who_counts(self, faces: tuple[Face, ...], largest: bool) -> tuple[Face, ...]:
         face = largest_face(faces)
         return faces if face is None or (self.people == "all" and not largest) else (face,)
+
+
+def in_order(seen: Sequence[Embeddings], chosen: np.ndarray) -> list[np.ndarray]:
+    """What was kept of all chunks, for each of the chosen frames, some of which may come again."""
+    by_place = {place: found for kept in seen for place, found in kept.items()}
+    return [by_place[place] for place in chosen.tolist()]

@@ -56,7 +56,7 @@ class ImageQualityGrader:
         """
         if clip.method != GENERATED:
             return Grades({}, {})
-        count, path = len(clip.pictures.frames), self.folder / f"{clip.video}.npy"
+        count, path = len(clip.pictures), self.folder / f"{clip.video}.npy"
         if Path(clip.video).name != clip.video or not path.is_file():
             return missing_grades(METRICS, count, f"no {clip.video}.npy in {self.folder}")
         try:

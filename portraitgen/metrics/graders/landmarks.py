@@ -34,5 +34,5 @@ class LandmarkGrader:
     def grade(self, clip: GradedClip) -> Grades:
         """Both figures, as `score_landmarks` defines them."""
         if clip.driving is None:
-            return missing_grades(METRICS, len(clip.pictures.frames), "no landmarks drive this clip")
+            return missing_grades(METRICS, len(clip.pictures), "no landmarks drive this clip")
         return score_landmarks(clip.pictures.landmarks, clip.driving)

@@ -1,6 +1,9 @@
 """LPIPS of each frame against the true frame."""
 
-from portraitgen.metrics.grader import Fact, GradedClip
+import torch
+from torch import Tensor
+
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.networks.lpips import MIN_SIDE, WEIGHTS, frame_lpips, load_lpips
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
@@ -35,15 +38,22 @@ class LpipsGrader:
         self.network = load_lpips(path)
         self.facts: dict[str, Fact] = weights_facts(path)
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[Tensor]:
         """`lpips` of every frame."""
-        frames = clip.pictures.frames
         if clip.method == TRUTH:
             return Grades({}, {})
         if clip.truth is None:
-            return missing_grades(METRICS, len(frames), "no true frames are given")
-        if min(frames.shape[-2:]) < MIN_SIDE:
-            return missing_grades(METRICS, len(frames), f"frames of fewer than {MIN_SIDE} pixels a side")
-        return Grades(
-            {"lpips": frame_lpips(self.network, frames, clip.truth.frames).double().cpu().numpy()}, {}
-        )
+            return missing_grades(METRICS, len(clip.pictures), "no true frames are given")
+        if min(clip.pictures.frames.shape[-2:]) < MIN_SIDE:
+            return missing_grades(
+                METRICS, len(clip.pictures), f"frames of fewer than {MIN_SIDE} pixels a side"
+            )
+        return Watch(self._see, _conclude)
+
+    def _see(self, chunk: Chunk) -> Tensor:
+        assert chunk.truth is not None
+        return frame_lpips(self.network, chunk.frames, chunk.truth)
+
+
+def _conclude(seen: list[Tensor]) -> Grades:
+    return Grades({"lpips": torch.cat(seen).double().cpu().numpy()}, {})

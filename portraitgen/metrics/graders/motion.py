@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from portraitgen.metrics.grader import Fact, GradedClip
-from portraitgen.metrics.motion import UNIT_SIZE, motion_variance, temporal_flicker
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.motion import UNIT_SIZE, frame_differences, motion_variance, steadiness
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
@@ -23,6 +25,8 @@ METRICS = {
     ),
 }
 
+_ERRORS = {"glo": "glo_error", "exp": "exp_error", "temporal_flicker": "flicker_error"}
+
 
 class MotionGrader:
     """Glo, Exp (Loopy) and temporal flicker (VBench): the aim is the true video's value, not the largest."""
@@ -30,31 +34,53 @@ class MotionGrader:
     metrics = METRICS
     facts: Mapping[str, Fact] = {}
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Tensor, Tensor]]:
         """The three figures of a clip, and their distance from those of the true frames."""
-        count = len(clip.pictures.frames)
+        count = len(clip.pictures)
         if count < 2:
             return missing_grades(METRICS, count, "fewer than 2 frames")
-        own, reasons = _measure(clip.pictures)
-        scores = {name: np.array(value) for name, value in own.items()}
-        if clip.method != TRUTH:
-            true, lacking = ({}, {}) if clip.truth is None else _measure(clip.truth)
-            for name, error in (
-                ("glo", "glo_error"),
-                ("exp", "exp_error"),
-                ("temporal_flicker", "flicker_error"),
-            ):
-                scores[error] = np.array(abs(own[name] - true.get(name, np.nan)))
-                if clip.truth is None:
+        shown, true = _Differences(), _Differences()
+        against = None if clip.method == TRUTH else clip.truth
+
+        def see(chunk: Chunk) -> tuple[Tensor, Tensor]:
+            compared = chunk.frames[:0] if against is None else chunk.truth
+            assert compared is not None
+            return shown.of(chunk.frames), true.of(compared)
+
+        def conclude(seen: list[tuple[Tensor, Tensor]]) -> Grades:
+            differences, true_differences = (torch.cat(each) for each in zip(*seen, strict=True))
+            own, reasons = _measure(clip.pictures, differences)
+            scores = {name: np.array(value) for name, value in own.items()}
+            if clip.method == TRUTH:
+                return Grades(scores, reasons)
+            wanted, lacking = ({}, {}) if against is None else _measure(against, true_differences)
+            for name, error in _ERRORS.items():
+                scores[error] = np.array(abs(own[name] - wanted.get(name, np.nan)))
+                if against is None:
                     reasons[error] = "no true frames are given"
                 elif name in reasons or name in lacking:
                     reasons[error] = reasons.get(name) or f"true frames: {lacking[name]}"
-        return Grades(scores, reasons)
+            return Grades(scores, reasons)
+
+        return Watch(see, conclude)
 
 
-def _measure(pictures: Pictures) -> tuple[dict[str, float], dict[str, str]]:
+class _Differences:
+    """`frame_differences` of a clip that comes in chunks."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+
+    def of(self, frames: Tensor) -> Tensor:
+        """Of the next frames, the first of them from the last one of the chunk before."""
+        together = frames if self._last is None else torch.cat([self._last, frames])
+        self._last = together[-1:].clone()
+        return frame_differences(together) if len(together) > 1 else torch.zeros(0, dtype=torch.float64)
+
+
+def _measure(pictures: Pictures, differences: Tensor) -> tuple[dict[str, float], dict[str, str]]:
     """The figures by name, and why some are missing."""
-    figures = {"glo": np.nan, "exp": np.nan, "temporal_flicker": temporal_flicker(pictures.frames)}
+    figures = {"glo": np.nan, "exp": np.nan, "temporal_flicker": steadiness(differences)}
     if pictures.backend.landmark_scheme != "ibug68":
         why = "the face backend gives no iBUG landmarks"
     else:

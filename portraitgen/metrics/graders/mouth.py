@@ -49,7 +49,7 @@ class MouthGrader:
 
     def grade(self, clip: GradedClip) -> Grades:
         """All figures; the error of every frame, the correlations of the clip."""
-        count, found = len(clip.pictures.frames), clip.pictures.landmarks
+        count, found = len(clip.pictures), clip.pictures.landmarks
         if clip.pictures.backend.landmark_scheme != "ibug68":
             return missing_grades(METRICS, count, "the face backend gives no iBUG landmarks")
         error, why = np.full(count, np.nan), "no landmarks drive this clip"

@@ -6,8 +6,8 @@ import numpy as np
 
 from portraitgen.metrics.copy_paste import copy_paste
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
-from portraitgen.metrics.grader import Fact, GradedClip
-from portraitgen.metrics.graders.identity import IdentityGrader
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.graders.identity import Embeddings, IdentityGrader, in_order
 from portraitgen.metrics.identity import match_identities, mean_found
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
@@ -76,20 +76,37 @@ class MultiIdentityGrader:
             ),
         }
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Embeddings, Embeddings]]:
         """Means over the frames looked at; a picture is one frame."""
         if clip.reference is None and not clip.people:
             return missing_grades(self.metrics, 1, "no reference picture")
         references = self.identity.embed_references(clip)
         if isinstance(references, str):
             return missing_grades(self.metrics, 1, references)
-        count = len(clip.pictures.frames)
+        count, truth = len(clip.pictures), clip.truth
         chosen = np.arange(count) if count <= self.num_frames else spread_frames(count, self.num_frames)
-        match = match_identities(references, self.identity.embed(clip.pictures, chosen))
+
+        def see(chunk: Chunk) -> tuple[Embeddings, Embeddings]:
+            true = {} if truth is None else self.identity.embed_chunk(truth, chunk, chosen, true=True)
+            return self.identity.embed_chunk(clip.pictures, chunk, chosen), true
+
+        def conclude(seen: list[tuple[Embeddings, Embeddings]]) -> Grades:
+            shown, true = zip(*seen, strict=True)
+            return self._compare(
+                references,
+                in_order(shown, chosen),
+                None if truth is None else in_order(true, chosen),
+            )
+
+        return Watch(see, conclude)
+
+    def _compare(
+        self, references: np.ndarray, faces: list[np.ndarray], true_faces: list[np.ndarray] | None
+    ) -> Grades:
+        """Figures from embeddings [P, D] of the references, and [M, D] of each frame and true frame."""
+        match = match_identities(references, faces)
         least = np.nan_to_num(match.similarity, nan=0.0).min(axis=1).clip(min=0)
-        shown = (
-            f"no face found in {int(np.isnan(match.similarity).all(axis=1).sum())} of {len(chosen)} frames"
-        )
+        shown = f"no face found in {int(np.isnan(match.similarity).all(axis=1).sum())} of {len(faces)} frames"
         values = {
             "sim_ref": (mean_found(match.similarity), shown),
             "sim_ref_min": (least, ""),
@@ -98,8 +115,8 @@ class MultiIdentityGrader:
             "sim_gt": (np.full(1, np.nan), _NO_TRUTH),
             "copy_paste": (np.full(1, np.nan), _NO_TRUTH),
         }
-        if clip.truth is not None:
-            true = match_identities(references, self.identity.embed(clip.truth, chosen)).embeddings
+        if true_faces is not None:
+            true = match_identities(references, true_faces).embeddings
             alike = (match.embeddings * true).sum(axis=-1)
             values["sim_gt"] = mean_found(alike), "no person has a face both here and in the true picture"
             copied = copy_paste(match.embeddings, true, np.broadcast_to(references, true.shape))

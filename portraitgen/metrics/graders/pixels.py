@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
-from portraitgen.metrics.grader import Fact, GradedClip
+import torch
+from torch import Tensor
+
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.quality import MAX_PSNR, SsimBorder, frame_psnr, frame_ssim
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
@@ -54,17 +57,20 @@ class PixelGrader:
         self.metrics = _describe(ssim_border)
         self.facts: dict[str, Fact] = {"SSIM border": ssim_border}
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Tensor, Tensor]]:
         """PSNR in dB and SSIM of every frame."""
         if clip.method == TRUTH:
             return Grades({}, {})
         if clip.truth is None:
-            return missing_grades(METRICS, len(clip.pictures.frames), "no true frames are given")
-        shown, true = clip.pictures.frames, clip.truth.frames
-        return Grades(
-            {
-                "psnr": frame_psnr(shown, true).cpu().numpy(),
-                "ssim": frame_ssim(shown, true, border=self.ssim_border).numpy(),
-            },
-            {},
-        )
+            return missing_grades(METRICS, len(clip.pictures), "no true frames are given")
+        return Watch(self._see, _conclude)
+
+    def _see(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        assert chunk.truth is not None
+        ssim = frame_ssim(chunk.frames, chunk.truth, border=self.ssim_border)
+        return frame_psnr(chunk.frames, chunk.truth), ssim
+
+
+def _conclude(seen: list[tuple[Tensor, Tensor]]) -> Grades:
+    psnr, ssim = (torch.cat(values).cpu().numpy() for values in zip(*seen, strict=True))
+    return Grades({"psnr": psnr, "ssim": ssim}, {})

@@ -1,14 +1,13 @@
 """How well every other frame is foretold by its neighbours: motion smoothness as VBench computes it."""
 
-from itertools import pairwise
-
+import numpy as np
 import torch
 from torch import Tensor
 
 from portraitgen.media.interpolation import Between
 from portraitgen.media.yuv import rgb_to_uint8
-from portraitgen.metrics.grader import Fact, GradedClip
-from portraitgen.metrics.motion import motion_smoothness
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.motion import mean_difference, steadiness
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
 MIN_FRAMES = 3
@@ -41,15 +40,29 @@ class SmoothnessGrader:
             )
         }
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[list[Tensor]]:
         """The figure of a clip of at least 3 frames."""
-        frames = clip.pictures.frames
-        if len(frames) < MIN_FRAMES:
-            return missing_grades(self.metrics, len(frames), f"fewer than {MIN_FRAMES} frames")
-        pairs = pairwise(frames[::2])
-        made = [rgb_to_uint8(self._middle(one, other)[None])[0] for one, other in pairs]
-        value = motion_smoothness(frames, torch.stack(made))
-        return Grades({self.figure: torch.tensor(value, dtype=torch.float64).numpy()}, {})
+        count = len(clip.pictures)
+        if count < MIN_FRAMES:
+            return missing_grades(self.metrics, count, f"fewer than {MIN_FRAMES} frames")
+        waiting: list[Tensor] = []
+
+        def see(chunk: Chunk) -> list[Tensor]:
+            waiting.extend(chunk.frames)
+            found = []
+            while len(waiting) >= MIN_FRAMES:
+                one, between, other = waiting[:MIN_FRAMES]
+                made = rgb_to_uint8(self._middle(one, other)[None])[0]
+                found.append(mean_difference(between, made))
+                del waiting[:2]
+            waiting[:] = [frame.clone() for frame in waiting]  # else they would hold the whole chunk
+            return found
+
+        def conclude(seen: list[list[Tensor]]) -> Grades:
+            differences = torch.stack([difference for found in seen for difference in found])
+            return Grades({self.figure: np.array(steadiness(differences))}, {})
+
+        return Watch(see, conclude)
 
     def _middle(self, one: Tensor, other: Tensor) -> Tensor:
         return self.between(one / 127.5 - 1, other / 127.5 - 1, 1)[0]

@@ -2,13 +2,20 @@
 
 import numpy as np
 
-from portraitgen.metrics.grader import Fact, GradedClip
+from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
 from portraitgen.metrics.mouth import UNVARYING, varies
-from portraitgen.metrics.networks.syncnet import SAMPLES_PER_FRAME, WEIGHTS, load_syncnet
+from portraitgen.metrics.networks.syncnet import (
+    SAMPLES_PER_FRAME,
+    WEIGHTS,
+    LipFeatures,
+    embed_sound,
+    load_syncnet,
+    num_windows,
+)
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
-from portraitgen.metrics.sync import MIN_WINDOWS, score_sync
-from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate, longest_track
+from portraitgen.metrics.sync import MIN_WINDOWS, compare_shifts, too_short
+from portraitgen.metrics.sync_crop import FaceCrops, frames_at_syncnet_rate, longest_track
 
 _HOW = (
     "SyncNet (public weights) on the face that is followed longest, at 25 fps and 16 kHz, cut out as its "
@@ -55,10 +62,10 @@ class SyncGrader:
             "crop": "longest track, scale 0.4, median of 13",
         }
 
-    def grade(self, clip: GradedClip) -> Grades:
+    def grade(self, clip: GradedClip) -> Grades | Watch[None]:
         """The figures of a clip with sound."""
         shown = clip.pictures
-        count = len(shown.frames)
+        count = len(shown)
         if clip.audio is None:
             return missing_grades(METRICS, count, "no sound")
         if not varies(clip.audio):
@@ -67,10 +74,23 @@ class SyncGrader:
         track = longest_track([shown.faces[frame] for frame in chosen], min_score=shown.backend.min_score)
         if track is None:
             return missing_grades(METRICS, count, "no face is followed through the clip")
-        crops = crop_for_syncnet(shown.frames[chosen], track)
-        score = score_sync(self.network, crops, clip.audio[track.frames[0] * SAMPLES_PER_FRAME :])
-        if score.reason is not None:
-            return missing_grades(METRICS, count, score.reason)
-        figures = {"sync_c": score.confidence, "sync_d": score.distance}
-        figures |= {"sync_offset": score.offset, "sync_offset_error": abs(score.offset)}
-        return Grades({name: np.array(value) for name, value in figures.items()}, {})
+        crops = FaceCrops(track)
+        audio = clip.audio[track.frames[0] * SAMPLES_PER_FRAME :]
+        windows = num_windows(len(crops.places), len(audio))
+        lacking = too_short(windows)
+        if lacking is not None:
+            return missing_grades(METRICS, count, lacking)
+        lips = LipFeatures(self.network, windows)
+        wanted = chosen[crops.places]
+
+        def see(chunk: Chunk) -> None:
+            numbers = np.flatnonzero((wanted >= chunk.first) & (wanted < chunk.first + len(chunk.frames)))
+            lips.put(crops.cut(chunk.frames[wanted[numbers] - chunk.first], numbers))
+
+        def conclude(_: list[None]) -> Grades:
+            score = compare_shifts(lips.end(), embed_sound(self.network, audio, windows))
+            figures = {"sync_c": score.confidence, "sync_d": score.distance}
+            figures |= {"sync_offset": score.offset, "sync_offset_error": abs(score.offset)}
+            return Grades({name: np.array(value) for name, value in figures.items()}, {})
+
+        return Watch(see, conclude)

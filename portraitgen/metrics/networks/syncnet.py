@@ -91,7 +91,58 @@ def num_windows(num_frames: int, num_samples: int) -> int:
     return max(min(num_frames, num_samples // SAMPLES_PER_FRAME) - WINDOW, 0)
 
 
+class LipFeatures:
+    """Features of every window of lips, from face crops that come a few at a time.
+
+    Args:
+        network: frozen.
+        count: windows wanted, from the first on.
+    """
+
+    def __init__(self, network: SyncNet, count: int) -> None:
+        self._network, self._count = network.eval(), count
+        self._waiting = torch.zeros(0, 3, SIZE, SIZE, dtype=torch.uint8)
+        self._found: list[Tensor] = []
+        self._done = 0
+
+    def put(self, crops: Tensor) -> None:
+        """Take the next crops, uint8 [N, 3, 224, 224] RGB; those beyond the last window are left out."""
+        wanted = self._count - self._done + WINDOW - 1
+        self._waiting = torch.cat([self._waiting, crops])[:wanted]
+        while self._done + CHUNK <= self._count and len(self._waiting) >= CHUNK + WINDOW - 1:
+            self._embed(CHUNK)
+
+    def end(self) -> Tensor:
+        """Features float32 [count, 1024], on the network's device."""
+        left = self._count - self._done
+        assert len(self._waiting) >= left + WINDOW - 1 or not left, "fewer crops than windows"
+        while left := self._count - self._done:
+            self._embed(min(left, CHUNK))
+        device = next(self._network.parameters()).device
+        return torch.cat([torch.zeros(0, NUM_FEATURES, device=device), *self._found])
+
+    @torch.no_grad()
+    def _embed(self, count: int) -> None:
+        """The next windows, and forget the crops that no other has."""
+        clip = self._waiting[: count + WINDOW - 1].to(next(self._network.parameters()).device).flip(1).float()
+        self._found.append(self._network.embed_lips(clip.transpose(0, 1)[None])[0])
+        self._waiting = self._waiting[count:].clone()
+        self._done += count
+
+
 @torch.no_grad()
+def embed_sound(network: SyncNet, audio: np.ndarray, count: int) -> Tensor:
+    """Features float32 [count, 1024] of the first windows of a sound, [N] float mono in [-1, 1] at 16 kHz."""
+    device = next(network.parameters()).device
+    if not count:
+        return torch.zeros(0, NUM_FEATURES, device=device)
+    # 16-bit samples as a WAV file holds them: the network knows no other loudness.
+    cepstra = mfcc(np.clip(np.round(audio * 32768.0), -32768, 32767)).astype(np.float32)
+    windows = torch.from_numpy(cepstra).unfold(0, AUDIO_WINDOW, SAMPLES_PER_FRAME // STEP)[:count, None]
+    network.eval()
+    return torch.cat([network.embed_audio(chunk.to(device)) for chunk in windows.split(CHUNK)])
+
+
 def embed_clip(network: SyncNet, frames: Tensor, audio: np.ndarray) -> tuple[Tensor, Tensor]:
     """Lip and audio features of every window of one clip.
 
@@ -112,21 +163,11 @@ def embed_clip(network: SyncNet, frames: Tensor, audio: np.ndarray) -> tuple[Ten
             f"SyncNet needs uint8 RGB face crops [T, 3, {SIZE}, {SIZE}], got {frames.dtype} "
             f"{list(frames.shape)}"
         )
-    device = next(network.parameters()).device
     count = num_windows(len(frames), len(audio))
-    if not count:
-        return torch.zeros(0, NUM_FEATURES, device=device), torch.zeros(0, NUM_FEATURES, device=device)
-    # 16-bit samples as a WAV file holds them: the network knows no other loudness.
-    cepstra = mfcc(np.clip(np.round(audio * 32768.0), -32768, 32767)).astype(np.float32)
-    cepstra_windows = torch.from_numpy(cepstra).unfold(0, AUDIO_WINDOW, SAMPLES_PER_FRAME // STEP)
-    network.eval()
-    lips, sounds = [], []
-    for first in range(0, count, CHUNK):
-        end = min(first + CHUNK, count)
-        clip = frames[first : end + WINDOW - 1].to(device).flip(1).float()
-        lips.append(network.embed_lips(clip.transpose(0, 1)[None])[0])
-        sounds.append(network.embed_audio(cepstra_windows[first:end, None].to(device)))
-    return torch.cat(lips), torch.cat(sounds)
+    lips = LipFeatures(network, count)
+    for chunk in frames.split(CHUNK):
+        lips.put(chunk.cpu())
+    return lips.end(), embed_sound(network, audio, count)
 
 
 def _unit(convolution: nn.Conv2d | nn.Conv3d) -> tuple[nn.Module, nn.Module, nn.Module]:

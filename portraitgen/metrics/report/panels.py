@@ -2,11 +2,13 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from portraitgen.metrics.rgb import Clip, as_uint8
+from portraitgen.metrics.frames import Frames, as_frames
+from portraitgen.metrics.rgb import Clip
 
 # Neutral and dark, so that it judges no colour of the pictures and suits a light and a dark page.
 _BACKGROUND = (24, 26, 30)
@@ -17,7 +19,7 @@ _STRIP = 34
 
 
 def contact_sheet(
-    clips: Mapping[str, Clip],
+    clips: Mapping[str, Clip | Frames],
     *,
     num_columns: int = 8,
     cell_height: int = 192,
@@ -38,29 +40,30 @@ def contact_sheet(
     Raises:
         ValueError: no clips, or clips of different length.
     """
-    images = _as_images(clips)
-    num_frames = len(next(iter(images.values())))
+    shown = _as_frames(clips)
+    num_frames = _length(shown)
     chosen = np.unique(np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int))
     numbers = np.arange(num_frames) if frame_index is None else frame_index
-    width, height = _cell_size(images, cell_height)
-    left = max(_text_width(label) for label in images) + 2 * _TEXT_HEIGHT
+    width, height = _cell_size(shown, cell_height)
+    left = max(_text_width(label) for label in shown) + 2 * _TEXT_HEIGHT
     sheet = Image.new(
         "RGB",
-        (left + len(chosen) * (width + _GAP), _STRIP + len(images) * (height + _GAP)),
+        (left + len(chosen) * (width + _GAP), _STRIP + len(shown) * (height + _GAP)),
         _BACKGROUND,
     )
-    for row, (label, frames) in enumerate(images.items()):
+    for row, (label, frames) in enumerate(shown.items()):
         y = _STRIP + row * (height + _GAP)
         _write(sheet, label, (_TEXT_HEIGHT, y + height // 2), anchor="lm")
-        for column, frame in enumerate(chosen):
-            sheet.paste(_resize(frames[frame], (width, height)), (left + column * (width + _GAP), y))
+        few = frames.at(chosen if frames.shape[0] == num_frames else 0 * chosen)
+        for column, image in enumerate(few.cpu().movedim(1, -1).numpy()):
+            sheet.paste(_resize(image, (width, height)), (left + column * (width + _GAP), y))
     for column, frame in enumerate(chosen):
         middle = left + column * (width + _GAP) + width // 2
         _write(sheet, f"frame {numbers[frame]}", (middle, _STRIP // 2), anchor="mm")
     return np.asarray(sheet)
 
 
-def panel_frames(clips: Mapping[str, Clip], *, cell_height: int = 256) -> Iterator[np.ndarray]:
+def panel_frames(clips: Mapping[str, Clip | Frames], *, cell_height: int = 256) -> Iterator[np.ndarray]:
     """Frames of a video that shows the clips side by side, each under its label.
 
     Args:
@@ -73,14 +76,13 @@ def panel_frames(clips: Mapping[str, Clip], *, cell_height: int = 256) -> Iterat
     Raises:
         ValueError: as `contact_sheet`.
     """
-    images = _as_images(clips)
-    width, height = _cell_size(images, cell_height)
-    strip = Image.new(
-        "RGB", (_even(len(images) * (width + _GAP) - _GAP), _even(_STRIP + height)), _BACKGROUND
-    )
-    for column, label in enumerate(images):
+    shown = _as_frames(clips)
+    num_frames = _length(shown)
+    width, height = _cell_size(shown, cell_height)
+    strip = Image.new("RGB", (_even(len(shown) * (width + _GAP) - _GAP), _even(_STRIP + height)), _BACKGROUND)
+    for column, label in enumerate(shown):
         _write(strip, label, (column * (width + _GAP) + width // 2, _STRIP // 2), anchor="mm")
-    for row in zip(*images.values(), strict=True):
+    for row in zip(*(_images(frames, num_frames) for frames in shown.values()), strict=True):
         panel = strip.copy()
         for column, image in enumerate(row):
             panel.paste(_resize(image, (width, height)), (column * (width + _GAP), _STRIP))
@@ -94,31 +96,35 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _as_images(clips: Mapping[str, Clip]) -> dict[str, np.ndarray]:
-    """Clips as uint8 [T, H, W, 3] of one length."""
+def _as_frames(clips: Mapping[str, Clip | Frames]) -> dict[str, Frames]:
+    """Clips of one length, and single frames that are repeated."""
     if not clips:
         raise ValueError("nothing to show side by side: give at least one clip or image")
-    images = {
-        label: as_uint8(clip, name=label).cpu().movedim(-3, -1).numpy() for label, clip in clips.items()
-    }
-    lengths = {len(frames) for frames in images.values() if frames.ndim == 4}
+    shown = {label: as_frames(clip, name=label) for label, clip in clips.items()}
+    lengths = {frames.shape[0] for label, frames in shown.items() if getattr(clips[label], "ndim", 4) == 4}
     if len(lengths) > 1:
         raise ValueError(f"clips shown side by side need one length, got {sorted(lengths)}")
-    num_frames = lengths.pop() if lengths else 1
-    return {
-        label: frames if frames.ndim == 4 else np.broadcast_to(frames, (num_frames, *frames.shape))
-        for label, frames in images.items()
-    }
+    return shown
 
 
-def _cell_size(images: Mapping[str, np.ndarray], cell_height: int) -> tuple[int, int]:
+def _length(shown: Mapping[str, Frames]) -> int:
+    return max(frames.shape[0] for frames in shown.values())
+
+
+def _images(frames: Frames, num_frames: int) -> Iterator[np.ndarray]:
+    """Pictures uint8 [H, W, 3] of a clip, or a single frame so many times."""
+    images = (image for chunk in frames.chunks() for image in chunk.cpu().movedim(1, -1).contiguous().numpy())
+    return images if frames.shape[0] == num_frames else repeat(next(images), num_frames)
+
+
+def _cell_size(shown: Mapping[str, Frames], cell_height: int) -> tuple[int, int]:
     """Width and height of a cell: as high as the lowest clip times a whole number, or shrunk to
     `cell_height`; as wide as the widest clip is at that height.
     """
-    sizes = [frames.shape[1:3] for frames in images.values()]
+    sizes = [frames.shape[-2:] for frames in shown.values()]
     lowest = min(height for height, _ in sizes)
-    shown = lowest * (cell_height // lowest) if lowest <= cell_height else cell_height
-    return max(round(width * shown / height) for height, width in sizes), shown
+    cell = lowest * (cell_height // lowest) if lowest <= cell_height else cell_height
+    return max(round(width * cell / height) for height, width in sizes), cell
 
 
 def _resize(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:

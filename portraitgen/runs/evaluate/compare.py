@@ -8,8 +8,6 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-import numpy as np
-import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
@@ -17,6 +15,7 @@ from rich.console import Console
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.metrics.comparison import Comparison, compare, label_runs
+from portraitgen.metrics.frames import Frames, as_frames
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
 from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
@@ -148,7 +147,7 @@ def report_comparison(
 
 def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Media]:
     """A video of all runs' clips beside each other, and its sheet; the caption explains the letters."""
-    columns: dict[str, torch.Tensor] = {}
+    columns: dict[str, Frames] = {}
     said = []
     fps, truth, frames, audio = 25.0, None, None, None
     for letter, (label, run) in zip(ascii_uppercase, comparison.runs.items(), strict=False):
@@ -158,19 +157,19 @@ def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Medi
             log.warning("%s of %s is not shown: %s", video, label, error)
             continue
         if material is not None:
-            columns[letter] = torch.as_tensor(material.generated)
+            columns[letter] = as_frames(material.generated, name=f"{video} of {label}")
             fps, truth, frames = material.fps, material.truth, material.frame_index
             audio = material.audio if audio is None else audio
             said.append(f"{letter}: {label}")
     if truth is not None:
-        columns["truth"] = torch.as_tensor(np.asarray(truth))
-    if len({tuple(clip.shape) for clip in columns.values()}) != 1:
+        columns["truth"] = as_frames(truth, name=f"{video}: truth")
+    if len({clip.shape for clip in columns.values()}) != 1:
         return []
     caption = f"{video}. {'; '.join(said)}"
     folder.mkdir(parents=True, exist_ok=True)
     name = media_name(video)
     media = []
-    if len(next(iter(columns.values()))) > 1:
+    if next(iter(columns.values())).shape[0] > 1:
         write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps, audio=audio)
         media.append(Media(folder / f"{name}.mp4", caption))
     with replacing(folder / f"{name}.png") as temporary:

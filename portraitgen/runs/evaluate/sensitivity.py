@@ -24,7 +24,7 @@ from portraitgen.metrics.scores import GENERATED, MetricInfo
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.schema import PathsConfig
 from portraitgen.runs.evaluate.graders import build_graders, figures_of
-from portraitgen.runs.evaluate.sources.files import read_media, resize_frames
+from portraitgen.runs.evaluate.sources.files import read_media
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ def measure(
     """
     if len(clips) < 2:
         raise ValueError("clips: give two videos at least, of different people")
-    read = [read_media(path, fps=Fraction(25)) for path in clips]
-    count = min(frames, *(len(clip.frames) for clip in read))
-    pictures = [resize_frames(clip.frames[:count], (size, size)) for clip in read]
+    read = [read_media(path, fps=Fraction(25), size=(size, size)) for path in clips]
+    count = min(frames, *(clip.frames.shape[0] for clip in read))
+    pictures = [clip.frames.at(np.arange(count)) for clip in read]
     remembered = _Remembering(backend)
     of_clips = {name: grader for name, grader in graders.items() if not isinstance(grader, SetGrader)}
     values: dict[str, dict[str, list[float]]] = {}

@@ -7,6 +7,7 @@ from portraitgen.faces.dlib import DlibBackend
 from portraitgen.metrics.grader import ClipGrader, GradedClip, MissingWeights
 from portraitgen.metrics.graders.lpips import LpipsGrader
 from portraitgen.metrics.networks.lpips import Lpips, frame_lpips, load_lpips
+from portraitgen.metrics.one_pass import grade_clip
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import GENERATED, TRUTH
 
@@ -54,8 +55,8 @@ def test_every_frame_is_graded_against_the_truth(weights, frames, tmp_path):
         nothing = dict.fromkeys(("reference", "driving", "audio", "prompt"))
         true = None if truth is None else Pictures(truth, backend, name="truth")
         pictures = Pictures(shown, backend, name="shown")
-        return grader.grade(
-            GradedClip(video="v", method=method, pictures=pictures, truth=true, fps=25.0, **nothing)
+        return grade_clip(
+            grader, GradedClip(video="v", method=method, pictures=pictures, truth=true, fps=25.0, **nothing)
         )
 
     noisy = (frames[0].float() + torch.linspace(0, 40, 20)[:, None, None, None]).clamp(0, 255).to(torch.uint8)

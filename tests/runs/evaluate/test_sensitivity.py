@@ -104,7 +104,7 @@ def test_each_figure_notices_what_it_should(clips):
 
 def test_the_mouth_hears_that_the_sound_is_late(clips):
     clip = read_media(clips[1], fps=Fraction(25))
-    frames = resize_frames(clip.frames[:25], (128, 128))
+    frames = resize_frames(clip.frames.at(np.arange(25)), (128, 128))
     versions = degrade("a", frames, clip.audio[:16000], frames.flip(3), fps=25.0)
     found = {}
     for version in (ITSELF, SOUND_SHIFTED):

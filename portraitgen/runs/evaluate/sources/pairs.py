@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from portraitgen.media.audio import read_audio
 from portraitgen.media.container import VideoError
 from portraitgen.media.decode import VideoInfo, probe_video
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing
+from portraitgen.metrics.frames import as_frames
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given
 from portraitgen.metrics.report.media import Media, media_name
 from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
-from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, resize_frames
+from portraitgen.runs.evaluate.sources.files import VIDEOS, MediaClip, read_media, read_picture
 from portraitgen.runs.evaluate.sources.pair_list import Pair
 from portraitgen.runs.evaluate.sources.source import Reading, file_stamps
 
@@ -84,7 +84,7 @@ class PairedFiles:
         """
         pair = self.pairs[key]
         real = None if pair.real is None else self._read(pair.real)
-        people = [self._read(each).frames[0] for each in pair.references]
+        people = [read_picture(each, size=self.size)[0] for each in pair.references]
         reference = people.pop() if len(people) == 1 else None
         audio = None if pair.audio is None else _sound(pair.audio)
         true_audio = None if real is None else real.audio
@@ -107,11 +107,11 @@ class PairedFiles:
         try:
             generated = self._read(pair.generated)
         except VideoError as error:
-            frames = np.arange(0 if real is None else len(real.frames))
+            frames = np.arange(0 if real is None else real.frames.shape[0])
             return Reading(facts(frames, real), frames, None, failure=str(error))
         if real is not None:
             generated, real = self._fit(pair, generated, real)
-        frames = np.arange(len(generated.frames))
+        frames = np.arange(generated.frames.shape[0])
         material = Material(
             video=key,
             generated=generated.frames,
@@ -136,14 +136,15 @@ class PairedFiles:
         material = self.read(key).material
         if material is None:
             return []
-        columns = {"generated": torch.as_tensor(material.generated)}
+        generated = as_frames(material.generated, name=f"{key}: generated")
+        columns = {"generated": generated}
         if material.truth is not None:
-            columns["real"] = torch.as_tensor(material.truth)
+            columns["real"] = as_frames(material.truth, name=f"{key}: real")
         name = folder / media_name(key)
         caption = f"{key}: {', '.join(columns)}"
         media = []
         folder.mkdir(parents=True, exist_ok=True)
-        if len(material.generated) > 1:
+        if generated.shape[0] > 1:
             video = name.with_name(f"{name.name}.mp4")
             write_video(video, panel_frames(columns), fps=material.fps, audio=material.audio)
             media.append(Media(video, caption))
@@ -153,19 +154,13 @@ class PairedFiles:
         return [*media, Media(sheet, caption)]
 
     def _read(self, path: Path) -> MediaClip:
-        clip = read_media(path, fps=self.fps)
-        if self.size is None:
-            return clip
-        return MediaClip(resize_frames(clip.frames, self.size), clip.fps, clip.audio)
+        return read_media(path, fps=self.fps, size=self.size)
 
     def _fit(self, pair: Pair, generated: MediaClip, real: MediaClip) -> tuple[MediaClip, MediaClip]:
         if problem := self._mismatch(pair, _Shape.of(generated), _Shape.of(real)):
             raise ValueError(problem)
-        shortest = min(len(generated.frames), len(real.frames))
-        return (
-            MediaClip(generated.frames[:shortest], generated.fps, generated.audio),
-            MediaClip(real.frames[:shortest], real.fps, real.audio),
-        )
+        shortest = min(generated.frames.shape[0], real.frames.shape[0])
+        return generated.cut(shortest), real.cut(shortest)
 
     def _stated_problem(self, pair: Pair) -> str | None:
         """Why the headers of two videos cannot go together; None too where only reading can tell."""
@@ -215,8 +210,8 @@ class _Shape(NamedTuple):
 
     @classmethod
     def of(cls, clip: MediaClip) -> "_Shape":
-        height, width = clip.frames.shape[-2:]
-        return cls(len(clip.frames), clip.fps, (width, height))
+        count, _, height, width = clip.frames.shape
+        return cls(count, clip.fps, (width, height))
 
 
 def _sound(path: Path) -> np.ndarray:

@@ -15,12 +15,13 @@ from portraitgen.media.bounded import parse_rate
 from portraitgen.media.container import VideoError
 from portraitgen.media.files import inside
 from portraitgen.media.framing import Framing
+from portraitgen.metrics.frames import ChosenFrames, Frames, HeldFrames
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts, digest_given, one_or_all
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.rgb import as_uint8
-from portraitgen.runs.evaluate.sources.files import read_media
+from portraitgen.runs.evaluate.sources.files import VIDEOS, VideoFrames, read_picture
 from portraitgen.runs.evaluate.sources.sample_rows import FILES, read_rows
 from portraitgen.runs.evaluate.sources.source import Reading, file_stamps
 from portraitgen.runs.generate.stored_clips import ShardClips
@@ -91,10 +92,10 @@ class GeneratedSamples:
         frames = np.array(sample["frames"], dtype=np.int64)
         clips, clip = ShardClips(sample["shard"]), _clip(sample)
         landmarks = clips.landmarks(clip, frames)
-        truth = as_uint8(clips.pictures(clip, frames), name=f"{key}: true frames")
+        truth = _stored(clips, clip, frames)
         if "part" in sample:
             shown = _part(sample)
-            truth = torch.stack([_cut(shown, picture) for picture in truth])
+            truth = _part_of(truth, shown)
             landmarks = shown.to_frame(landmarks)
         height, width = truth.shape[-2:]
         first = clips.pictures(clip, np.array([sample["reference_frame"]]))[0]
@@ -127,7 +128,7 @@ class GeneratedSamples:
             driving=landmarks,
             audio=audio,
             frame_index=frames,
-            train_frames=clips.pictures(clip, others) if len(others) else None,
+            train_frames=_stored(clips, clip, others) if len(others) else None,
             train_landmarks=clips.landmarks(clip, others) if len(others) else None,
             prompt=prompt,
         )
@@ -137,7 +138,7 @@ class GeneratedSamples:
         """The generated frames, and the photos, prompt, landmarks and sound that they were made from."""
         sample = self.samples[key]
         frames, fps, prompt = np.array(sample["frames"], dtype=np.int64), _rate(sample), sample.get("prompt")
-        people = [read_media(photo, fps=None).frames[0] for photo in _references(sample)]
+        people = [read_picture(photo)[0] for photo in _references(sample)]
         reference = people.pop() if len(people) == 1 else None
         driving = None
         if "landmarks" in sample:
@@ -184,9 +185,12 @@ class GeneratedSamples:
     def _file(self, sample: Mapping[str, Any]) -> Path:
         return inside(self.folder, sample["video"] if "video" in sample else sample["image"])
 
-    def _generated(self, sample: Mapping[str, Any]) -> Tensor:
-        """The generated frames, uint8 [T, 3, H, W]; of a picture one."""
-        return read_media(self._file(sample), fps=None).frames
+    def _generated(self, sample: Mapping[str, Any]) -> Frames:
+        """The generated frames; of a picture one."""
+        path = self._file(sample)
+        if path.suffix.lower() in VIDEOS:
+            return VideoFrames(path)
+        return HeldFrames(read_picture(path), name=str(path))
 
     def _seen_in_training(self) -> str:
         """How many of the graded frames the weights were trained on, in words."""
@@ -207,6 +211,30 @@ def _part(sample: Mapping[str, Any]) -> Framing:
     """What of a prepared photo was drawn again, and at which size."""
     x, y, columns, rows, width, height = sample["part"]
     return Framing(x, y, columns, rows, (height, width))
+
+
+def _stored(clips: ShardClips, clip: str, frames: np.ndarray) -> ChosenFrames:
+    """These frames of a prepared clip, decoded when they are looked at.
+
+    Args:
+        frames: int64 [T], increasing.
+    """
+
+    def fetch(places: np.ndarray) -> Tensor:
+        wanted, inverse = np.unique(frames[places], return_inverse=True)
+        found = as_uint8(clips.pictures(clip, wanted), name=f"{clip}: frames")
+        return found[torch.from_numpy(inverse)]
+
+    _, _, height, width = clips.pictures(clip, frames[:1]).shape
+    return ChosenFrames((len(frames), 3, height, width), fetch)
+
+
+def _part_of(whole: ChosenFrames, shown: Framing) -> ChosenFrames:
+    """The part that was drawn again of each frame."""
+    return ChosenFrames(
+        (whole.shape[0], 3, *shown.size),
+        lambda places: torch.stack([_cut(shown, picture) for picture in whole.at(places)]),
+    )
 
 
 def _cut(shown: Framing, picture: Tensor) -> Tensor:

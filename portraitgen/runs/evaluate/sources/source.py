@@ -2,17 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from portraitgen.data.prepare.frame_rate import resample_frames
-from portraitgen.media.container import VideoError
-from portraitgen.media.decode import iter_frames, probe_video
 from portraitgen.metrics.grader import Fact
 from portraitgen.metrics.grading import Material
 from portraitgen.metrics.protocol import VideoFacts
@@ -97,22 +91,3 @@ def file_stamps(*paths: Path | None) -> list[object]:
         else None
         for path in paths
     ]
-
-
-def read_clip(path: Path, *, fps: Fraction | None = None) -> Tensor:
-    """All frames of a video, uint8 [T, 3, H, W]; at another rate the nearest frame in time for each.
-
-    Raises:
-        VideoError: as `iter_frames`, and for damaged frames: what the decoder makes up is not graded.
-    """
-    frames = iter_frames(path)
-    if fps is not None:
-        frames = resample_frames(frames, source_fps=probe_video(path).fps, fps=fps)
-    images = []
-    damaged = 0
-    for frame in frames:
-        images.append(frame.image)
-        damaged += frame.corrupt
-    if damaged:
-        raise VideoError(f"{path}: {damaged} of {len(images)} frames are damaged; write it again")
-    return torch.from_numpy(np.stack(images)).movedim(-1, 1)
