@@ -161,7 +161,7 @@ def faces_of(sample: ClipSample) -> FaceValues:
             ("face_hidden", np.float16, (5, 577, 1024)),
             ("face_picture", np.uint8, (512, 512, 3)),
             ("face_key_points", np.float32, (5, 2)),
-            ("face_latent_distribution", np.float16, (4, 2, 16, 60, 90)),
+            ("face_latent_distribution", np.float16, (4, 1, 2, 16, 60, 90)),
         ]
     )
     frames = np.linspace(0, sample.num_frames - 1, 4).astype(np.int64)

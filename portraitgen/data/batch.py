@@ -76,8 +76,9 @@ add keys of their own, such as
     face_picture         uint8 [B, S, S, 3]         float [B, 3, S, S] in [-1, 1]: it, upright and on white
     face_key_points      float32 [B, 5, 2]          of it, in pixels of face_picture
     face_index           int64 [B]                  the frame that it is from
-    face_latent_distribution  float16 [B, n, 2, C, h, w]  mean and standard deviation of the latents of n
-                                                    noised versions of face_picture
+    face_latent_distribution  float16 [B, V, n, 2, C, h, w]  of V noised versions of face_picture, and of
+                                                    its key points drawn (n = 2), mean and standard deviation
+                                                    of the latents
     prompt_embeds        float16 [B, L, D]          of the caption, zeros where
     prompt_mask          bool    [B, L]             is False
     pooled_prompt_embeds float16 [B, P]

@@ -90,7 +90,7 @@ def _compare_faces(catalog: Catalog, feature: FeatureReader, model: nn.Module) -
     shard, row = _first_sample(catalog, feature)
     person, frame = feature.faces(shard, row)[0].tolist()
     value = feature.values(shard, row, 0)
-    stored = torch.from_numpy(value["face_latent_distribution"].astype(np.float32))
+    stored = torch.from_numpy(value["face_latent_distribution"][:, 0].astype(np.float32))
     index = catalog.indexes[shard]
     height, width = index.size[row].tolist()
     pictures = noised_versions(
@@ -98,7 +98,7 @@ def _compare_faces(catalog: Catalog, feature: FeatureReader, model: nn.Module) -
         (height, width),
         noise,
         len(stored),
-        source=source_name(index.key(row), person, frame),
+        source=f"{source_name(index.key(row), person, frame)} 0",
     )
     _require_alike(
         stored,

@@ -59,6 +59,17 @@ def train(config: DictConfig) -> float | None:
     return run.last_metric(config.optimized_metric) if config.optimized_metric else None
 
 
+def _check_frames(model: Any, frames: int | None) -> None:
+    """ValueError unless the model's codec makes latents of clips of so many frames."""
+    codec = getattr(model, "codec", None)
+    if codec is None or frames is None:
+        return
+    try:
+        codec.num_latents(frames)
+    except ValueError as error:
+        raise ValueError(f"data.examples.clip_frames: {error}") from error
+
+
 def _is_alone() -> bool:
     """Whether the process ends with this run: it is no trial of a sweep, and no caller waits for it."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.RUN
@@ -84,6 +95,7 @@ def _fit(
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     model = _model(config)
+    _check_frames(model, settings["data"]["examples"].get("clip_frames"))
     losses = {
         name: instantiate(node, _convert_="all") for name, node in (config.losses or {}).items() if node
     }

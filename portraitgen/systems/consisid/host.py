@@ -45,6 +45,11 @@ class Host(nn.Module, ABC):
         """Whether it is shown a picture of the face beside the noise."""
 
     @property
+    def shows_key_points(self) -> bool:
+        """Whether it is shown the face's key points too, drawn as a second picture."""
+        return False
+
+    @property
     @abstractmethod
     def text_dim(self) -> int:
         """Width of text embeddings."""
@@ -83,7 +88,7 @@ class Host(nn.Module, ABC):
             noisy: latents [B, t, C, h, w].
             time: [B], on the objective's scale.
             text: embeddings [B, L, D].
-            picture: latents [B, 1, C, h, w] of the face, where it `shows_picture`; None: zeros.
+            picture: latents [B, n, C, h, w] of the face and of what else it is shown; None: zeros.
             faces: from `face_tokens`; needed where there is an `extractor`.
             face_scale: of the attention to them.
         """

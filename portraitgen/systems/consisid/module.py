@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from portraitgen.diffusion.conditions import ConditionDropout, ConditionMasks
-from portraitgen.diffusion.image_condition import ReferenceNoise, stretched
+from portraitgen.diffusion.image_condition import ReferenceNoise
 from portraitgen.diffusion.latents import LatentCodec, Posterior
 from portraitgen.diffusion.noise import Generators
 from portraitgen.diffusion.objective import Objective
@@ -17,7 +17,7 @@ from portraitgen.faces.conditioner import FaceConditioner
 from portraitgen.media.latent_masks import resize_mask
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
-from portraitgen.systems.consisid.face_pictures import reference_views
+from portraitgen.systems.consisid.face_pictures import reference_views, shown_pictures
 from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline, Face, OnStep
 from portraitgen.training.generator import Batch, Denoised, Encoded, Generator
@@ -29,7 +29,7 @@ class ConsisID(Generator):
     """Learns to draw a clip from its caption and a face of its person.
 
     Conditions, by the names that condition dropout uses: `text` (drop: the empty prompt takes its place),
-    `picture` (zero: the latents of the face's picture), `face_embedding` and `face_hidden` (zero).
+    `picture` (zero: the latents of what is shown of the face), `face_embedding` and `face_hidden` (zero).
 
     What a batch brings precomputed is not computed: latents of the frames, embeddings of the caption,
     features of the face, and latents of some noised versions of its picture, of which a step draws one.
@@ -173,13 +173,23 @@ class ConsisID(Generator):
             # As float32 networks saw photos when features were computed.
             with torch.autocast(self.device.type, enabled=False):
                 batch = {**batch, **self.face_condition(reference_views(batch)).batch()}
-        return Face(batch["face_picture"], batch["face_embedding"], batch["face_hidden"])
+        points = batch["face_key_points"] if self.network.shows_key_points else None
+        return Face(batch["face_picture"], batch["face_embedding"], batch["face_hidden"], points)
 
     def _picture_latents(self, batch: Batch, face: Face, clean: Tensor) -> Tensor:
-        """[B, 1, C, h, w] of the face's picture: while training of a noised one, stored or made now."""
-        noised = self.training and self.reference_noise is not None
-        if noised and "face_latent_distribution" in batch:
-            versions = batch["face_latent_distribution"]  # [B, n, 2, C, h, w]
+        """[B, n, C, h, w] of the face's picture, and of its key points where the network is shown them: while
+        training of noised ones, stored or made now.
+        """
+        noise = self.reference_noise if self.training else None
+        if noise is not None and "face_latent_distribution" in batch:
+            versions = batch["face_latent_distribution"]  # [B, V, n, 2, C, h, w]
+            stored, shown = versions.shape[2], 2 if self.network.shows_key_points else 1
+            if stored < shown:
+                raise ValueError(
+                    "face_latent_distribution holds no key points, which the network is shown "
+                    "(network.transformer.is_kps): compute the feature face with "
+                    "features.face.latents.key_points=true"
+                )
             if versions.shape[-3:] != clean.shape[-3:]:
                 raise ValueError(
                     f"face_latent_distribution is of {[*versions.shape[-3:]]}, the clip's latents are of "
@@ -187,13 +197,12 @@ class ConsisID(Generator):
                 )
             rows = torch.arange(len(versions), device=versions.device)
             drawn = torch.randint(versions.shape[1], rows.shape, device=rows.device)
-            return Posterior.unpacked(versions[rows, drawn]).draw()[:, None]
+            return Posterior.unpacked(versions[rows, drawn, :shown]).draw()
         height, width = (side * self.codec.factor for side in clean.shape[-2:])
-        picture = stretched(face.picture.to(clean.dtype), (height, width))
-        if noised:
-            assert self.reference_noise is not None
-            picture = self.reference_noise(picture)
-        return self.codec.encode_image(picture, sample=True)
+        pictures = shown_pictures(face.picture.to(clean.dtype), face.key_points, (height, width))
+        if noise is not None:
+            pictures = [noise(each) for each in pictures]
+        return torch.cat([self.codec.encode_image(each, sample=True) for each in pictures], dim=1)
 
     def _extent(self, batch: Batch) -> tuple[tuple[int, int], int]:
         """(height, width) in pixels, and frames."""

@@ -71,6 +71,10 @@ class ConsisIDNetwork(Host):
         return self._picture
 
     @property
+    def shows_key_points(self) -> bool:
+        return self._picture and bool(self.config.is_kps)
+
+    @property
     def text_dim(self) -> int:
         return int(self.config.text_embed_dim)
 
@@ -89,6 +93,8 @@ class ConsisIDNetwork(Host):
     def check_size(self, frames: int, height: int, width: int) -> None:
         """As `Host.check_size`: learned positions are of one size only."""
         config = self.config
+        if self.shows_key_points and frames < 2:
+            raise ValueError("a single frame: key points are shown beside the second latents")
         patch = config.patch_size
         if height % patch or width % patch:
             raise ValueError(f"latents of {height}x{width}: both must be multiples of {patch}")
@@ -114,14 +120,14 @@ class ConsisIDNetwork(Host):
         face_scale: float = 1.0,
     ) -> Tensor:
         """As `Host.forward`; time is on the scale of the noise scheduler's steps. The picture stands beside
-        the first latents, zeros beside the others.
+        the first latents, key points beside the second ones, zeros beside the others.
         """
         dtype = self.precision(noisy)
         frames, _, height, width = noisy.shape[1:]
         self.check_size(frames, height, width)
         beside = torch.zeros_like(noisy)
         if picture is not None:
-            beside[:, :1] = picture
+            beside[:, : picture.shape[1]] = picture
         shown = torch.cat([noisy, beside], dim=2)
         self.transformer.local_face_scale = face_scale
         prediction = self.transformer(

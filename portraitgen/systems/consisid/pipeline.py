@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.latents import LatentCodec
 from portraitgen.diffusion.noise import Generators, draw_noise
 from portraitgen.diffusion.sampling import Scheduler, sample, times_of
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
+from portraitgen.systems.consisid.face_pictures import shown_pictures
 from portraitgen.systems.consisid.host import Host
 from portraitgen.systems.consisid.step_cache import skipped_steps
 
@@ -29,11 +29,13 @@ class Face:
         picture: [B, 3, S, S] in [-1, 1], upright and on white.
         embedding: [B, E].
         hidden: [B, L, N, C].
+        key_points: [B, 5, 2] in pixels of the picture, where the network is shown them.
     """
 
     picture: Tensor
     embedding: Tensor
     hidden: Tensor
+    key_points: Tensor | None = None
 
 
 class ConsisIDPipeline:
@@ -125,7 +127,7 @@ class ConsisIDPipeline:
             size: (height, width) in pixels.
             num_frames: 1 + time_factor·k of the codec.
             face_scale: None: the pipeline's.
-            generator: of the noise; the picture's posterior is drawn first, as in diffusers' pipeline.
+            generator: of the noise; the pictures' posteriors are drawn first, as in diffusers' pipeline.
         """
         codec, network, count = self.codec, self.network, len(face.picture)
         height, width = (side // codec.factor for side in size)
@@ -137,7 +139,10 @@ class ConsisIDPipeline:
         picture = None
         if network.shows_picture:
             self.place(codec, device)
-            picture = codec.encode_image(stretched(face.picture, size), sample=True, generator=generator)
+            shown = shown_pictures(face.picture, face.key_points, size)
+            picture = torch.cat(
+                [codec.encode_image(each, sample=True, generator=generator) for each in shown], dim=1
+            )
         shape = (count, frames, codec.channels, height, width)
         noise = draw_noise(shape, device=device, generator=generator)
         self.place(network, device)

@@ -22,6 +22,7 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.diffusion.image_condition import ReferenceNoise, stretched
 from portraitgen.diffusion.video_latents import CogVideoXCodec
 from portraitgen.faces.conditioner import FaceView, untrained_conditioner
+from portraitgen.faces.key_point_drawing import draw_key_points
 from portraitgen.faces.types import Face
 from portraitgen.media.yuv import rgb_to_uint8, yuv420_to_rgb
 from portraitgen.runs.prepare.features.face import FaceConditionFeature
@@ -208,26 +209,28 @@ class Model(nn.Module):
 def test_latents_of_noised_pictures(run, root, video_vae):
     """Each version is the picture with noise of its own, as the codec encodes conditions."""
     words = [*WORDS, f"features.face.latents.model={video_vae}", "features.face.latents.versions=3"]
-    run(f"out={root}", *words, "features.face.latents.std=0.1")
+    run(f"out={root}", *words, "features.face.latents.std=0.1", "features.face.latents.key_points=true")
     shards, name = str(root / "shards" / "*.tar"), newest(root)
     catalog = Catalog(shards)
     feature = FeatureReader(catalog, name)
     codec = CogVideoXCodec(AutoencoderKLCogVideoX.from_pretrained(video_vae))
     stored = feature.values(0, 0, slice(None))
     packed = torch.from_numpy(stored["face_latent_distribution"].astype(np.float32))
-    assert packed.shape == (8, 3, 2, 4, 8, 8)
-    shown = torch.from_numpy(stored["face_picture"].copy()).movedim(-1, 1).float() / 127.5 - 1
+    assert packed.shape == (8, 3, 2, 2, 4, 8, 8)
+    drawn = draw_key_points(stored["face_key_points"][2], (512, 512))
     person, frame = feature.faces(0, 0)[2].tolist()
     noise = ReferenceNoise(std=0.1)
-    source = f"{catalog.indexes[0].key(0)} {person} {frame}"
-    draws = torch.Generator().manual_seed(zlib.crc32(source.encode()))
-    noised = noise(stretched(shown[2:3], (64, 64)).expand(3, -1, -1, -1), generator=draws)
-    found = codec.image_posterior(noised)
-    torch.testing.assert_close(packed[2, :, 0], found.mean[:, 0], atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(packed[2, :, 1], found.std[:, 0], atol=2e-3, rtol=2e-3)
-    assert not torch.equal(packed[2, 0], packed[2, 1])
+    for number, levels in enumerate((stored["face_picture"][2].copy(), drawn)):
+        shown = torch.from_numpy(levels).movedim(-1, 0)[None].float() / 127.5 - 1
+        source = f"{catalog.indexes[0].key(0)} {person} {frame} {number}"
+        draws = torch.Generator().manual_seed(zlib.crc32(source.encode()))
+        noised = noise(stretched(shown, (64, 64)).expand(3, -1, -1, -1), generator=draws)
+        found = codec.image_posterior(noised)
+        torch.testing.assert_close(packed[2, :, number, 0], found.mean[:, 0], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(packed[2, :, number, 1], found.std[:, 0], atol=2e-3, rtol=2e-3)
+    assert not torch.equal(packed[2, 0, 0], packed[2, 1, 0])
     for batch in batches(root, features=[name]):
-        assert batch["face_latent_distribution"].shape == (2, 3, 2, 4, 8, 8)
+        assert batch["face_latent_distribution"].shape == (2, 3, 2, 2, 4, 8, 8)
 
     check_features(shards, [name], Model(codec, noise))
     check_features(shards, [name], Model(codec, None))

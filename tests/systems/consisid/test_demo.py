@@ -1,7 +1,10 @@
-"""ConsisID's own demo clip through the whole chain: import, features, both stages, a video of a photo."""
+"""ConsisID's own demo clip through the whole chain: import, features, both stages, a video of a photo; and on
+Wan.
+"""
 
 import csv
 import json
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from portraitgen.runs.generate.generate import generate
 from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.prepare.consisid import import_consisid
 from portraitgen.runs.train.train import train
+from portraitgen.training.weights import load_weights
 from tests.systems.consisid import tiny
 
 QUICK = [
@@ -32,6 +36,15 @@ def run(task, name, *words):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name, list(words))
     task(config)
+
+
+WAN_ITSELF = [
+    *(f"transformer.{name}.*" for name in ("patch_embedding", "condition_embedder", "proj_out")),
+    *(f"transformer.blocks.*.{name}.*" for name in ("attn1", "attn2", "ffn", "norm2")),
+    "transformer.*scale_shift_table",
+]
+WAN_GLOBAL = ["name=consisid/wan_global", f"stage.train={WAN_ITSELF}", "model.network.lora=null"]
+FRESH = ["local_facial_extractor.*", "*.face_attention.*", "*.face_gate", "*.lora_[AB].*"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +67,9 @@ def runs(demo, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for stage in ("global", "identity"):
         train(tiny.config(stage, *QUICK, shards=demo, runs=str(root)))
+    train(tiny.config("wan", *QUICK, *WAN_GLOBAL, shards=demo, runs=str(root)))
+    first = f"stage.init_from={root}/consisid/wan_global/weights/last.safetensors"
+    train(tiny.config("wan", *QUICK, first, shards=demo, runs=str(root)))
     words = ["model.objective.mask_probability=0.0", "trainer.max_steps=1", "name=consisid/whole"]
     train(tiny.config("global", *QUICK, *words, shards=demo, runs=str(root)))
     torch.use_deterministic_algorithms(False)
@@ -65,10 +81,10 @@ def logged(folder):
     return [row for row in csv.DictReader(file.open()) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("stage", ["global", "identity"])
-def test_none_of_its_masks_is_empty(runs, stage):
+@pytest.mark.parametrize("name", ["tiny_global", "tiny_identity", "wan_global", "tiny_wan"])
+def test_none_of_its_masks_is_empty(runs, name):
     """By the official crop all of them are."""
-    rows = logged(runs / f"tiny_{stage}")
+    rows = logged(runs / name)
     assert [float(row["train/mask_empty"]) for row in rows] == [0.0] * 3
 
 
@@ -79,9 +95,22 @@ def test_the_loss_is_that_inside_the_masks(runs):
     assert float(masked) != pytest.approx(float(whole), rel=1e-3)
 
 
-def test_of_the_chain_comes_a_video_of_a_photo(runs, shared, tmp_path):
+def test_on_wan_the_second_stage_leaves_the_first_as_it_is(runs):
+    first, second = (
+        load_weights(runs / f"{n}/weights/last.safetensors")[0] for n in ("wan_global", "tiny_wan")
+    )
+    fresh = {name for name in second if any(fnmatch(name, pattern) for pattern in FRESH)}
+    assert second.keys() - first.keys() == {name for name in fresh if ".lora_" in name}
+    assert all(torch.equal(first[name], second[name]) for name in second.keys() - fresh)
+    gates = [name for name in fresh if name.endswith("face_gate")]
+    assert not any(first[name].any() for name in gates)
+    assert all(second[name].any() for name in gates), "they have opened"
+
+
+@pytest.mark.parametrize("name", ["tiny_identity", "tiny_wan"])
+def test_of_the_chain_comes_a_video_of_a_photo(runs, name, shared, tmp_path):
     photo = shared / "testdata/photos/single/astronaut.png"
-    weights = runs / "tiny_identity/weights/last.safetensors"
+    weights = runs / name / "weights/last.safetensors"
     words = [f"weights={weights}", f"reference={photo}", f"out={tmp_path}", "device=cpu"]
     run(generate, "generate", *words)
     (row,) = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())

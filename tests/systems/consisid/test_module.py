@@ -14,11 +14,14 @@ from portraitgen.diffusion.objective import DiffusionObjective
 from portraitgen.diffusion.video_latents import CogVideoXCodec
 from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.faces.conditioner import FaceView, untrained_conditioner
+from portraitgen.faces.key_point_drawing import draw_key_points
 from portraitgen.nn.text.encoding import TextEncoding
 from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.consisid.module import ConsisID
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline
 from tests.systems.consisid import tiny
+
+POINTS = np.array([[30, 40], [60, 38], [46, 55], [33, 70], [58, 69]], np.float32)[None].repeat(2, axis=0)
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_a_cached_step_runs_no_text_encoder_no_face_network_and_no_vae():
     stored = tiny.batch()
     cached = {name: value for name, value in stored.items() if name not in ("frames",)} | {
         "latent_distribution": torch.rand(2, 2, 2, 4, 8, 8),
-        "face_latent_distribution": torch.rand(2, 3, 2, 4, 8, 8),
+        "face_latent_distribution": torch.rand(2, 3, 1, 2, 4, 8, 8),
         "prompt_embeds": torch.rand(2, 4, 16),
         "prompt_mask": torch.ones(2, 4, dtype=torch.bool),
         "empty_prompt_embeds": torch.rand(1, 4, 16),
@@ -145,7 +148,8 @@ def test_the_picture_of_the_face_is_stretched_and_noised_while_training(module):
 def test_of_stored_versions_of_the_noised_picture_each_is_drawn_and_none_after_training(module):
     levels = torch.tensor([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
     mean = levels[..., None, None, None].expand(-1, -1, 192, 16, 16)
-    batch = tiny.batch() | {"face_latent_distribution": torch.stack([mean, torch.zeros_like(mean)], dim=2)}
+    packed = torch.stack([mean, torch.zeros_like(mean)], dim=2)[:, :, None]
+    batch = tiny.batch() | {"face_latent_distribution": packed}
     torch.manual_seed(0)
     module.train()
     drawn = torch.stack([module.encode(batch).conditions["picture"] for _ in range(60)])
@@ -160,7 +164,7 @@ def test_of_stored_versions_of_the_noised_picture_each_is_drawn_and_none_after_t
     module.reference_noise = None
     assert torch.equal(module.encode(batch).conditions["picture"], plain), "what is stored has noise"
     module.reference_noise = ReferenceNoise()
-    batch["face_latent_distribution"] = torch.zeros(2, 3, 2, 192, 8, 8)
+    batch["face_latent_distribution"] = torch.zeros(2, 3, 1, 2, 192, 8, 8)
     with pytest.raises(ValueError, match=r"is of \[192, 8, 8\], the clip's latents are of \[192, 16, 16\]"):
         module.encode(batch)
 
@@ -231,6 +235,29 @@ def test_the_global_stage_has_no_face_modules_and_is_shown_the_picture():
 def test_parts_that_do_not_fit_are_refused_by_name(change, message):
     with pytest.raises(InstantiationException, match=message):
         tiny.build("identity", change)
+
+
+def test_key_points_are_shown_as_a_second_picture():
+    module = tiny.build("identity", "+model.network.transformer.is_kps=true", "model.reference_noise.std=0")
+    batch = tiny.batch()
+    drawn = torch.from_numpy(np.stack([draw_key_points(each, (96, 96)) for each in POINTS]))
+    second = stretched(drawn.movedim(-1, 1).float() / 127.5 - 1, (64, 64))
+    batch["face_key_points"] = torch.from_numpy(POINTS)
+    found = module.eval().encode(batch).conditions["picture"]
+    assert torch.equal(found[:, :1], module.codec.encode_image(stretched(batch["face_picture"], (64, 64))))
+    assert torch.equal(found[:, 1:], module.codec.encode_image(second))
+    module.train()
+    noise = (module.encode(batch).conditions["picture"] - found) / module.codec._pixels.SCALE
+    assert noise.flatten(2).std(dim=2).log().sub(-3).abs().max() < 0.02, "of both pictures, e^-3"
+    torch.manual_seed(0)
+    one = module.eval().sample(batch)
+    torch.manual_seed(0)
+    assert not torch.equal(module.sample(batch | {"face_key_points": batch["face_key_points"] + 9}), one)
+    batch["face_latent_distribution"] = torch.zeros(2, 3, 1, 2, 192, 16, 16)
+    with pytest.raises(ValueError, match=r"holds no key points, .* features\.face\.latents\.key_points=true"):
+        module.train().encode(batch)
+    with pytest.raises(ValueError, match="a single frame: key points"):
+        module.network.check_size(1, 16, 16)
 
 
 def test_the_picture_can_be_left_out():

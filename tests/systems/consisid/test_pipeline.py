@@ -1,5 +1,6 @@
 """Sampling against diffusers' pipeline with the same parts, and what it computes how often."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 from diffusers import ConsisIDPipeline as DiffusersPipeline
 from diffusers.hooks.group_offloading import ModuleGroup
+from PIL import Image
 
 from portraitgen.diffusion.image_condition import stretched
 from portraitgen.diffusion.noise import seeded_generators
@@ -44,6 +46,28 @@ def scheduler():
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
 def test_latents_are_those_of_diffusers_pipeline(parts, guidance):
     module, face = parts
+    check_against_diffusers(module, face, guidance)
+
+
+def test_with_key_points_too(parts):
+    """Drawn on a picture of the video's size, which neither of both then resizes."""
+    module, face = parts
+    module.network.transformer.register_to_config(is_kps=True)
+    levels = ((stretched(face.picture, SIZE) + 1) * 127.5).round()
+    points = torch.tensor([[[21.5, 24.2], [44.1, 22.9], [33.3, 37.8], [23.0, 47.6], [43.4, 46.1]]])
+    given = replace(face, picture=levels / 127.5 - 1, key_points=points)
+    photo = Image.fromarray(levels[0].byte().movedim(0, -1).numpy())
+    check_against_diffusers(module, given, 6.0, image=photo, kps_cond=points[0].numpy())
+    plain = replace(given, key_points=None)
+    other = replace(given, key_points=points + 5)
+    pipeline = ConsisIDPipeline(module.network, module.codec, scheduler=scheduler(), num_steps=STEPS)
+    draw = partial(pipeline, text(1), text(2), size=SIZE, num_frames=FRAMES)
+    one, two, none = (draw(each, generator=seeded_generators([3])) for each in (given, other, plain))
+    assert not torch.equal(one, two)
+    assert not torch.equal(one, none)
+
+
+def check_against_diffusers(module, face, guidance, **changed):
     make = partial(ConsisIDPipeline, scheduler=scheduler(), num_steps=STEPS, guidance_scale=guidance)
     ours = make(module.network, module.codec)(
         text(1), text(2), face, size=SIZE, num_frames=FRAMES, generator=seeded_generators([3])
@@ -56,20 +80,21 @@ def test_latents_are_those_of_diffusers_pipeline(parts, guidance):
         scheduler=scheduler(),
     )
     theirs.set_progress_bar_config(disable=True)
-    expected = theirs(
-        image=(stretched(face.picture, SIZE) + 1) / 2,
-        height=SIZE[0],
-        width=SIZE[1],
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance,
-        prompt_embeds=text(1).embeds,
-        negative_prompt_embeds=text(2).embeds,
-        id_cond=face.embedding,
-        id_vit_hidden=[*face.hidden.unbind(1)],
-        generator=seeded_generators([3]),
-        output_type="latent",
-    ).frames
+    settings = {
+        "image": (stretched(face.picture, SIZE) + 1) / 2,
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "num_frames": FRAMES,
+        "num_inference_steps": STEPS,
+        "guidance_scale": guidance,
+        "prompt_embeds": text(1).embeds,
+        "negative_prompt_embeds": text(2).embeds,
+        "id_cond": face.embedding,
+        "id_vit_hidden": [*face.hidden.unbind(1)],
+        "generator": seeded_generators([3]),
+        "output_type": "latent",
+    }
+    expected = theirs(**settings | changed).frames
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -84,10 +84,15 @@ def network_inputs(*, batch: int = 2, frames: int = 3, seed: int = 0) -> dict[st
 
 
 def config(stage: str, *overrides: str, shards: str = "none.tar", runs: str = "runs") -> DictConfig:
+    return compose_experiment(
+        f"consisid/tiny_{stage}", f"data.shards={shards}", f"paths.runs={runs}", *overrides
+    )
+
+
+def compose_experiment(name: str, *overrides: str) -> DictConfig:
     register_configs()
-    given = [f"experiment=consisid/tiny_{stage}", f"data.shards={shards}", f"paths.runs={runs}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*given, *overrides])
+        return compose("train", [f"experiment={name}", *overrides])
 
 
 def build(stage: str, *overrides: str) -> ConsisID:

@@ -91,10 +91,11 @@ class FaceConditionFeature:
         }
         if self.latents.model:
             size = (sample.height, sample.width)
+            seen = zip(columns["face_picture"], columns["face_key_points"], views, strict=True)
             columns["face_latent_distribution"] = torch.stack(
                 [
-                    self.latents(picture, size, source=source_name(sample.key, person, frame))
-                    for picture, (person, frame, _) in zip(columns["face_picture"], views, strict=True)
+                    self.latents(picture, points, size, source=source_name(sample.key, person, frame))
+                    for picture, points, (person, frame, _) in seen
                 ]
             )
         if not columns["face_hidden"].isfinite().all():
