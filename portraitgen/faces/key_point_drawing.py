@@ -30,7 +30,7 @@ def draw_key_points(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             360,
             1,
         )
-        cv2.fillConvexPoly(drawn, line, _COLOURS[number])
+        cv2.fillConvexPoly(drawn, np.asarray(line), _COLOURS[number])
     drawn = (drawn * _DIMMED).astype(np.uint8)
     for (x, y), colour in zip(points.tolist(), _COLOURS, strict=True):
         cv2.circle(drawn, (int(x), int(y)), _RADIUS, colour, -1)

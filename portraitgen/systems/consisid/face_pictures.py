@@ -26,7 +26,7 @@ def shown_pictures(picture: Tensor, key_points: Tensor | None, size: tuple[int, 
     """
     shown = [stretched(picture, size)]
     if key_points is not None:
-        canvas = tuple(picture.shape[-2:])
+        canvas = (picture.shape[-2], picture.shape[-1])
         drawn = np.stack([draw_key_points(each, canvas) for each in key_points.float().cpu().numpy()])
         levels = torch.from_numpy(drawn).to(picture.device).movedim(-1, 1)
         shown.append(stretched((levels.float() / 127.5 - 1).to(picture.dtype), size))
