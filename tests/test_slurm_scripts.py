@@ -68,6 +68,38 @@ def test_stages_are_submitted_with_options(system, tmp_path):
     assert "--dependency=afterok:42 experiments/slurm/train.sbatch experiment=" in calls[1]
 
 
+def test_a_chain_waits_for_each_of_its_jobs(checkout):
+    says = f'echo "$@" >> {checkout.parent}/calls; wc -l < {checkout.parent}/calls'
+    environment = {"SHARES": "8", "PREPARE": "fps=25 size=256"}
+    words = ("env", *(f"{key}={value}" for key, value in environment.items()), "experiments/slurm/chain.sh")
+    done = with_sbatch(
+        checkout.parent,
+        says,
+        *words,
+        "--nodes=3",
+        "my videos",
+        "shards/a",
+        "x/one,x/two",
+        "seed=1",
+        cwd=checkout,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *("1", "prepare", "2", "x/one", "3", "x/two", "4", "generate", "5", "evaluate")
+    ]
+    prepare, one, two, generate, evaluate = (checkout.parent / "calls").read_text().splitlines()
+    assert prepare.endswith("prepare.sbatch source=my videos out=shards/a fps=25 size=256")
+    for number, call in enumerate((one, two, generate, evaluate), start=1):
+        assert f"--kill-on-invalid-dep=yes --dependency=afterok:{number} " in call
+    for call, stage in ((one, "x/one"), (two, "x/two")):
+        assert " --nodes=3 " in call
+        assert call.endswith(f"experiment={stage} data.shards=shards/a/shards/train-*.tar seed=1")
+    assert " --array=0-7 " in generate
+    assert "--nodes" not in generate
+    assert "runs/x/two/generated weights=runs/x/two/weights/last.safetensors" in generate
+    assert evaluate.endswith("evaluate.sbatch runs/x/two/generated")
+
+
 def test_a_job_runs_a_checkout_of_the_commit(checkout):
     done = submit(checkout, "train.sbatch", "experiment=aniportrait/stage1", "name=a b")
     assert done.returncode == 0, done.stderr

@@ -57,6 +57,11 @@ class CsvLog(Logger):
     def save_dir(self) -> str:
         return str(self.path.parent)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of all that was logged, or that an earlier start of the run logged."""
+        return list(self._columns)
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run's config.yaml has them."""
 

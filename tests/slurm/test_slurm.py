@@ -1,6 +1,11 @@
 """Whole jobs on a real SLURM: `make test-slurm`. What comes out is compared with runs that no SLURM saw."""
 
+import json
 import math
+import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +15,7 @@ import pytest
 from portraitgen.data.shards import ShardWriter
 from tests.slurm.cluster import Cluster
 from tests.synthetic import synthetic_clip
+from tests.talking_clip import write_talking_clip
 from tests.test_resume import assert_equal_runs, saved
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -165,6 +171,97 @@ def test_fewer_tasks_go_on_behind_the_last_sample(submit):
     assert job.end()["JobState"] == "COMPLETED", job.says()
     (loader,) = saved(job.run)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     assert (loader["samples"], loader["position"]) == (6, 18 + 2 * 6)
+
+
+def test_a_sweep_goes_on_without_the_trial_that_failed(cluster, repository, shards, tmp_path):
+    """Each trial is a job; the table tells which failed, and the command fails."""
+    words = [*settings(shards, tmp_path), "trainer=slurm", "trainer.accelerator=cpu", "trainer.max_steps=3"]
+    launcher = [
+        "tasks_per_node=1",
+        "gpus_per_node=1",
+        "cpus_per_gpu=1",
+        "timeout_min=20",
+        "signal_delay_s=30",
+    ]
+    done = subprocess.run(
+        [
+            *(sys.executable, str(repository / "train.py"), "-m", "hydra/launcher=slurm_a100"),
+            *(f"hydra.launcher.{setting}" for setting in launcher),
+            *(*words, "optimizer.lr=0.001,1e+30,0.002"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | cluster.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    table = [line for line in done.stderr.splitlines() if line.startswith(f"{RUN}/")]
+    states = {re.search(r"optimizer\.lr=([^,]+)", line)[1]: line.split()[-1] for line in table}
+    assert states == {"0.001": "ended", "1e+30": "failed", "0.002": "ended"}, done.stderr
+    for rate in ("0.001", "0.002"):
+        (last,) = tmp_path.glob(f"sweeps/**/*optimizer.lr={rate},*/checkpoints/last.ckpt")
+        assert saved(last.parents[1])["global_step"] == 3
+
+
+@pytest.fixture
+def checkout(repository, tmp_path) -> Path:
+    """A commit of what lies in the working tree, for submit.sh."""
+    root = tmp_path / "checkout"
+    git = ["git", "-C", str(repository), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(git, text=True).split("\0"):
+        if name and (repository / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, root / name)
+    (root / ".git/info").mkdir(parents=True)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "as it lies there"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    return root
+
+
+def test_the_chain_from_a_video_to_figures(cluster, checkout, tmp_path):
+    """prepare → stage 1 → stage 2 → generate, in an array of two → evaluate, each after the one before."""
+    clip = write_talking_clip(tmp_path / "talk.mp4")
+    tiny = ["trainer.max_steps=2", "data.val_samples=1", "sampling.num_steps=1", "trainer.accelerator=cpu"]
+    said = cluster.call(
+        *("experiments/slurm/chain.sh", *ONE_TASK, str(clip), str(tmp_path / "talk")),
+        *("aniportrait/tiny_stage1,aniportrait/tiny_stage2", *tiny),
+        folder=checkout,
+        PREPARE="size=64 workers=1 max_frames=40",
+        SHARES="2",
+        GENERATE="sampling.num_steps=1 span=[0.75,0.85]",
+        EVALUATE="metrics=identity metrics.checks=[]",
+        PYTHONPATH="",
+    )
+    jobs = dict(reversed(line.split()) for line in said.splitlines())
+    assert [*jobs] == [
+        *("prepare", "aniportrait/tiny_stage1", "aniportrait/tiny_stage2", "generate", "evaluate")
+    ]
+    for name, job in jobs.items():
+        facts = cluster.wait(job, seconds=600)
+        log = "".join(path.read_text() for path in checkout.glob(f"slurm-{job}*.log"))
+        assert facts["JobState"] == "COMPLETED", f"{name}: {log}"
+    generated = checkout / "runs/aniportrait/tiny_stage2/generated"
+    shares = [len(path.read_text().splitlines()) for path in sorted(generated.glob("share-*/samples.jsonl"))]
+    assert len(shares) == 2
+    results = json.loads((generated / "report/results.json").read_text())
+    assert len(results["protocol"]["videos"]) == sum(shares)
+    versions = json.loads((checkout / "runs/aniportrait/tiny_stage1/versions.json").read_text())
+    assert versions[0]["dirty"] is False
+
+
+def test_an_array_prepares_the_shards_that_one_machine_prepares(cluster, repository, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(2):
+        write_talking_clip(videos / f"talk{number}.mp4")
+    words = [f"source={videos}", "size=64", "videos_per_shard=1", "embed_every=0", "workers=1"]
+    for out, engine in (("here", []), ("array", ["engine=slurm", "engine.array=2"])):
+        command = [sys.executable, str(repository / "prepare.py"), *words, f"out={tmp_path / out}", *engine]
+        cluster.call(*command, folder=tmp_path)
+    here, array = (sorted((tmp_path / out / "shards").glob("*.tar")) for out in ("here", "array"))
+    assert [path.read_bytes() for path in here] == [path.read_bytes() for path in array]
+    assert len(here) == 2
 
 
 def test_a_name_that_nobody_knows_ends_the_job_in_one_line(submit):

@@ -59,17 +59,23 @@ def generation_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def logged_problems(name: str, config: Mapping[str, Any]) -> Iterator[str]:
-    """Whether `optimized_metric` names a figure that no run logs, as far as the settings tell."""
+    """Whether `optimized_metric` names a figure that no run logs, as far as the settings tell.
+
+    What is no slip of the pen may be a figure of a loss or a callback: `OptimizedMetric` sees when it runs.
+    """
     data, losses = config["data"], [*(config["losses"] or {})]
     terms = ["loss", *(f"loss_{each}" for each in ("diffusion", *losses) if losses)]
     known = [f"{part}/{term}" for part in ("train", "val") for term in terms] + [
         "train/lr",
         "train/grad_norm",
     ]
-    part = name.partition("/")[0]
+    part, _, figure = name.partition("/")
+    slip = did_you_mean(figure, [each.partition("/")[2] for each in known])
     if part not in ("train", "val", "perf"):
         yield f"optimized_metric: {name}; figures are called train/…, val/… or perf/…, such as val/loss"
-    elif name not in known and (guess := did_you_mean(name, known)):
-        yield f"optimized_metric: {name}; no run logs this{guess}"
+    elif name not in known and slip:
+        yield f"optimized_metric: {name}; no run logs this{did_you_mean(name, known)}"
+    elif not any("CsvLog" in str((each or {}).get("_target_")) for each in (config["logger"] or {}).values()):
+        yield f"optimized_metric: {name} is read from metrics.csv, which logger=csv writes; add it"
     elif part == "val" and not data.get("val_span") and not data.get("val_shards"):
         yield f"optimized_metric: {name}, but there is no validation: set data.val_span or data.val_shards"

@@ -98,6 +98,8 @@ class GenerateConfig:
     """At most this many clips of the shards."""
     requests: str | None = None
     """CSV or JSON Lines of many requests; a row gives the same keys."""
+    share: list[int] | None = None
+    """[i, n]: only every n-th row or clip, from the i-th on, counted from 0; null: all."""
     inputs: Any = MISSING
     """The system's own settings: see its `inputs.py`."""
     size: Any = None

@@ -113,6 +113,10 @@ class CheckedFileSource(FileConfigSource):
         return super().load_config(config_path)
 
 
+# A job of a sweep registers Hydra's own once more, which is passed over where the name is the same.
+CheckedFileSource.__name__ = FileConfigSource.__name__
+
+
 def check_files_of_hydra() -> None:
     """From now on Hydra reads its folders through `CheckedFileSource`; may be called again."""
     Plugins.instance()  # which registers Hydra's own, and not beside another

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from portraitgen.runs.generate.given import (
     Wanted,
     check_settings,
     is_of_shards,
+    of_share,
     sample_names,
     what_is_wanted,
 )
@@ -115,6 +117,9 @@ def generate(config: DictConfig) -> None:
         seconds = time.perf_counter() - begin
         place = out / str(files.get("video") or files["image"])
         log.info("%s: %d frame(s) in %.1f s: %s", key, request.count, seconds, place)
+    if not names and config.share is not None:
+        log.info("share=%s: there are too few for this one, and nothing is written", list(config.share))
+        return
     if not names:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
     if (path := write_single_file(config.out, results)) is not None:
@@ -159,9 +164,9 @@ def _of_shards(
 ) -> Iterator[tuple[str, Request, Given]]:
     """The requests of prepared clips, one clip in memory at a time."""
     clips = ShardClips(wanted.samples[0]["shards"])
-    for number, clip in enumerate(clips.clips(config.span)):
-        if number == config.limit:
-            return
+    # Rows were shared out before; of shards it is the clips, whose frames are read when they are drawn.
+    share = config.share if config.requests is None else None
+    for clip in of_share(islice(clips.clips(config.span), config.limit), share):
         names = sample_names(wanted.called(clip.key, alone=False), len(wanted.samples))
         for name, given in zip(names, wanted.samples, strict=True):
             request = maker.of_clip(clip, given)

@@ -1,9 +1,10 @@
 """What generate.py was given, on the command line and in a file, checked before weights are read."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +14,8 @@ from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.generate.requests_file import read_requests
 from portraitgen.training.given import accept
 from portraitgen.training.inputs import COMMON, Given, SystemInputs
+
+T = TypeVar("T")
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -66,6 +69,11 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"interpolation.every={config.interpolation.every}: give 1 for every frame, or more")
     if len(config.span) != 2 or not 0 <= config.span[0] < config.span[1] <= 1:
         raise ValueError(f"span={list(config.span)}: give a share of each clip, such as [0.75,1.0]")
+    share = config.share
+    if share is not None and (len(share) != 2 or not 0 <= share[0] < share[1]):
+        raise ValueError(f"share={list(share)}: give [number,count], the number from 0, such as [0,8]")
+    if share is not None and config.requests is None and config.shards is None:
+        raise ValueError(f"share={list(share)}: it is for many (requests=… or shards=…); leave it out")
 
 
 def what_is_wanted(
@@ -91,7 +99,12 @@ def what_is_wanted(
                 raise ValueError(
                     f"{setting}={config[setting]}: it is for prepared clips (shards=…); leave it out"
                 )
-    return wanted
+    return of_share(wanted, config.share) if config.requests is not None else wanted
+
+
+def of_share(items: Iterable[T], share: Sequence[int] | None) -> list[T]:
+    """Every n-th item from the i-th on, of a share [i, n]; all without one."""
+    return list(items) if share is None else list(islice(items, share[0], None, share[1]))
 
 
 def _rows(

@@ -87,6 +87,7 @@ def _fit(
     from lightning.pytorch import seed_everything
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from portraitgen.runs.train.optimized_metric import OptimizedMetric
     from portraitgen.training.elastic import recount
 
     _quiet_lightning()
@@ -144,8 +145,11 @@ def _fit(
             changes.append(line)
 
     start = LambdaCallback(on_train_start=record_start, on_load_checkpoint=put_into_these_batches)
+    watched: list[Any] = [start]
+    if config.optimized_metric:
+        watched.append(OptimizedMetric(config.optimized_metric, every_steps=config.trainer.log_every_n_steps))
     trainer = instantiate(
-        config.trainer, callbacks=[stage, *callbacks.values(), start], logger=loggers, _convert_="all"
+        config.trainer, callbacks=[stage, *callbacks.values(), *watched], logger=loggers, _convert_="all"
     )
     _check_accumulation(data, trainer)
     share_threads(trainer.num_devices)

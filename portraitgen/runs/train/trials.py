@@ -92,7 +92,8 @@ class SweepTable(Callback):
 def _row(root: Path, log: Path) -> dict[str, str]:
     """What a trial came to, from its files: it may have run on another machine."""
     folder = log.parent
-    lines = log.read_text(errors="replace").splitlines()
+    # Of ours: behind them may stand more lines of the error, and what the launcher of jobs has to say.
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "[portraitgen." in line]
     failed = bool(lines) and "[ERROR]" in lines[-1]
     last = _last_values(folder / "metrics.csv")
     figures = {name: f"{float(last[name]):.5g}" for name in _FIGURES if name in last}

@@ -37,15 +37,20 @@ def training(*overrides: str) -> list[str]:
         ("sampling.window_overlap=100", "sampling.window_overlap: 100, but windows have"),
         ("sampling.window_overlap=-1", "sampling.window_overlap: -1, but it must be 0 or more"),
         ("optimized_metric=val/los", "optimized_metric: val/los; no run logs this; did you mean 'val/loss'?"),
+        ("~logger.csv optimized_metric=val/loss", "is read from metrics.csv, which logger=csv writes"),
         ("optimized_metric=loss", "figures are called train/…, val/… or perf/…"),
     ],
 )
 def test_training(override: str, problem: str) -> None:
     """A misspelt optimized_metric failed after the whole training; 7 was used for an overlap of 100."""
     assert training("data.val_span=[0.75,1.0]") == []
-    found = training("data.val_span=[0.75,1.0]", override)
+    found = training("data.val_span=[0.75,1.0]", *override.split())
     assert len(found) == 1
     assert problem in found[0]
+
+
+def test_a_figure_that_a_loss_may_log_is_not_guessed_at() -> None:
+    assert training("data.val_span=[0.75,1.0]", "optimized_metric=train/identity_similarity") == []
 
 
 def test_a_figure_of_validation_needs_one() -> None:

@@ -1,8 +1,13 @@
 """Names and ranks as configurations use them."""
 
-import pytest
+import pickle
 
-from portraitgen.runs.config.schema import folder_name, process_rank
+import pytest
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.singleton import Singleton
+
+from portraitgen.runs.config.schema import folder_name, process_rank, register_configs
+from portraitgen.runs.config.yaml_files import CheckedFileSource
 
 
 def test_folder_names_lead_nowhere_else():
@@ -26,3 +31,17 @@ def test_the_rank_is_the_launchers(monkeypatch, environment, rank):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert process_rank() == rank
+
+
+def test_hydra_as_it_is_here_can_be_set_up_in_the_job_of_a_trial():
+    """Every trial of a sweep of submitit jobs failed: "file is already registered with a different class"."""
+    register_configs()
+    here = dict(Singleton._instances)
+    try:
+        state = Singleton.get_state()
+        state.pop("omegaconf_resolvers")  # those that are lambdas travel by cloudpickle
+        there = pickle.loads(pickle.dumps(state))
+        Singleton.set_state({**there, "omegaconf_resolvers": Singleton.get_state()["omegaconf_resolvers"]})
+        assert SourcesRegistry.instance().resolve("file") is CheckedFileSource
+    finally:
+        Singleton._instances = here

@@ -1,6 +1,7 @@
 """From weights to clips to figures: what generate.py writes is what evaluate.py grades."""
 
 import json
+import logging
 from dataclasses import replace
 
 import av
@@ -77,6 +78,36 @@ def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
     with av.open(str(tmp_path / "out" / sample["panel"])) as panel:
         assert panel.streams.video[0].frames == 4
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+def test_tasks_of_an_array_generate_shares_that_are_graded_as_one(config, shards, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    words, out = [f"shards={shards}", "span=[0.0,0.25]"], tmp_path / "out"
+    for number in (2, 0):
+        generate(config("generate", *words, f"share=[{number},3]", f"out={out}/share-{number}-of-3"))
+    assert "too few for this one" in caplog.text
+    with pytest.raises(ValueError, match="lacks share 1 of 3"):
+        read_samples(out)
+    generate(config("generate", *words, "share=[1,3]", f"out={out}/share-1-of-3"))
+    rows = read_samples(out)
+    assert len({row["key"] for row in rows}) == 2
+    assert all((out / row["video"]).is_file() for row in rows)
+    evaluate(config("evaluate", "metrics=identity", "metrics.checks=[]"))
+    assert json.loads((out / "report/results.json").read_text())["protocol"]["videos"]
+    (out / "share-0-of-2").mkdir()
+    with pytest.raises(ValueError, match="shares of different generations"):
+        read_samples(out)
+
+
+@pytest.mark.parametrize("share", ["[3,3]", "[0]", "[-1,2]"])
+def test_a_share_that_cannot_be_is_refused(config, shards, share):
+    with pytest.raises(ValueError, match=r"share=.* give \[number,count\]"):
+        generate(config("generate", f"shards={shards}", f"share={share}"))
+
+
+def test_one_request_has_no_shares(config):
+    with pytest.raises(ValueError, match=r"share=\[0, 2\]: it is for many"):
+        generate(config("generate", "reference=a.png", "driving=b.png", "share=[0,2]"))
 
 
 def test_every_third_frame_is_drawn_and_the_others_made(config, shards, tmp_path):

@@ -167,6 +167,23 @@ def test_batches_of_another_size_go_on_behind_the_last_sample(run, config, monke
     assert "behind sample 2 of the data, batches of 1 → 2 samples over all devices" in changes[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("val/fid", ["trainer.val_check_interval=1"]), ("perf/frames", []), ("train/accuracy", [])],
+)
+def test_a_figure_that_no_run_logs_ends_it_early(config, tmp_path, name, words):
+    """It was named after the whole training."""
+    with pytest.raises(ValueError, match=rf"optimized_metric: {name}; this run does not log it.* It logs .*"):
+        train(config(f"optimized_metric={name}", "trainer.max_steps=50", *words))
+    rows = (tmp_path / "aniportrait/tiny_stage1/metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + (1 if words else 2)
+
+
+def test_a_figure_that_a_run_logs_is_its_value(config):
+    words = ["trainer.log_every_n_steps=1", "trainer.max_steps=3"]
+    assert train(config("optimized_metric=perf/samples_per_s", *words)) > 0
+
+
 def test_shards_that_grew_are_told_from_those_a_run_was_started_with(run, config, shards, tmp_path):
     grown = tmp_path / "grown"
     shutil.copytree(shards.parents[1], grown)

@@ -65,7 +65,9 @@ def test_the_table_tells_what_came_of_each(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(SweepTable, "_begun", None)
     assert SweepTable.lines() == []
     SweepTable().on_multirun_start(OmegaConf.create({"paths": {"runs": str(tmp_path)}}))
-    for name, last in (("lr=1", "fine"), ("lr=2", "[x][ERROR] the loss is not finite")):
+    # After ours come more lines of an error, and those of submitit, which saw that the error was seen to.
+    error = "[t][portraitgen.x][ERROR] the loss is not finite\n  lower it\n[t][submitit][INFO] Job completed"
+    for name, last in (("lr=1", "fine"), ("lr=2", error)):
         folder = tmp_path / "sweeps/exp" / name
         folder.mkdir(parents=True)
         (folder / "train.rank0.log").write_text(f"begun\n{last}\n")

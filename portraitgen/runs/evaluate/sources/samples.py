@@ -1,6 +1,7 @@
 """What generate.py wrote: samples.jsonl says what each clip and picture was made from."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from portraitgen.runs.generate.stored_clips import ShardClips
 
 SAMPLES = "samples.jsonl"
 """What generate.py writes beside its clips: a line for each."""
+
+_SHARE = re.compile(r"share-(\d+)-of-(\d+)")
+"""Folders of the tasks of a job array: experiments/slurm/generate.sbatch."""
 
 
 class GeneratedSamples:
@@ -259,12 +263,16 @@ def _said(values: Iterable[Any]) -> Fact:
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a folder's samples.jsonl.
+    """Rows of a folder's samples.jsonl, or of those of its shares (generate.py share=…).
 
     Raises:
-        ValueError: there is none, it is broken or empty, or it names files outside the folder.
+        ValueError: there is none, it is broken or empty, it names files outside the folder, or a share is
+            missing.
     """
     path = folder / SAMPLES
+    shares = _shares(folder)
+    if shares and not path.is_file():
+        return [*_rows_of_shares(shares)]
     if not path.is_file():
         raise ValueError(
             f"no {SAMPLES} in {folder}: give the folder that generate.py wrote (its out=…), or for other "
@@ -274,3 +282,33 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     if not samples:
         raise ValueError(f"{path} is empty: generate clips first")
     return samples
+
+
+def _shares(folder: Path) -> list[Path]:
+    """The folders of all shares, by number.
+
+    Raises:
+        ValueError: some are missing.
+    """
+    found = {int(m[1]): (path, int(m[2])) for path in folder.glob("*") if (m := _SHARE.fullmatch(path.name))}
+    if not found:
+        return []
+    counts = {count for _, count in found.values()}
+    if len(counts) > 1:
+        raise ValueError(f"{folder} holds shares of different generations: remove those of the one before")
+    (count,) = counts
+    if missing := [str(number) for number in range(count) if number not in found]:
+        raise ValueError(f"{folder} lacks share {', '.join(missing)} of {count}: generate them first")
+    return [found[number][0] for number in range(count)]
+
+
+def _rows_of_shares(shares: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Rows of all, whose files are named from the folder that holds them; a share may have none."""
+    keys: set[str] = set()
+    for share in shares:
+        rows = read_rows(share / SAMPLES) if (share / SAMPLES).is_file() else []
+        for row in rows:
+            if row["key"] in keys:
+                raise ValueError(f"{share / SAMPLES}: {row['key']!r} is in another share, too")
+            keys.add(row["key"])
+            yield {**row, **{kind: f"{share.name}/{row[kind]}" for kind in FILES if kind in row}}
