@@ -28,7 +28,8 @@ class ShardJob:
     """One shard to make of `sources`; `fingerprint` changes with them and with every setting.
 
     `weights` are shares of the work, for the progress alone: the sizes of the sources in MB. `gone` names
-    those sources of a finished shard that are no longer there: it is kept as it is.
+    those sources of a finished shard that are no longer there: it is kept as it is. `renamed` are names that
+    sources had, and keep here, with those that they have.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class ShardJob:
     fingerprint: str
     weights: tuple[float, ...] = ()
     gone: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def weighed(self) -> "ShardJob":
         """The job with its weights."""
@@ -70,8 +72,8 @@ def plan_shards(
 ) -> list[ShardJob]:
     """Deal the sources out to shards: those that were dealt out before stay, new ones go to new shards.
 
-    A source that was only touched or copied, its content being the same, is the one that it was. A finished
-    shard of which a source is gone stays as it is.
+    A source that was only touched, copied or renamed, its content being the same, is the one that it was. A
+    finished shard of which a source is gone stays as it is.
 
     Args:
         out: folder of the data set.
@@ -89,7 +91,11 @@ def plan_shards(
     ):
         waiting = {source.name: source for source in sources if source.is_video == is_video}
         ledger = read_ledger(out, name)
+        renamed = _renamed(ledger, waiting, out, name)
+        for old, source in renamed.items():
+            waiting[old] = replace(waiting.pop(source.name), name=old)
         for number, entries in ledger.items():
+            names = tuple((each.name, renamed[each.name].name) for each in entries if each.name in renamed)
             present = [(entry, waiting.pop(entry.name)) for entry in entries if entry.name in waiting]
             gone = tuple(
                 entry.name for entry in entries if entry.name not in {one.name for _, one in present}
@@ -101,12 +107,13 @@ def plan_shards(
                 kept = tuple(
                     replace(one, known_stamp=each.stamp) for one, each in zip(kept, entries, strict=True)
                 )
-                jobs.append(ShardJob(path, name, number, kept, "", gone=gone))
+                jobs.append(ShardJob(path, name, number, kept, "", gone=gone, renamed=names))
                 continue
             digests = (manifest or {}).get("config", {}).get("sources", {})
             chosen = tuple(_as_known(source, entry, digests.get(entry.name)) for entry, source in present)
             if chosen:
-                jobs.append(ShardJob(path, name, number, chosen, _fingerprint(chosen, config)))
+                fingerprint = _fingerprint(chosen, config)
+                jobs.append(ShardJob(path, name, number, chosen, fingerprint, renamed=names))
         taken = {entry.key for entries in ledger.values() for entry in entries}
         fresh = [_with_free_key(source, taken) for source in waiting.values()]
         first = max(ledger, default=-1) + 1
@@ -122,6 +129,36 @@ def write_plan(jobs: Sequence[ShardJob], out: Path, split: str) -> None:
         shards = {job.number: job.entries() for job in jobs if job.split == name}
         if shards or read_ledger(out, name):
             write_ledger(out, name, shards)
+
+
+def _renamed(
+    ledger: Mapping[int, Sequence[Entry]], sources: Mapping[str, Source], out: Path, split: str
+) -> dict[str, Source]:
+    """Name of a source of a finished shard that is gone -> the new source that holds what it held."""
+    known = {entry.name for entries in ledger.values() for entry in entries}
+    fresh: dict[int, list[Source]] = {}
+    for source in sources.values():
+        if source.name not in known and type(source) is Source:
+            fresh.setdefault(source.stamp()[-2], []).append(source)
+    found: dict[str, Source] = {}
+    for number, entries in ledger.items() if fresh else ():
+        gone = [entry for entry in entries if entry.name not in sources and _size(entry) in fresh]
+        manifest = read_manifest(shard_path(out, split, number)) if gone else None
+        digests = (manifest or {}).get("config", {}).get("sources", {})
+        for entry in gone:
+            same = fresh[_size(entry)]
+            digest = digests.get(entry.name)
+            match = next((one for one in same if digest is not None and one.sha256() == digest), None)
+            if match is not None:
+                same.remove(match)
+                found[entry.name] = match
+    return found
+
+
+def _size(entry: Entry) -> Any:
+    """Bytes of a source when it was planned; None for one of another kind."""
+    is_file = isinstance(entry.stamp, list) and len(entry.stamp) > 1 and isinstance(entry.stamp[-2], int)
+    return entry.stamp[-2] if is_file else None
 
 
 def _as_known(source: Source, entry: Entry, sha256: str | None) -> Source:

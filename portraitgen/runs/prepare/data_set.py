@@ -100,8 +100,12 @@ def _make(maker: ShardMaker, missing: list[ShardJob], engine: Engine, *, kept: i
 
 
 def _kept(jobs: Sequence[ShardJob]) -> Iterator[str]:
-    """A line for each shard of which sources are gone."""
+    """A line for each shard of which sources are gone, or have other names."""
     for job in jobs:
+        if job.renamed:
+            (old, new), more = job.renamed[0], len(job.renamed) - 1
+            others = f", and {count(more, 'other')} likewise" if more else ""
+            yield f"{job.path.stem}: {new} is what {old} was{others}; it stays, under its first name"
         if job.gone:
             shown = ", ".join(job.gone[:3]) + (f" and {len(job.gone) - 3} more" if len(job.gone) > 3 else "")
             yield (

@@ -120,6 +120,25 @@ def test_shards_of_vanished_sources_are_kept(videos):
     assert names(plan(videos)) == names(jobs)
 
 
+def test_a_renamed_source_is_the_one_that_it_was(videos):
+    """It used to be prepared once more, so that the data set held it twice."""
+    jobs = prepared(videos)
+    (videos / "a.mp4").rename(videos / "z.mp4")
+    (videos / "sub").mkdir()
+    (videos / "d.jpg").rename(videos / "sub" / "other.jpg")
+    for prune in (False, True):
+        again = plan(videos, prune=prune)
+        assert names(again) == names(jobs)
+        assert all(job.is_finished() and not job.gone for job in again)
+        assert [job.renamed for job in again] == [(("a.mp4", "z.mp4"),), (), (("d.jpg", "sub/other.jpg"),)]
+        assert again[0].sources[0].path == videos / "z.mp4"
+    (videos / "copy.mp4").write_bytes(b"a.mp4")
+    assert names(plan(videos)) == names(jobs) | {"train-000002": ["z.mp4"]}, "one of two takes the place"
+    (videos / "z.mp4").unlink()
+    (videos / "copy.mp4").write_bytes(b"A.MP4")
+    assert plan(videos)[0].gone == ("a.mp4",), "of the same size, but another"
+
+
 def test_pruning_removes_what_is_gone(videos):
     prepared(videos)
     out = videos.parent / "out"
