@@ -2,12 +2,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from portraitgen.data.index import index_path
+from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file
+
+_COUNTS = ("samples", "frames", "bytes")
+_CONTENT = ("sizes", "fps", "codecs", "landmark_schemes", "licences")
+_ERROR = ("source", "stage", "type", "message")
 
 
 def manifest_path(shard: Path) -> Path:
@@ -16,14 +21,33 @@ def manifest_path(shard: Path) -> Path:
 
 
 def read_manifest(shard: Path) -> dict[str, Any] | None:
-    """The manifest of a shard; None when there is none that can be read."""
+    """The manifest of a shard; None when there is none that can be read, or what it says is no manifest's."""
     try:
-        manifest = json.loads(manifest_path(shard).read_text())
+        manifest = read_json(manifest_path(shard))
     except (OSError, ValueError):
         return None
+    return manifest if isinstance(manifest, dict) and _is_sound(manifest) else None
+
+
+def _is_sound(manifest: dict[str, Any]) -> bool:
+    """Whether its entries are of the kinds that are written; those of a stranger's file may be any."""
+    config, errors = manifest.get("config", {}), manifest.get("errors", [])
+    if not isinstance(config, dict) or not isinstance(errors, list):
+        return False
+    sources = config.get("sources", {})
     return (
-        manifest if isinstance(manifest, dict) and {"bytes", "samples", "frames"} <= manifest.keys() else None
+        all(type(manifest.get(name)) is int and manifest[name] >= 0 for name in _COUNTS)
+        and type(manifest.get("version", 0)) is int
+        and isinstance(manifest.get("sha256", ""), str)
+        and all(_are_texts(manifest.get(name, [])) for name in _CONTENT)
+        and all(isinstance(error, dict) and _are_texts(map(error.get, _ERROR)) for error in errors)
+        and isinstance(sources, dict)
+        and all(isinstance(digest, str | None) for digest in sources.values())
     )
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(each, str) for each in values)
 
 
 def shard_digest(shard: Path) -> str | None:
@@ -47,6 +71,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     replace_file(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
+def _identity(feature: Path) -> Any:
+    try:
+        return read_json(feature)["identity"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{feature} cannot be read ({error}): remove its folder, and compute these features again"
+        ) from error
+
+
 def update_dataset(root: Path) -> None:
     """Write `root/dataset.json`, see `summarize_dataset`."""
     write_json(root / "dataset.json", summarize_dataset(root))
@@ -65,14 +98,14 @@ def summarize_dataset(root: Path) -> dict[str, Any]:
             continue
         split = splits[shard.stem.rpartition("-")[0]]
         split["shards"] += 1
-        for name in ("samples", "frames", "bytes"):
+        for name in _COUNTS:
             split[name] += manifest[name]
-        for name in ("sizes", "fps", "codecs", "landmark_schemes", "licences"):
-            content[name] |= set(manifest[name])
-        version = manifest["version"]
+        for name in _CONTENT:
+            content[name] |= set(manifest.get(name, []))
+        version = manifest.get("version", 0)
     summary = {name: sorted(values) for name, values in content.items()}
     files = sorted((root / "aux").glob("*@*/feature.json"))
-    features = {file.parent.name: json.loads(file.read_text())["identity"] for file in files}
+    features = {file.parent.name: _identity(file) for file in files}
     return {
         "schema": "portraitgen clip",
         "version": version,

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -19,6 +18,7 @@ from portraitgen.data.members import sample_from_members
 from portraitgen.data.sample import DAMAGE, ClipSample, DataError
 from portraitgen.data.scan import scan_shard
 from portraitgen.media.audio import decode_wav
+from portraitgen.media.bounded import read_json
 from portraitgen.media.gop import GopDecoder, PacketTable
 
 
@@ -54,7 +54,7 @@ def shard_problems(shard: Path, *, progress: Callable[[int], None] = lambda size
         return [f"the tar has {size} bytes, the manifest says {manifest['bytes']}: cut short or overwritten"]
     problems = []
     with shard.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.get("sha256"):
             problems.append("the tar's sha256 is not that of the manifest: bytes have changed")
     index, unusable = scan_shard(shard)
     problems += [f"{key}: {reason}" for key, reason in unusable]
@@ -70,7 +70,7 @@ def dataset_problems(root: Path) -> list[str]:
     """What is wrong with dataset.json."""
     path = root / "dataset.json"
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
     except (OSError, ValueError):
         return ["dataset.json is missing or cannot be read"]
     return [] if stored == summarize_dataset(root) else ["dataset.json is not the sum of the manifests"]

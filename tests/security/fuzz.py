@@ -51,6 +51,7 @@ from portraitgen.runs.system import describe_system
 from portraitgen.runs.train.rundir import RunDirectory
 from portraitgen.training.weights import load_facts, load_weights
 from tests.runs.tiny import save_tiny
+from tests.security.fuzz_folders import FolderFuzzer
 from tests.synthetic import synthetic_clip
 
 SECONDS = 30
@@ -133,8 +134,7 @@ class Fuzzer:
 
     def __init__(self, folder: Path, marker: Path) -> None:
         register_configs()
-        self.folder, self.values = folder, hostile_values(marker)
-        self.scratch = folder / "scratch"
+        self.folder, self.values, self.scratch = folder, hostile_values(marker), folder / "scratch"
         self.scratch.mkdir(parents=True)
         self.weights = save_tiny(folder / "sound.safetensors")
         self.facts = load_facts(self.weights)
@@ -157,6 +157,7 @@ class Fuzzer:
             "results.json, frames.csv": self.result_files,
             "files of runs": self.run_files,
             "experiments": self.experiment,
+            **FolderFuzzer(folder / "folders", self.values, mutated, damaged).kinds,
         }
 
     def weights_facts(self, random_: random.Random) -> None:

@@ -9,6 +9,7 @@ INPUTS = {
     **dict.fromkeys(("bytes of weights", "bytes of shards", "bytes of indexes", "landmark files"), 50),
     "files of runs": 40,
     "experiments": 25,
+    **dict.fromkeys(("files of data sets", "features", "tables of ConsisID", "labels and requests"), 40),
 }
 MADE_ANEW = "bytes of indexes"
 """A damaged index is no error: it is made of the tar again, and a line says so."""

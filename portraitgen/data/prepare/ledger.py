@@ -5,13 +5,13 @@ looked like. A shard keeps its sources whatever comes later: new ones go to new 
 gone take nothing with them.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from portraitgen.data.manifest import write_json
+from portraitgen.media.bounded import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def read_ledger(out: Path, split: str) -> dict[int, list[Entry]]:
     """
     path = ledger_path(out, split)
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
         return {
             int(number): [Entry(str(name), str(key), stamp) for name, key, stamp in sources]
             for number, sources in stored["shards"].items()
