@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from portraitgen.media.decode import read_video
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.generate.generate import generate
 from portraitgen.systems.uniportrait.photos import FaceCount, face_crop, photo_sets
-from portraitgen.training.weights import save_weights
+from portraitgen.training.weights import load_weights, save_weights
 from tests.systems.uniportrait import tiny
 
 
@@ -187,3 +188,24 @@ def test_a_face_that_is_found_with_a_border_only_is_cut_out_at_the_same_place(ph
     found = face_crop(photos / "ann.png", OnlyWithBorder())
     assert expected.shape == (3, 224, 224)
     assert (found - expected).abs().mean() < 0.05
+
+
+def test_weights_without_a_base_of_their_own_are_drawn_on_the_one_that_is_named(
+    run, weights, photos, tmp_path
+):
+    """As released weights are on RealisticVision instead of Stable Diffusion 1.5."""
+    tensors, facts = load_weights(weights / "stage1.safetensors")
+    config, adapters = facts["config"], {}
+    for base in ("sd", "other"):
+        unet = UNet2DConditionModel(**config["network"]["unet"])
+        unet.save_pretrained(tmp_path / base)
+    for name, value in tensors.items():
+        if ".processor." in name or ".lora_" in name or name.startswith("id_"):
+            adapters[name] = value
+    config["network"]["base"] = {"path": str(tmp_path / "sd")}
+    path = tmp_path / "stage1.safetensors"
+    save_weights(path, adapters, config=config, step=0, system="uniportrait", provenance={"shards": []})
+    given = [f"weights={path}", f"paths.models={tmp_path}", f"reference={photos}/ann.png", "size=64"]
+    _, first = run(*given)
+    _, other = run(*given, f"+model.network.base.path={tmp_path}/other", out="other")
+    assert np.abs(first - other).max() > 0
