@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from portraitgen.diffusion.conditions import ConditionMasks
 from portraitgen.losses.routing import RoutingLoss
 from portraitgen.nn.decoupled_attention import Branches
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.systems.uniportrait.structure_dropout import StructureDropout
 from tests.systems.uniportrait import tiny
 
@@ -32,6 +35,17 @@ def test_structure_is_dropped_as_often_as_the_paper_says():
     assert shares.std().item() == pytest.approx(12**-0.5, abs=0.02)
     _, seen = StructureDropout(branch=0, tokens=1, keep=0.001).draw(2000, 64, device="cpu")
     assert seen.any(dim=1).all(), "never all tokens"
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_people_are_missing_in_one_sample_of_twenty_as_the_paper_says(stage):
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [f"experiment=uniportrait/{stage}", "data.shards=none.tar"])
+    torch.manual_seed(0)
+    masks = instantiate(config.model.condition_dropout, _convert_="all").draw(100_000, device="cpu")
+    for name in ("people", "text"):
+        assert (~masks.keep[name]).float().mean().item() == pytest.approx(0.05, abs=0.003)
 
 
 @pytest.mark.parametrize(
