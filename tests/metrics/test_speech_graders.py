@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.measure import mouth_opening
 from portraitgen.faces.types import Track
 from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import read_video
@@ -139,6 +140,7 @@ def test_a_clip_is_its_own_truth(speaker):
     alone = grade_clip(MotionGrader(), clip(shown))
     assert alone.reasons["glo_error"] == "no true frames are given"
     mute = grade_clip(MouthGrader(), clip(shown))
+    np.testing.assert_allclose(mute.scores["mouth_opening"], mouth_opening(shown.landmarks))
     assert mute.reasons == {
         "mouth_error": "no landmarks drive this clip",
         "mouth_truth_correlation": "no landmarks drive this clip",

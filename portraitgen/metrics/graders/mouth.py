@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from portraitgen.faces.measure import mouth_opening
 from portraitgen.metrics.grader import Fact, GradedClip
 from portraitgen.metrics.mouth import (
     mouth_audio_correlation,
@@ -13,6 +14,13 @@ from portraitgen.metrics.mouth import (
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
 METRICS = {
+    "mouth_opening": MetricInfo(
+        "Mouth opening",
+        "",
+        3,
+        None,
+        "gap between the inner lips over the distance of the outer eye corners, mean over frames with a face",
+    ),
     "mouth_error": MetricInfo(
         "Mouth opening error",
         "",
@@ -42,7 +50,7 @@ METRICS = {
 
 
 class MouthGrader:
-    """Mouth opening against the true one, and its correlation with that and with the loudness."""
+    """Mouth opening, how far it is from the true one, and its correlation with that and the loudness."""
 
     metrics = METRICS
     facts: Mapping[str, Fact] = {}
@@ -52,6 +60,8 @@ class MouthGrader:
         count, found = len(clip.pictures), clip.pictures.landmarks
         if clip.pictures.backend.landmark_scheme != "ibug68":
             return missing_grades(METRICS, count, "the face backend gives no iBUG landmarks")
+        opening = mouth_opening(found).astype(np.float64)
+        faceless = int(np.isnan(opening).sum())
         error, why = np.full(count, np.nan), "no landmarks drive this clip"
         with_truth, why_truth = np.nan, why
         if clip.driving is not None:
@@ -63,12 +73,14 @@ class MouthGrader:
         if clip.audio is not None:
             with_sound, why_sound = mouth_audio_correlation(found, clip.audio, fps=clip.fps)
         reasons = {
+            "mouth_opening": f"no face in {faceless} of {count} frames" if faceless else "",
             "mouth_error": why,
             "mouth_truth_correlation": why_truth,
             "mouth_audio_correlation": why_sound,
         }
         return Grades(
             {
+                "mouth_opening": opening,
                 "mouth_error": error,
                 "mouth_truth_correlation": np.array(with_truth),
                 "mouth_audio_correlation": np.array(with_sound),

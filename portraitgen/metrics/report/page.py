@@ -21,7 +21,7 @@ from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, Row
 
-PLOTTED = ("psnr", "landmark_error", "mouth_error")
+PLOTTED = ("psnr", "landmark_error", "mouth_opening")
 MAX_PLOTTED_VIDEOS = 8
 
 

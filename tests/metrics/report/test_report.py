@@ -13,6 +13,7 @@ from rich.console import Console
 from portraitgen.media.encode import write_video
 from portraitgen.metrics.checks import Check
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
+from portraitgen.metrics.graders.mouth import METRICS as MOUTH_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
 from portraitgen.metrics.report.media import Media
@@ -24,7 +25,7 @@ from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import Row
 from tests.metrics.report.html_page import Page
 
-METRICS = {**PIXEL_METRICS, **LANDMARK_METRICS}
+METRICS = {**PIXEL_METRICS, **LANDMARK_METRICS, "mouth_opening": MOUTH_METRICS["mouth_opening"]}
 VIDEO = "<b>clip</b> & co"
 
 
@@ -40,6 +41,7 @@ def results() -> Results:
     rows = []
     for method, figures in scores.items():
         values = {name: np.array(figure) for name, figure in figures.items()}
+        values["mouth_opening"] = np.array([0.1, 0.2, 0.3, 0.1])
         values["detection_rate"] = np.isfinite(values["landmark_error"]).astype(float)
         reasons = {"landmark_error": "no face found in 1 of 4 frames"} if method == "generated" else {}
         rows.append(Row(VIDEO, method, frames, values, reasons))
@@ -88,7 +90,7 @@ def test_json_has_the_named_figures_and_the_protocol(results, tmp_path):
         "abc1234",
     )
     assert "runs of 2" in protocol["intervals"]
-    assert set(protocol["metrics"]) == {"psnr", "ssim", "landmark_error", "detection_rate"}
+    assert set(protocol["metrics"]) == METRICS.keys()
     assert protocol["metrics"]["psnr"]["higher_is_better"] is True
     assert protocol["missing_faces"] == {"generated": 1, "copy_reference": 0, "truth": 0}
     assert protocol["command"] == "python evaluate.py generated=clips"
@@ -160,7 +162,11 @@ def test_page_is_whole_and_needs_no_network(results, tmp_path):
     assert page.all("img")[0]["src"].startswith("data:image/png;base64,")
     assert page.all("img")[0]["alt"] == "A sheet"
     plots = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert [plot["aria-label"].split(",")[0] for plot in plots] == ["PSNR (dB) ↑", "Landmark error ↓"]
+    assert [plot["aria-label"].split(",")[0] for plot in plots] == [
+        "PSNR (dB) ↑",
+        "Landmark error ↓",
+        "Mouth opening",
+    ]
     assert page.all("b") == [], "the name of a video is text, not markup"
     said = " ".join(page.said)
     for expected in ("5 < 6", f"PSNR (dB) ↑, {VIDEO}", "24.00", "commit abc1234", "passed", "steps"):

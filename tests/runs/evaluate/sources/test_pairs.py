@@ -1,13 +1,16 @@
 """What a pair of files is graded against stands in the protocol, also where the generated file is lost."""
 
 from dataclasses import replace
+from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.encode import write_video
+from portraitgen.metrics.mouth import frame_loudness
 from portraitgen.runs.evaluate.sources.pair_list import Pair
 from portraitgen.runs.evaluate.sources.pairs import PairedFiles
 
@@ -53,6 +56,38 @@ def test_a_picture_has_no_sound(pictures):
     material = source.read("clip").material
     assert material.audio is None
     assert material.true_audio is None
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_sound_is_in_step_where_the_picture_begins_late(tmp_path, suffix):
+    """The frames are as bright as the sound is loud; the first is shown 0.84 s after the sound begins."""
+    fps, rate, late, count = 25, 48_000, 21, 50
+    level = np.random.default_rng(0).permutation(np.linspace(0.1, 1, count))
+    loud = np.concatenate([np.full(late, 0.02), level])
+    time = np.arange(len(loud) * rate // fps) / rate
+    tone = (0.8 * np.repeat(loud, rate // fps) * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    path = tmp_path / f"talk{suffix}"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps, options={"bf": "0"})
+        video.width = video.height = 32
+        sound = container.add_stream("pcm_s16le" if suffix == ".mov" else "aac", rate=rate, layout="mono")
+        for place, light in enumerate(level):
+            image = np.full((32, 32, 3), round(40 + 200 * light), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = place + late, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        for start in range(0, len(tone), 1024):
+            samples = np.round(tone[None, start : start + 1024] * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(sound.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    source = PairedFiles([Pair("talk", path)], fps=None, size=None, length="exact", place={})
+    material = source.read("talk").material
+    shown = material.generated.at(np.arange(count)).double().mean(dim=(1, 2, 3)).numpy()
+    heard = frame_loudness(material.audio, count, fps=material.fps)
+    assert np.corrcoef(shown[:-1], heard[:-1])[0, 1] > 0.97
 
 
 def test_pairs_that_do_not_fit_are_all_named_before_the_first_is_read(tmp_path):
