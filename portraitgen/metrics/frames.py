@@ -88,6 +88,11 @@ def as_frames(footage: Clip | Frames, *, name: str) -> Frames:
     return HeldFrames(footage, name=name) if isinstance(footage, Clip) else footage
 
 
+def is_still(frames: Tensor) -> bool:
+    """Whether these frames [N, ...] are all the same, as in a control that copies: networks look at one."""
+    return len(frames) > 1 and bool((frames == frames[:1]).all())
+
+
 def pick(frames: Frames, places: np.ndarray) -> Tensor:
     """`Frames.at` by reading from the first frame to the last of those wanted.
 

@@ -17,7 +17,7 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SsimBorder = Literal["valid", "reflected"]
 """`valid`: the windows that lie within the frame, as Wang's own code; `reflected`: one about every pixel."""
-CHUNK = 16
+CHUNK = 4
 """Frames compared at a time, so that the memory needed does not grow with the length of the clip."""
 
 

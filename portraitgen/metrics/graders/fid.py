@@ -13,6 +13,7 @@ from torch import Tensor
 from portraitgen.faces.backend import largest_face
 from portraitgen.metrics.face_crops import FACE_SIDE, upright_faces
 from portraitgen.metrics.frame_choice import NUM_FRAMES, distinct_frames
+from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
@@ -127,7 +128,8 @@ class FidGrader:
             images = frames.to(next(self.network.parameters()).device)
             if self.crop == "face" and len(places):
                 images = upright_faces(images, [largest_face(pictures.faces[place]) for place in places])
-            empty = images.new_zeros(0, NUM_FEATURES).float()
-            seen = first, self.network(images) if len(images) else empty
+            distinct = images[:1] if is_still(images) else images
+            found = self.network(distinct) if len(images) else images.new_zeros(0, NUM_FEATURES).float()
+            seen = first, found.expand(len(images), -1)
             self._seen[pictures] = seen
         return seen[1]

@@ -14,7 +14,7 @@ WEIGHTS = PublicFile(
 )
 LAYER_WEIGHTS = PublicFile("lpips_models/alex.pth", "the package torchmetrics", "BSD-2-Clause")
 MIN_SIDE = 32
-CHUNK = 16
+CHUNK = 8
 _TAPS = (1, 4, 7, 9, 11)
 """Places in AlexNet's `features` after which the pictures are compared."""
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
+from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.mfcc import STEP, mfcc
 
 SIZE = 224
@@ -18,7 +19,7 @@ AUDIO_WINDOW = 20
 """MFCC frames in a window (0.2 s)."""
 SAMPLES_PER_FRAME = 640
 NUM_FEATURES = 1024
-CHUNK = 16
+CHUNK = 8
 """Windows taken through the networks at a time, so that memory does not grow with the clip."""
 
 WEIGHTS = PublicFile(
@@ -125,7 +126,9 @@ class LipFeatures:
     def _embed(self, count: int) -> None:
         """The next windows, and forget the crops that no other has."""
         clip = self._waiting[: count + WINDOW - 1].to(next(self._network.parameters()).device).flip(1).float()
-        self._found.append(self._network.embed_lips(clip.transpose(0, 1)[None])[0])
+        if is_still(clip):
+            clip = clip[:WINDOW]
+        self._found.append(self._network.embed_lips(clip.transpose(0, 1)[None])[0].expand(count, -1))
         self._waiting = self._waiting[count:].clone()
         self._done += count
 
@@ -173,7 +176,7 @@ def embed_clip(network: SyncNet, frames: Tensor, audio: np.ndarray) -> tuple[Ten
 def _unit(convolution: nn.Conv2d | nn.Conv3d) -> tuple[nn.Module, nn.Module, nn.Module]:
     channels = convolution.out_channels
     norm = nn.BatchNorm2d(channels) if isinstance(convolution, nn.Conv2d) else nn.BatchNorm3d(channels)
-    return convolution, norm, nn.ReLU()
+    return convolution, norm, nn.ReLU(inplace=True)
 
 
 def _head() -> nn.Sequential:

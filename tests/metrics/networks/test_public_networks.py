@@ -146,3 +146,16 @@ def test_wrong_weights_are_refused_with_what_to_fetch(tmp_path, syncnet):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="other than named tensors"):
         load_public_weights(linear, tmp_path / "list.pt", PublicFile("it", "there", "MIT"))
+
+
+def test_a_still_face_is_looked_at_once(syncnet, monkeypatch):
+    """The control that copies the reference cost as much as a video."""
+    still = torch.randint(0, 255, (1, 3, 224, 224), dtype=torch.uint8).expand(20, -1, -1, -1)
+    windows, whole = [], syncnet.embed_lips
+    monkeypatch.setattr(
+        syncnet, "embed_lips", lambda frames: windows.append(frames.shape[2] - 4) or whole(frames)
+    )
+    lips, _ = embed_clip(syncnet, still, np.zeros(20 * 640, np.float32))
+    assert windows == [1, 1]
+    assert lips.shape == (15, 1024)
+    torch.testing.assert_close(lips, lips[:1].expand(15, -1))
