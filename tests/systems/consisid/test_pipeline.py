@@ -205,6 +205,18 @@ def test_blocks_that_come_one_at_a_time_draw_the_same_and_nothing_stays(monkeypa
     assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
 
 
+def test_on_wan_too_and_with_steps_that_skip_blocks(monkeypatch):
+    module, batch = tiny.build("wan").eval(), tiny.batch(1)
+    for name, parameter in module.network.named_parameters():
+        if name.endswith("face_gate"):
+            torch.nn.init.constant_(parameter, 1.0)
+    for name, value in {"cache_threshold": 1.0, "cache_rescale": (1.0, 0.0), "num_steps": 5}.items():
+        monkeypatch.setattr(module.pipeline, name, value)
+    whole = module.sample(batch, generator=seeded_generators([3]))
+    monkeypatch.setattr(module.pipeline, "offload", "blocks")
+    assert torch.equal(module.sample(batch, generator=seeded_generators([3])), whole)
+
+
 @pytest.mark.gpu
 def test_blocks_that_come_one_at_a_time_take_less_of_the_gpu():
     network = tiny.network(num_attention_heads=24, num_layers=8, LFE_output_dim=256).eval()
