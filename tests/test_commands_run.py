@@ -72,7 +72,7 @@ NOT_RUN = {
         "needs CogVideoX-5B, T5 and EVA-CLIP whole: tests/systems/consisid and tests/test_loss_curves.py run "
         "tiny ones"
     ),
-    r"loopy|shards/talking|talk/videos": (
+    r"loopy|shards/talking|talk/(videos|aoc|own)": (
         "needs wav2vec 2.0 and Stable Diffusion whole, or trains for minutes: tests/systems/loopy, "
         "tests/runs/generate/test_talking_head.py and tests/test_loss_curves.py run tiny ones"
     ),

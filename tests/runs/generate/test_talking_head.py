@@ -106,8 +106,11 @@ def test_what_cannot_be_drawn_is_refused_by_name(folder, tmp_path, monkeypatch, 
 
 
 def peak_memory(*words, folder):
-    """Bytes that `python generate.py <words>` held at most, in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    """Bytes that `python generate.py <words>` held at most, in a process of its own.
+
+    The allocator gives large arrays back at once: by default it keeps some, more or less by chance.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     command = [sys.executable, ROOT / "generate.py", *words]
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -131,9 +134,11 @@ def test_ten_clips_take_no_more_memory_than_two(folder, tmp_path):
     for clips in (2, 10):
         (tmp_path / "speech.wav").write_bytes(encode_wav(click(clips * clip_frames / 25, at=0.1)))
         words = ["weights=large.safetensors", f"reference={folder / 'face.png'}", "audio=speech.wav"]
-        peaks[clips] = peak_memory(*words, f"size={size}", f"out=made{clips}", folder=tmp_path)
+        words += [f"size={size}", f"out=made{clips}", "sampling.num_steps=1"]
+        peaks[clips] = peak_memory(*words, folder=tmp_path)
         (row,) = (tmp_path / f"made{clips}/samples.jsonl").read_text().splitlines()
         assert len(read_video(tmp_path / f"made{clips}" / json.loads(row)["video"])) == clips * clip_frames
     pictures = clip_frames * 3 * size * size * 4
     assert 8 * pictures > 2 * 0.1 * peaks[2]  # who kept them would be found out
-    assert peaks[10] <= 1.1 * peaks[2], peaks
+    print(f"two clips {peaks[2] / 1e6:.0f} MB, ten {peaks[10] / 1e6:.0f} MB")
+    assert peaks[10] <= 1.1 * peaks[2]
