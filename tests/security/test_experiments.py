@@ -55,6 +55,14 @@ HYDRA = {
 }
 
 
+SCRIPTS = {
+    "in a setting": 'hydra: {launcher: {partition: "cpu\\ntouch MARKER"}}',
+    "by an interpolation": 'data: {more: "a\\ntouch MARKER"}\nhydra: {launcher: {comment: "${data.more}"}}',
+    "in the name of the run": 'name: "a\\ntouch MARKER"',
+    "in a folder": 'hydra: {sweep: {dir: "a\\rb"}}',
+}
+
+
 def refused(folder: Path, command: str, *words: str) -> str:
     """What the composition with files of `folder` is refused for."""
     register_configs()
@@ -309,3 +317,17 @@ def test_python_without_docstrings_is_refused_in_one_message(tmp_path):
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "PYTHONOPTIMIZE=2" in done.stderr
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_no_setting_breaks_a_line_of_a_job_script(text, experiment):
+    """submitit writes them behind `#SBATCH`: what came after a line break was run on the cluster."""
+    said = refused(experiment(HEAD + text), "train", "hydra/launcher=slurm_a100", *GIVEN)
+    assert "has a line break or another control character" in said
+    assert "hydra." in said
+
+
+def test_interpolations_that_lead_on_and_on_are_refused(experiment):
+    chain = "".join(f"  a{number}: ${{data.a{number + 1}}}\n" for number in range(3000))
+    said = refused(experiment(f"{HEAD}data:\n{chain}  a3000: 1\n"), "train", *GIVEN)
+    assert "data: its interpolations lead from one to the next for hundreds of times" in said

@@ -65,6 +65,9 @@ SETTABLE = (
 _SET_BY_HYDRA = ("runtime", "overrides", "job.override_dirname", "job.config_name", "job.id", "job.num")
 _SHOWN_ONLY = ("help", "hydra_help", "env")
 _LOGGING = ("job_logging", "hydra_logging")
+_IN_SCRIPTS = ("launcher", "run.dir", "sweep.dir", "sweep.subdir", "job.name")
+"""What stands in the script that a cluster runs, in which the rest of a line that is broken is a command."""
+
 _PLUGINS = ("launcher", "sweeper", "sweeper.sampler")
 """Nodes that name a class of an installed plug-in."""
 
@@ -90,6 +93,9 @@ def hydra_problems(node: DictConfig, words: Sequence[str], *, conf: Path) -> Ite
             continue
         if key not in expected or expected[key] != value:
             yield f"hydra.{key}: an experiment may not set this; {_ADVICE}"
+    for key in leaves(content):
+        if is_under(key, _IN_SCRIPTS) and re.search(r"[\x00-\x1f\x7f]", text := _resolved(node, key)):
+            yield f"hydra.{key}: {text!r} has a line break or another control character"
 
 
 _ADVICE = "type it on the command line, or write it in conf/local/default.yaml, if you want it"
@@ -133,6 +139,15 @@ def _asked_for(words: Sequence[str]) -> Iterator[str]:
         key = re.match(r"[+~]{0,2}hydra[./]([\w./]+)", word)
         if key:
             yield key.group(1).replace("/", ".")
+
+
+def _resolved(node: DictConfig, key: str) -> str:
+    """The text at `key` with its interpolations, "" where it is none or not known yet."""
+    try:
+        value = OmegaConf.select(node, key)
+    except OmegaConfBaseException:
+        return ""
+    return value if isinstance(value, str) else ""
 
 
 def _own_settings(path: Path) -> dict[str, Any]:

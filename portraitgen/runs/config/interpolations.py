@@ -20,8 +20,12 @@ def check_interpolations(config: DictConfig) -> Iterator[str]:
     content: Any = OmegaConf.to_container(config, resolve=False)
     sizes: dict[tuple[str, ...], int] = {}
     for name in content:
-        if _size(content, (str(name),), sizes) > MAX_RESOLVED:
-            yield f"{name}: its interpolations resolve to more than {MAX_RESOLVED} characters"
+        try:
+            if _size(content, (str(name),), sizes) > MAX_RESOLVED:
+                yield f"{name}: its interpolations resolve to more than {MAX_RESOLVED} characters"
+        except RecursionError:
+            yield f"{name}: its interpolations lead from one to the next for hundreds of times"
+            return
 
 
 def _size(content: Any, place: tuple[str, ...], sizes: dict[tuple[str, ...], int]) -> int:
