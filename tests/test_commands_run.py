@@ -53,7 +53,7 @@ NOT_RUN = {
     r"engine=slurm": "submits jobs: tests/data/engines/test_slurm.py",
     r"trainer=slurm|slurm_a100": "is for a SLURM job: tests/test_slurm_scripts.py",
     r"1e-5,3e-5 seed=0,1": "a sweep of four trials, where README's of two is run",
-    r"^evaluate sweep weights=a": "a sweep of eight trials, where plan=quickstart's two are run",
+    r"^evaluate sweep weights=a": "a sweep of eight trials, where trials=quickstart's two are run",
     r"source=pip:": "takes a whole clip: tests/runs/prepare/test_prepare.py runs it",
     r"^convert kind=lora$": "names a kind and is no whole command: tests/runs/test_convert_lora.py",
     r"features\.prompt\.": "needs T5 and CLIP whole: tests/runs/prepare/test_prompt_feature.py",

@@ -151,7 +151,7 @@ def test_all_groups_are_covered():
         "engine",
         "sync",
         "features",
-        "plan",
+        "trials",
         "protocol",
         "text",
     }
@@ -219,15 +219,15 @@ def test_engines(name, option):
     assert find_problems(config) == []
 
 
-@pytest.mark.parametrize("option", options("plan"))
-def test_plans_of_sweeps(option):
+@pytest.mark.parametrize("option", options("trials"))
+def test_sweeps_in_one_file(option):
     register_configs()
     for subcommand in EVALUATE.values():
         subcommand.load()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("evaluate_sweep", [f"plan={Path(option).name}"], return_hydra_config=True)
+        config = compose("evaluate_sweep", [f"trials={Path(option).name}"], return_hydra_config=True)
         first = [f"{key}={value.split(',')[0]}" for key, value in config.hydra.sweeper.params.items()]
-        assert find_problems(compose("evaluate_sweep", [f"plan={Path(option).name}", *first])) == []
+        assert find_problems(compose("evaluate_sweep", [f"trials={Path(option).name}", *first])) == []
 
 
 @pytest.mark.parametrize("option", options("hydra/launcher"))

@@ -86,7 +86,7 @@ def build_model(
         raise ValueError(f"{section}.dtype={dtype!r}: choose {', '.join(PRECISIONS)}")
     on_meta = torch.get_default_device().type == "meta"
     if on_meta and options is not None:
-        return kind(**options)
+        return _in_precision(kind(**options), getattr(torch, dtype), fresh)
     folder = model_folder(base["path"], base.get("subfolder"), section=f"{section}.path")
     settings = _read_config(folder, section)
     if options is None and settings.get("_class_name") != kind.__name__:
@@ -95,9 +95,18 @@ def build_model(
     with torch.device("meta"):
         outline: Any = kind.from_config(settings) if options is None else kind(**options)  # type: ignore[attr-defined]
     if on_meta:
-        return outline  # type: ignore[no-any-return]
+        return _in_precision(outline, getattr(torch, dtype), fresh)  # type: ignore[no-any-return]
     _require_same_options(f"{section}: {folder}", _plain(outline.config), settings)
     return _fill(kind, outline.config, folder, base, fresh=fresh, dtype=getattr(torch, dtype))
+
+
+def _in_precision(outline: Model, dtype: torch.dtype, fresh: Sequence[str]) -> Model:
+    """A model without memory, each parameter in the precision that filling it would give it."""
+    kept = (*fresh, *(f"*{part}*" for part in getattr(outline, "_keep_in_fp32_modules", None) or ()))
+    for name, parameter in outline.named_parameters():
+        if not any(fnmatchcase(name, pattern) for pattern in kept):
+            parameter.data = parameter.data.to(dtype)
+    return outline
 
 
 def remember_base(

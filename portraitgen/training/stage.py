@@ -79,14 +79,22 @@ class TrainingStage(Callback):
         network = pl_module.network
         if self.init_from:
             self._load(pl_module)
+        self.freeze(network)
+        pl_module.stage = self.name
+        pl_module.lr_scale = self.lr_scale
+
+    def freeze(self, network: nn.Module) -> None:
+        """Freeze all but what trains.
+
+        Raises:
+            ValueError: as `setup`, of patterns.
+        """
         names = [plain_name(name) for name, _ in network.named_parameters()]
         self._require_matches("train", self.train, names)
         for name, parameter in zip(names, network.parameters(), strict=True):
             parameter.requires_grad_(parameter.requires_grad and matches(name, self.train))
         trained = [name for name in names if matches(name, self.train)]
         self._require_matches("lr_scale", self.lr_scale, trained)
-        pl_module.stage = self.name
-        pl_module.lr_scale = self.lr_scale
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show what trains.

@@ -53,6 +53,13 @@ def check_training(config: DictConfig) -> None:
         raise ConfigError(problems)
 
 
+def check_settings(config: DictConfig) -> None:
+    """As `check_training`, whatever machine this is."""
+    problems = [*setting_problems(config)]
+    if problems:
+        raise ConfigError(problems)
+
+
 def setting_problems(config: DictConfig) -> Iterator[str]:
     """What cannot work on any machine."""
     yield from _name(config)

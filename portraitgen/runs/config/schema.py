@@ -68,6 +68,12 @@ class TrainConfig:
     """Refuse operations that are not bit-exact from run to run."""
     allow_config_change: bool = False
     """Resume although settings that shape the result differ from the run's saved config.yaml."""
+    plan: bool = False
+    """Say what the run would need and take, and what to change if it does not fit; nothing is trained."""
+    plan_accelerator: str = "a100_80gb"
+    """Whose memory and speed count, a name in training/accelerators.py."""
+    plan_utilisation: float = 0.4
+    """Share of an accelerator's speed that is expected."""
     optimized_metric: str | None = None
     """Column of metrics.csv whose last value the run returns, for a sweep to minimise or maximise."""
 

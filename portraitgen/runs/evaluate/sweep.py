@@ -70,7 +70,7 @@ ConfigStore.instance().store(
     name="evaluate_sweep_schema",
     node=make_dataclass(
         "SweepConfig",
-        # Defaults here would replace what conf/generate.yaml and a plan say.
+        # Defaults here would replace what conf/generate.yaml and trials say.
         [(inherited.name, inherited.type, field(default=MISSING)) for inherited in fields(GenerateConfig)],
         bases=(SweepConfig,),
     ),

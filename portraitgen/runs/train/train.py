@@ -15,7 +15,7 @@ from portraitgen.data.catalog import find_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
-from portraitgen.runs.config.rules import FULLY_SHARDED, check_training
+from portraitgen.runs.config.rules import FULLY_SHARDED, check_settings, check_training
 from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.threads import share_threads
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> float | None:
-    """Run `config` to its end, from its last checkpoint if it has one.
+    """Run `config` to its end, from its last checkpoint if it has one; or, with `plan`, say what that needs.
 
     Returns:
         The last value of `config.optimized_metric`, if it names one.
@@ -42,6 +42,12 @@ def train(config: DictConfig) -> float | None:
             used, or weights to start from are missing.
     """
     check_config(config)
+    if config.plan:
+        from portraitgen.runs.train.plan import plan
+
+        check_settings(config)
+        plan(config)
+        return None
     check_training(config)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     run = RunDirectory(Path(config.paths.runs, config.name))

@@ -12,6 +12,7 @@ from portraitgen.nn.options import reject_unknown
 from portraitgen.nn.pose_guider import DRAWING_FACTOR, PoseGuider
 from portraitgen.nn.reference_attention import ReferenceFeatures, ReferenceKeyValues
 from portraitgen.nn.temporal import TemporalTransformer
+from portraitgen.training.cost import StepSizes
 
 
 def check_drawings(drawings: Tensor | None, latents: Tensor) -> None:
@@ -147,3 +148,16 @@ class AniPortraitNetwork(nn.Module):
             modules' limit.
         """
         return self.denoising_unet(noisy, time, image_embeds, reference=reference, keep=keep, pose=pose)
+
+    def rehearse(self, sizes: StepSizes) -> Tensor:
+        """One pass as training makes it, over zeros of these sizes, to find out what it costs."""
+        clean = torch.zeros(sizes.batch, self.denoising_unet.conv_in.in_channels, sizes.height, sizes.width)
+        image = torch.zeros(sizes.batch, 1, self.context_dim)
+        height, width = (DRAWING_FACTOR * side for side in (sizes.height, sizes.width))
+        return self(
+            clean[:, None].expand(-1, sizes.frames, -1, -1, -1).contiguous(),
+            torch.zeros(sizes.batch),
+            reference=self.encode_reference(clean, image),
+            pose=self.encode_pose(torch.zeros(sizes.batch, sizes.frames, 3, height, width)),
+            image_embeds=image,
+        )

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
@@ -17,12 +17,18 @@ from torch import Tensor, nn
 from portraitgen.nn.lora import lora_settings, merged_lora, set_lora
 from portraitgen.systems.consisid.identity import FaceTokens
 from portraitgen.systems.consisid.step_cache import BlockMemory
+from portraitgen.training.cost import StepSizes
+
+_PATCHES = 577
+"""Of a face as EVA-CLIP sees it: 24x24, and its class."""
 
 
 class Host(nn.Module, ABC):
     """A video transformer of diffusers as `transformer`, and ConsisID's modules for a face."""
 
     transformer: Any
+    words: ClassVar[int]
+    """Tokens of a prompt that the base was trained with."""
 
     @property
     def config(self) -> Any:
@@ -104,6 +110,20 @@ class Host(nn.Module, ABC):
         assert extractor is not None, "this network takes no face tokens"
         tokens: Tensor = extractor(embedding.to(dtype), [each.to(dtype) for each in hidden.unbind(1)])
         return tokens
+
+    def rehearse(self, sizes: StepSizes) -> Tensor:
+        """One pass as training makes it, over zeros of these sizes, to find out what it costs."""
+        faces, picture = None, None
+        if self.extractor is not None:
+            embedding, width, layers = self.extractor_settings.values()
+            hidden = torch.zeros(sizes.batch, layers, _PATCHES, width)
+            faces = self.face_tokens(torch.zeros(sizes.batch, embedding), hidden)
+        shape = (self.latent_channels, sizes.height, sizes.width)
+        if self.shows_picture:
+            picture = torch.zeros(sizes.batch, 1, *shape)
+        text = torch.zeros(sizes.batch, sizes.words or self.words, self.text_dim)
+        noisy = torch.zeros(sizes.batch, sizes.frames, *shape)
+        return self(noisy, torch.zeros(sizes.batch), text=text, picture=picture, faces=faces)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations, those of the face modules too, instead of storing them."""

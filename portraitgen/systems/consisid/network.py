@@ -34,6 +34,8 @@ class ConsisIDNetwork(Host):
         ValueError: an option or a base that does not fit, by name.
     """
 
+    words = 226
+
     def __init__(
         self,
         *,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from portraitgen.diffusion.packing import pack_latents, token_positions, unpack_latents
 from portraitgen.nn.lora import add_lora
 from portraitgen.nn.pretrained import build_model
+from portraitgen.training.cost import StepSizes
 
 
 class FluxIdentityNetwork(nn.Module):
@@ -116,6 +117,27 @@ class FluxIdentityNetwork(nn.Module):
             **more,
         )[0]
         return self._unpack(prediction[:, :count], size).to(noisy.dtype)
+
+    def rehearse(self, sizes: StepSizes) -> Tensor:
+        """One pass as training makes it, over zeros of these sizes, to find out what it costs.
+
+        With channels beside the latents the picture is a diptych, twice as wide; without, a reference of its
+        size is looked at, the most that a way of conditioning asks for.
+        """
+        wide = bool(self.channels_beside)
+        size = (sizes.height, sizes.width * (1 + wide))
+        beside = torch.zeros(sizes.batch, self.channels_beside, *size) if wide else None
+        behind = None if wide else torch.zeros(sizes.batch, self.channels, *size)
+        pooled = None if self.pooled_dim is None else torch.zeros(sizes.batch, self.pooled_dim)
+        return self(
+            torch.zeros(sizes.batch, self.channels, *size),
+            torch.zeros(sizes.batch),
+            text=torch.zeros(sizes.batch, sizes.words or 512, self.text_dim),
+            pooled=pooled,
+            guidance=1.0,
+            beside=beside,
+            behind=behind,
+        )
 
     def _pack(self, latents: Tensor) -> Tensor:
         return pack_latents(latents)

@@ -17,6 +17,7 @@ from portraitgen.nn.token_attention import TokenAttention
 from portraitgen.nn.unet import Place, PlaceModules
 from portraitgen.systems.loopy.audio_tokens import AudioTokens
 from portraitgen.systems.loopy.motion_latents import MotionLatents
+from portraitgen.training.cost import StepSizes
 
 Context = Literal["zeros", "learned"]
 Order = Literal["audio_first", "audio_last"]
@@ -315,6 +316,20 @@ class LoopyNetwork(nn.Module):
             time_shift=motion_latents,
             behind=behind,
         )
+
+    def rehearse(self, sizes: StepSizes) -> Tensor:
+        """One pass as training makes it, over zeros of these sizes, to find out what it costs."""
+        shape = (self.denoising_unet.conv_in.in_channels, sizes.height, sizes.width)
+        noisy = torch.zeros(sizes.batch, sizes.frames, *shape)
+        time, clean = torch.zeros(sizes.batch), torch.zeros(sizes.batch, *shape)
+        if self.audio_tokens is None:
+            return self(noisy, time, self.read(clean))
+        motion = torch.zeros(sizes.batch, self.motion_frames, *shape)
+        found = torch.ones(motion.shape[:2], dtype=torch.bool)
+        tokens = self.hear(torch.zeros(sizes.batch, sizes.frames, *self.audio_tokens.heard))
+        latents = self.latents_of_motion(tokens)
+        context = self.read(clean, motion, found)
+        return self(noisy, time, context, tokens=tokens, motion_latents=latents)
 
     def _context(self, count: int, like: Tensor) -> Tensor:
         """[N, 1, D] in the place of a prompt."""

@@ -14,9 +14,12 @@ from portraitgen.nn.lora import add_lora, lora_settings, merged_lora, set_lora
 from portraitgen.nn.options import reject_unknown
 from portraitgen.nn.pretrained import build_model
 from portraitgen.systems.uniportrait.resampler import IdResampler
+from portraitgen.training.cost import StepSizes
 
 SINGLE, MULTI = "single_id", "multi_id"
 _ROUTER = {"hard": True, "temperature": 1.0}
+_FACE_TOKENS = (49, 257)
+"""Of a face: the recogniser's map of 7x7, and CLIP's patches of 16x16 with its class."""
 _IMAGE = {"embedding_dim": 1024, "num_tokens": 4}
 
 
@@ -140,3 +143,18 @@ class UniPortraitNetwork(nn.Module):
             added_cond_kwargs={"image_embeds": branches},
         ).sample
         return prediction.to(noisy.dtype)
+
+    def rehearse(self, sizes: StepSizes) -> Tensor:
+        """One pass as training makes it, over zeros of these sizes, to find out what it costs."""
+        faces, resampler = sizes.batch * sizes.people, self.id_resampler
+        tokens = resampler(
+            torch.zeros(faces, _FACE_TOKENS[0], resampler.intrinsic_dim),
+            torch.zeros(faces, _FACE_TOKENS[1], resampler.structure_dim),
+        )
+        channels = self.unet.config["in_channels"]
+        return self(
+            torch.zeros(sizes.batch, channels, sizes.height, sizes.width),
+            torch.zeros(sizes.batch),
+            text=torch.zeros(sizes.batch, sizes.words or 77, self.unet.config["cross_attention_dim"]),
+            branches=Branches(tokens.unflatten(0, (sizes.batch, sizes.people))),
+        )

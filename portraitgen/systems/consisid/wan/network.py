@@ -44,6 +44,7 @@ class WanNetwork(Host):
     """
 
     transformer: FaceWan
+    words = 512
 
     def __init__(
         self,
