@@ -101,7 +101,7 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     from_centre, to_centre = source - source_mean, target - target_mean
     variance = float((from_centre**2).sum())
     if variance <= 0:
-        raise ValueError("all source points lie in one place: no similarity takes them apart")
+        raise ValueError("all source points coincide, so no similarity transform can be fitted to them")
     left, singular, right = np.linalg.svd(to_centre.T @ from_centre)
     signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right)) or 1.0])
     linear = (singular * signs).sum() / variance * (left * signs) @ right

@@ -74,7 +74,7 @@ def sound_blocks(
         except av.error.InvalidDataError as error:
             raise VideoError(f"{name}: its audio is damaged ({error.strerror}); fetch it again") from error
         if mends.lost and not track.written:
-            raise VideoError(f"{name}: its sound is stamped long after its last picture; mend its stamps")
+            raise VideoError(f"{name}: its sound has time stamps long after its last picture; correct them")
         if stream.duration is not None and stream.time_base is not None and not stretches:
             stated = float(stream.duration * stream.time_base)
             if stated - track.written / sample_rate > max(0.25, 0.01 * stated):

@@ -38,7 +38,7 @@ def export_adapters(source: Path, out: Path, *, components: Mapping[str, str] | 
         log.info("%s: %d layers, rank %d, alpha %g", file, len(adapter.layers), adapter.rank, adapter.alpha)
     others = len(tensors) - sum(2 * len(adapter.layers) for adapter in adapters.values())
     if others:
-        log.warning("%s also holds %d tensors that are no adapters; they are not in there", source, others)
+        log.warning("%s also holds %d tensors that are no adapters; they are left out", source, others)
 
 
 def import_adapter(

@@ -240,9 +240,9 @@ class Learner(LightningModule, ABC):
         processes = checkpoint.get("processes", self.trainer.world_size)
         if processes != self.trainer.world_size and not self.may_change:
             raise ValueError(
-                f"the run was started on {processes} process(es) and would go on on"
-                f" {self.trainer.world_size}, with other random numbers (trainer.devices, trainer.num_nodes):"
-                " use as many, or go on with allow_config_change=true"
+                f"the run was started with {processes} process(es), and now there are"
+                f" {self.trainer.world_size}, which draw other random numbers (trainer.devices,"
+                " trainer.num_nodes): use as many, or go on with allow_config_change=true"
             )
         stage = checkpoint["stage"]
         if stage["name"] != self.stage:

@@ -125,7 +125,7 @@ class Preemption(Checkpoint):
             return
         if find_callback(trainer, LastCheckpoint) is None:
             raise ValueError(
-                "callbacks.preemption saves through callbacks.last_checkpoint, which is not there"
+                "callbacks.preemption saves through callbacks.last_checkpoint, which is switched off"
             )
         if self._phase == "off":  # nobody watches over the whole run
             # Before Lightning puts its own in place, which it does between here and on_train_start.

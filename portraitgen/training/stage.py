@@ -148,7 +148,7 @@ class TrainingStage(Callback):
             expect_unexpected=self.expect_unexpected,
         )
         if missing:
-            log.info("%d tensors are not in there and start as built", len(missing))
+            log.info("%d tensors are not in the file and keep their initial values", len(missing))
 
     @staticmethod
     def _require_matches(setting: str, patterns: Iterable[str], names: list[str]) -> None:

@@ -56,10 +56,10 @@ def parse_facts(text: str, *, path: Path) -> dict[str, Any]:
             raise ValueError("they are no mapping")
         _require_small(facts)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: what it says of itself is damaged ({error}); export it again") from error
+        raise ValueError(f"{path}: its metadata are damaged ({error}); export it again") from error
     problems = [f"{name} {problem}" for name, problem in _problems(facts)]
     if problems:
-        raise ValueError(f"{path}: what it says of itself is damaged: {'; '.join(problems)}; export it again")
+        raise ValueError(f"{path}: its metadata are damaged: {'; '.join(problems)}; export it again")
     return facts
 
 

@@ -91,7 +91,7 @@ def test_similarity_is_the_least_squares_one() -> None:
 
 def test_impossible_similarities_are_refused() -> None:
     points = np.zeros((3, 2))
-    with pytest.raises(ValueError, match="one place"):
+    with pytest.raises(ValueError, match="coincide"):
         similarity_transform(points, np.ones((3, 2)))
     with pytest.raises(ValueError, match="at least 2"):
         similarity_transform(points[:1], points[:1])

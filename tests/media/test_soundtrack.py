@@ -39,7 +39,7 @@ def test_a_stamp_of_days_is_no_silence_of_days(tmp_path: Path, caplog, moved: ra
                 heard += 1
             sink.mux(packet)
     if moved == range(99):
-        with pytest.raises(VideoError, match=r"talk: its sound is stamped long after its last picture"):
+        with pytest.raises(VideoError, match=r"talk: its sound has time stamps long after its last picture"):
             read_audio(strange.getvalue(), name="talk")
         return
     samples = sound_of(strange.getvalue(), 0.0, Fraction(1))

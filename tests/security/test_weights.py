@@ -78,7 +78,7 @@ DAMAGED = {
 def test_facts_are_judged(case, tmp_path):
     path = write(tmp_path / "a.safetensors", DAMAGED[case])
     for load in (load_facts, load_weights):
-        with pytest.raises(ValueError, match="what it says of itself is damaged"):
+        with pytest.raises(ValueError, match="its metadata are damaged"):
             load(path)
 
 

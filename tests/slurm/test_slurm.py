@@ -196,7 +196,7 @@ def test_a_sweep_goes_on_without_the_trial_that_failed(cluster, repository, shar
     )
     assert done.returncode == 1, done.stderr
     table = [line for line in done.stderr.splitlines() if line.startswith(f"{RUN}/")]
-    states = {re.search(r"optimizer\.lr=([^,]+)", line)[1]: line.split()[-1] for line in table}
+    states = {re.search(r"optimizer\.lr=([^,\s]+)", line)[1]: line.split()[-1] for line in table}
     assert states == {"0.001": "ended", "1e+30": "failed", "0.002": "ended"}, done.stderr
     for rate in ("0.001", "0.002"):
         (last,) = tmp_path.glob(f"sweeps/**/*optimizer.lr={rate},*/checkpoints/last.ckpt")

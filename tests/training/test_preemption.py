@@ -289,7 +289,7 @@ def test_ranks_compare_their_flags_more_often_where_steps_are_long(monkeypatch: 
 
 def test_without_a_checkpoint_to_save_through_it_says_so(tmp_path: Path) -> None:
     callbacks = [c for c in toy.make_callbacks(tmp_path) if not isinstance(c, LastCheckpoint)]
-    with pytest.raises(ValueError, match=r"callbacks\.last_checkpoint, which is not there"):
+    with pytest.raises(ValueError, match=r"callbacks\.last_checkpoint, which is switched off"):
         toy.train(tmp_path, trainer={"callbacks": callbacks})
 
 

@@ -186,5 +186,5 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / LAST
     state = read_checkpoint(tmp_path)
     torch.save({**state, "processes": 2}, path)
-    with pytest.raises(ValueError, match=r"started on 2 process\(es\) and would go on on 1"):
+    with pytest.raises(ValueError, match=r"started with 2 process\(es\), and now there are 1"):
         toy.train(tmp_path)

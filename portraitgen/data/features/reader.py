@@ -300,7 +300,7 @@ def _checked_index(tar: Path, shard: Path, keys: np.ndarray) -> FeatureIndex:
     index = FeatureIndex.load(tar)
     if str(index.shard_sha256) != shard_sha256(shard) or not np.array_equal(index.keys, keys):
         raise DataError(
-            f"features {tar} were made of another {shard.name}: run prepare.py features again,"
-            " which makes them anew"
+            f"features {tar} were computed from another {shard.name}: run prepare.py features again,"
+            " which computes them anew"
         )
     return index

@@ -17,7 +17,7 @@ def feature_problems(root: Path, shards: list[Path]) -> Iterator[tuple[Path, str
                 FeatureFacts.load(folder)
                 index = FeatureIndex.load(tar)
                 if str(index.shard_sha256) != shard_sha256(shard):
-                    raise DataError(f"was made of another {shard.name}")
+                    raise DataError(f"was computed from another {shard.name}")
                 with tar.open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != str(index.tar_sha256):
                         raise DataError("has other bytes than were written")

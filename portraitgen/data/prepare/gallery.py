@@ -92,7 +92,7 @@ def read_gallery(photos: Sequence[Source], backend: FaceBackend) -> Gallery:
         ValueError: the backend has no embedding, a person has no usable photo, or two people look like one.
     """
     if backend.embedding_dim == 0:
-        raise ValueError(f"identities: faces={backend.name} has no embedding to know people by")
+        raise ValueError(f"identities: faces={backend.name} computes no embeddings to recognise people by")
     vectors: dict[str, list[np.ndarray]] = {photo.name.partition("/")[0]: [] for photo in photos}
     for photo in photos:
         try:

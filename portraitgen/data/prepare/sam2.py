@@ -81,7 +81,7 @@ class Sam2Masks:
                     ids[name], control_frames[name] = number, frame
             tracks.append(replace(track, mask_ids=ids, control_frames=control_frames))
         if not prompts:
-            raise DataError(f"sample {sample.key}: nobody has a valid box for SAM 2 to begin with")
+            raise DataError(f"sample {sample.key}: no person has a valid box from which SAM 2 could start")
         network = _load(self.model, self.device, self.dtype)
         size = (sample.height, sample.width)
         runs = follow(network, _pictures(sample), sample.num_frames, prompts, size)

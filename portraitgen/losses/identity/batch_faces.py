@@ -71,7 +71,7 @@ def faces_of_batch(batch: Mapping[str, Any], *, device: torch.device) -> BatchFa
     if shape is None:
         if pictures is None:
             raise ValueError(
-                "losses: the batch holds neither pictures nor key points, so it shows nobody's face"
+                "losses: the batch holds neither pictures nor key points, so no face can be found in it"
             )
         shape = (*pictures.shape[:2], 1)
     there = torch.ones(shape, dtype=torch.bool, device=device)

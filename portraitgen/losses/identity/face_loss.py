@@ -130,7 +130,7 @@ class DifferentiableFaceLoss(Loss):
         if arcface_model is not None and recognizer.name != f"arcface_{arcface_model}":
             raise ValueError(
                 f"losses: arcface_model is {arcface_model}, but {arcface_weights} holds {recognizer.name}: "
-                "set one to what the other is (null takes any)"
+                "make them agree (arcface_model=null accepts any)"
             )
         self.recognizer = recognizer
         self.crops = FaceCrops(face_align_mode, recognizer.template)
@@ -239,7 +239,7 @@ class DifferentiableFaceLoss(Loss):
         if faces.pictures is not None and pictures.shape[-2:] != faces.pictures.shape[-2:]:
             raise ValueError(
                 f"losses: what is drawn has {list(pictures.shape[-2:])} pixels, the picture of the batch "
-                f"{list(faces.pictures.shape[-2:])}: set target_region to where in it that is"
+                f"{list(faces.pictures.shape[-2:])}: set target_region to the part of it that is generated"
             )
         return pictures
 

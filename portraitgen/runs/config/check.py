@@ -69,7 +69,7 @@ def _walk(config: DictConfig | ListConfig, path: str, allowed: Allowed) -> Itera
         elif OmegaConf.is_config(config[key]):
             yield from _walk(config[key], here, allowed)
         elif isinstance(config[key], float) and not math.isfinite(config[key]):
-            yield f"{here}: {config[key]} is no number to compute with"
+            yield f"{here}: {config[key]} is not a finite number"
     if isinstance(config, DictConfig) and "_target_" in config:
         for problem in _check_call(config, allowed):
             yield f"{path}.{problem}".lstrip(".")

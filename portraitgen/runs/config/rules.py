@@ -161,7 +161,7 @@ def _losses(config: DictConfig) -> Iterator[str]:
         return
     model = resolve_target(config.model["_target_"])
     if not (inspect.isclass(model) and issubclass(model, Generator)):
-        yield f"losses: {config.model['_target_']} draws no pictures and takes no losses beside its own"
+        yield f"losses: {config.model['_target_']} generates no pictures, so it takes no further losses"
         return
     for name, node in losses.items():
         loss = resolve_target(node["_target_"]) if "_target_" in node else Loss

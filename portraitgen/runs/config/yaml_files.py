@@ -72,13 +72,11 @@ def check_yaml(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=_PARSER):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None and event.tag != "!":
-            raise ValueError(f"{name}, line {line}: the tag {event.tag} is refused: a file says no types")
+            raise ValueError(f"{name}, line {line}: YAML tags such as {event.tag} are not allowed")
         added = 0
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(
-                    f"{name}, line {line}: *{event.anchor} stands inside of itself or for nothing"
-                )
+                raise ValueError(f"{name}, line {line}: *{event.anchor} refers to itself or to nothing")
             added = sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             added = 1

@@ -106,7 +106,7 @@ def _where_possible(check: Check, rows: Sequence[Row]) -> Check:
     if not check.required or not lacking or GENERATED not in there:
         return check
     log.info(
-        "the check of %s is reported and not required: of no clip is there %s",
+        "the check of %s is reported but not required: no clip has %s",
         *(check.metric, METHODS[lacking[0]].phrase),
     )
     return replace(check, required=False)
@@ -235,4 +235,4 @@ def _report(results: Results, source: ClipSource, out: Path, config: DictConfig)
         )
     seen = source.settings.get("graded frames seen in training", "none")
     if seen != "none":
-        log.warning("graded frames that were seen in training: %s. These are no figures of unseen data", seen)
+        log.warning("graded frames seen in training: %s. The figures are not those of unseen data", seen)

@@ -47,7 +47,7 @@ def build_graders(config: DictConfig, *, strict: bool) -> tuple[dict[str, Grader
     for name, why in skipped.items():
         log.warning("skipped %s: %s", name, why)
     if not graders:
-        raise ValueError(f"{PLACE} leaves nothing to grade: no grader is listed that has its weights")
+        raise ValueError(f"{PLACE} leaves nothing to grade: none of the listed graders has its weights")
     return graders, skipped
 
 

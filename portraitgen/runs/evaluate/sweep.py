@@ -95,7 +95,10 @@ def run_trial(config: DictConfig, folder: Path) -> None:
     """
     check_config(config)
     if config.weights is None or config.shards is None:
-        raise ValueError("a sweep needs weights=… and shards=…: clips that drive themselves have a truth")
+        raise ValueError(
+            "a sweep needs weights=… and shards=…: prepared clips, driven by their own landmarks, have true"
+            " frames to compare with"
+        )
     wanted = trial_fingerprint(config)
     if _finished(folder) == wanted:
         log.info("%s is finished", folder)

@@ -118,7 +118,9 @@ def generate(config: DictConfig) -> None:
         place = out / str(files.get("video") or files["image"])
         log.info("%s: %d frame(s) in %.1f s: %s", key, request.count, seconds, place)
     if not names and config.share is not None:
-        log.info("share=%s: there are too few for this one, and nothing is written", list(config.share))
+        log.info(
+            "share=%s: nothing to generate, there are fewer clips or rows than shares", list(config.share)
+        )
         return
     if not names:
         raise ValueError(f"no clip of {config.shards} shows a face within {list(config.span)} of its frames")
@@ -135,7 +137,7 @@ def inputs_of(system: str) -> type[SystemInputs]:
     """
     module = system_file(system, "inputs")
     if module is None:
-        raise ValueError(f"{system} cannot be generated with: it has no inputs.py")
+        raise ValueError(f"{system} has no inputs.py, so generate.py cannot use it")
     declared: type[SystemInputs] = module.Inputs
     return declared
 

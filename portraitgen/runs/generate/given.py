@@ -73,7 +73,7 @@ def check_settings(config: DictConfig) -> None:
     if share is not None and (len(share) != 2 or not 0 <= share[0] < share[1]):
         raise ValueError(f"share={list(share)}: give [number,count], the number from 0, such as [0,8]")
     if share is not None and config.requests is None and config.shards is None:
-        raise ValueError(f"share={list(share)}: it is for many (requests=… or shards=…); leave it out")
+        raise ValueError(f"share={list(share)}: it divides up requests=… or shards=…; leave it out")
 
 
 def what_is_wanted(

@@ -51,7 +51,7 @@ def read_requests(
             {k: _beside(path.parent, known[k], v) if k in known else v for k, v in given.items()},
         )
     if empty:
-        raise ValueError(f"requests={file}: it lists nothing")
+        raise ValueError(f"requests={file}: the list is empty")
 
 
 def _csv_rows(file: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -109,8 +109,8 @@ def _kept(jobs: Sequence[ShardJob]) -> Iterator[str]:
         if job.gone:
             shown = ", ".join(job.gone[:3]) + (f" and {len(job.gone) - 3} more" if len(job.gone) > 3 else "")
             yield (
-                f"{job.path.stem} is kept as it is, though {shown} is no longer there; prune=true makes it "
-                "anew without"
+                f"{job.path.stem} is kept as it is, though {shown} is no longer there; prune=true prepares "
+                "it again without"
             )
 
 

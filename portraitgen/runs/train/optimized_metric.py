@@ -41,6 +41,6 @@ class OptimizedMetric(Callback):
         if not self._is_known:
             figures = sorted(name for name in logged if "/" in name)
             raise ValueError(
-                f"optimized_metric: {self.name}; this run does not log it{did_you_mean(self.name, figures)}"
-                f" It logs {', '.join(figures)}"
+                f"optimized_metric: {self.name} is not among what this run logs ({', '.join(figures)})"
+                f"{did_you_mean(self.name, figures)}"
             )

@@ -44,9 +44,13 @@ def sweep_words(words: Sequence[str]) -> list[str]:
 def _for_trials_alone(word: str) -> str:
     """`data.shards=a` as a sweep over one value."""
     key, _, value = word.partition("=")
-    is_setting = "." in key and key.lstrip("+").partition(".")[0] in _OF_EXPERIMENT
-    is_setting = is_setting and value not in ("", "null")  # choice() takes no null
-    return f"{key}=choice({value})" if is_setting else word
+    if "." not in key or key.lstrip("+").partition(".")[0] not in _OF_EXPERIMENT or not value:
+        return word
+    if (
+        value == "null"
+    ):  # choice() takes none: set in the sweep's own configuration, too, where nobody reads it
+        return f"++{key.lstrip('+')}=null"
+    return f"{key}=choice({value})"
 
 
 def _parsed(word: str) -> Override | None:
@@ -83,10 +87,23 @@ class SweepTable(Callback):
         root, since = cls._begun
         logs = [log for log in sorted(root.rglob("train.rank0.log")) if log.stat().st_mtime >= since - 1]
         rows = [_row(root, log) for log in logs]
+        shared = _shorten(rows)
         columns = list(dict.fromkeys(name for row in rows for name in row))
         table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-        return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table] if rows else []
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table] if rows else []
+        return [*([f"all trials: {', '.join(shared)}"] if shared else []), *lines]
+
+
+def _shorten(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Leave of the names of several trials what tells them apart; gives the rest, which all have."""
+    names = [row["trial"].rpartition("/") for row in rows]
+    parts = [name.split(",") for *_, name in names]
+    shared = [part for part in parts[0] if all(part in each for each in parts)] if len(rows) > 1 else []
+    for row, (folder, *_), mine in zip(rows, names, parts, strict=True):
+        own = ",".join(part for part in mine if part not in shared)
+        row["trial"] = "/".join(filter(None, (folder, own)))
+    return shared
 
 
 def _row(root: Path, log: Path) -> dict[str, str]:

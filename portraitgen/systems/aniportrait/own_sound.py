@@ -48,7 +48,7 @@ def driven_by_own_sound(stored: StoredClip, speech: Speech) -> DrivenClip:
             f"{known:g}: give an Audio2Mesh that was trained on such shards"
         )
     if speech.shift_s and math.isclose(speech.shift_s % float(length / rate), 0, abs_tol=0.5 / rate):
-        raise ValueError(f"inputs.shift_s={speech.shift_s:g} turns the sound of {key} all the way round")
+        raise ValueError(f"inputs.shift_s={speech.shift_s:g} shifts the sound of {key} by its whole length")
     # As many samples as make `length` frames for the network: a frame that has begun counts there.
     heard = np.roll(waveform, round(speech.shift_s * SAMPLE_RATE))[: int(length * SAMPLE_RATE / known)]
     offsets = speech.mesh.offsets(torch.from_numpy(heard).to(speech.mesh.device))[frames]

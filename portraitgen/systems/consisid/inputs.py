@@ -53,8 +53,8 @@ class Inputs(SystemInputs):
         settings = facts["config"]
         if settings.get("face_condition") is None:
             raise ValueError(
-                "these weights do not say what looks at a face: set model.face_condition to the settings of "
-                "conf/face_condition that they were trained with"
+                "these weights do not name the networks that encode a face: set model.face_condition to the "
+                "settings of conf/face_condition that they were trained with"
             )
         if settings.get("prompts") is None and given["prompt"] is not None:
             raise ValueError("prompt: these weights were trained without text; leave it out")
@@ -131,7 +131,9 @@ class Inputs(SystemInputs):
     def _native_size(self) -> tuple[int, int]:
         size, factor = self._system.network.native_size, self._system.codec.factor
         if size is None:
-            raise ValueError("size: not given, and these weights have no favourite, such as size=[480,832]")
+            raise ValueError(
+                "size: not given, and these weights state none: give one, such as size=[480,832]"
+            )
         return size[0] * factor, size[1] * factor
 
     def _check_extent(self, size: tuple[int, int], length: int) -> None:

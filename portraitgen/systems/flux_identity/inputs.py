@@ -211,7 +211,7 @@ def _hole(
         )
     hole = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 127
     if not hole.any():
-        raise ValueError(f"layout={place}: nothing in it is white, so nothing would be drawn")
+        raise ValueError(f"layout={place}: it has no white pixel, so nothing would be generated")
     return np.asarray(hole)
 
 

@@ -90,7 +90,7 @@ class FluxIdentity(Generator):
         self.guidance = guidance
         self.pipeline = sampling(network, codec, conditioning)
         if self.pipeline.cfg_scale != 1 and prompts is None:
-            raise ValueError("sampling.cfg_scale: without model.prompts there is nothing to guide away from")
+            raise ValueError("sampling.cfg_scale: there is no negative prompt without model.prompts")
 
     def cast(self, dtype: torch.dtype) -> None:
         """As `Generator.cast`, and what reads references."""

@@ -109,7 +109,7 @@ class Inputs(SystemInputs):
         assert isinstance(system, Loopy)
         if system.ears is None:
             raise ValueError(
-                "these weights are of Loopy's stage 1, which draws frames and hears nothing: train stage 2"
+                "these weights are of Loopy's stage 1, which draws single frames without sound: train stage 2"
             )
         if system.ears.encoder is None:
             raise ValueError(

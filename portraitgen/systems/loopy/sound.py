@@ -75,7 +75,7 @@ class Ears:
             ValueError: there is no encoder.
         """
         if self.encoder is None:
-            raise ValueError("there is nothing to hear a sound with: set model.speech_encoder")
+            raise ValueError("no speech encoder is set, which reads the sound: set model.speech_encoder")
         encoder, total = self.encoder, waveform.shape[1]
 
         def hear(frames: range) -> Tensor:

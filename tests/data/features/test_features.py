@@ -251,7 +251,7 @@ def test_features_of_other_shards_are_refused(root):
     folder, _ = compute(root, Numbered())
     index = dict(np.load(folder / "train-000001.idx.npz"))
     np.savez(folder / "train-000001.idx.npz", **{**index, "shard_sha256": np.array("0" * 64)})
-    with pytest.raises(DataError, match=r"were made of another train-000001\.tar: run prepare\.py features"):
+    with pytest.raises(DataError, match=r"were computed from another train-000001\.tar: run prepare\.py"):
         datamodule(root, features=["numbered"]).train_dataloader()
     compute(root, Numbered())
     next(iter(datamodule(root, features=["numbered"]).train_dataloader()))

@@ -60,7 +60,7 @@ def test_a_figure_of_validation_needs_one() -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_no_number(value: str) -> None:
-    assert f"optimizer.lr: {value} is no number to compute with" in find_problems(
+    assert f"optimizer.lr: {value} is not a finite number" in find_problems(
         composed("train", "experiment=aniportrait/tiny_stage2", "data.shards=a.tar", f"optimizer.lr={value}")
     )
 

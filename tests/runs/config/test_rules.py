@@ -165,4 +165,4 @@ def test_models_that_draw_nothing_take_no_losses(toy_losses):
     given.losses = {"extra": {"_target_": f"{toy_losses}.Contrast", "weight": 0.1}}
     (problem,) = setting_problems(given)
     assert problem.startswith("losses: portraitgen.systems.aniportrait.audio_training.")
-    assert problem.endswith("draws no pictures and takes no losses beside its own")
+    assert problem.endswith("generates no pictures, so it takes no further losses")

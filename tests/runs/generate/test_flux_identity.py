@@ -128,7 +128,7 @@ def test_prepared_photos_are_drawn_again_and_graded(run, way, tmp_path):
         (
             "fill_diptych",
             ["reference=ann.png", "inputs.photo=bob.png", "layout=[empty.png]"],
-            "nothing in it is white",
+            "it has no white pixel",
         ),
     ],
 )

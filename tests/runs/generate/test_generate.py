@@ -85,7 +85,7 @@ def test_tasks_of_an_array_generate_shares_that_are_graded_as_one(config, shards
     words, out = [f"shards={shards}", "span=[0.0,0.25]"], tmp_path / "out"
     for number in (2, 0):
         generate(config("generate", *words, f"share=[{number},3]", f"out={out}/share-{number}-of-3"))
-    assert "too few for this one" in caplog.text
+    assert "fewer clips or rows than shares" in caplog.text
     with pytest.raises(ValueError, match="lacks share 1 of 3"):
         read_samples(out)
     generate(config("generate", *words, "share=[1,3]", f"out={out}/share-1-of-3"))
@@ -106,7 +106,7 @@ def test_a_share_that_cannot_be_is_refused(config, shards, share):
 
 
 def test_one_request_has_no_shares(config):
-    with pytest.raises(ValueError, match=r"share=\[0, 2\]: it is for many"):
+    with pytest.raises(ValueError, match=r"share=\[0, 2\]: it divides up"):
         generate(config("generate", "reference=a.png", "driving=b.png", "share=[0,2]"))
 
 
@@ -196,7 +196,7 @@ def test_grading_on_trained_frames_is_said(config, shards, tmp_path, caplog, mon
     generate(config("generate", f"shards={shards}", "span=[0.5,1.0]", "limit=1"))
     monkeypatch.chdir(tmp_path)
     evaluate(config("evaluate", "metrics.checks=[]"))
-    assert "graded frames that were seen in training: 4 of 8" in caplog.text
+    assert "graded frames seen in training: 4 of 8" in caplog.text
     results = json.loads((tmp_path / "out/report/results.json").read_text())
     assert results["protocol"]["settings"]["graded frames seen in training"] == "4 of 8"
 

@@ -167,7 +167,7 @@ def test_a_file_of_requests_gives_the_same_as_one_by_one(run, photos, kind):
         ("reference,prompt,num_samples\nann.png,a,0\n", "num_samples=0: give a whole number"),
         ("reference,prompt\n[ann.png,a\n", "not JSON"),
         ("reference,prompt\nann.png\n", "another number of cells"),
-        ("reference,prompt\n", "it lists nothing"),
+        ("reference,prompt\n", "the list is empty"),
     ],
 )
 def test_a_file_of_requests_that_cannot_be_used(run, photos, rows, message):

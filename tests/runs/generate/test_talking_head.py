@@ -88,7 +88,7 @@ def test_prepared_clips_speak_their_own_sound_or_another(folder, talking_man, tm
         (
             "stage1",
             ["reference=face.png", "audio=speech.wav"],
-            "stage 1, which draws frames",
+            "stage 1, which draws single frames",
         ),
         ("stage2", ["reference=face.png"], "audio"),
         ("stage2", ["reference=nobody.png", "audio=speech.wav"], "nobody.png"),

@@ -7,8 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from portraitgen.data.shards import ShardWriter
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.train.trials import SWEPT, SweepTable, sweep_words, trial_overrides
+from tests.command_line import run_command
+from tests.synthetic import synthetic_clip
 
 
 def folder_of(*overrides: str) -> str:
@@ -59,6 +62,44 @@ def test_experiments_can_be_swept_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["seed=1"], return_hydra_config=True)
     assert config.hydra.sweep.dir == "runs/sweeps/several"
+
+
+def test_null_may_be_swept_with_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model had been chosen whose setting it could be."""
+    monkeypatch.setenv(SWEPT, "")
+    words = sweep_words(["-m", "experiment=x,y", "data.examples.masks=null"])
+    assert words == ["-m", "experiment=x,y", "++data.examples.masks=null"]
+
+
+def test_the_table_names_once_what_all_trials_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SweepTable, "_begun", (tmp_path, 0.0))
+    for name in ("a/lr=1,max_steps=2,seed=0", "a/lr=2,max_steps=2,seed=0", "b/lr=1,max_steps=2,seed=0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "train.rank0.log").touch()
+    shared, _, *rows = SweepTable.lines()
+    assert shared == "all trials: max_steps=2, seed=0"
+    assert [row.split()[0] for row in rows] == ["a/lr=1", "a/lr=2", "b/lr=1"]
+
+
+@pytest.mark.slow
+def test_a_sweep_over_experiments_runs_to_its_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepTable, "_begun", None)
+    with ShardWriter(tmp_path, "train") as writer:
+        writer.write(synthetic_clip("face", num_frames=24, size=64, seed=0))
+    shards = tmp_path / "shards/train-000000.tar"
+    words = [f"data.shards={shards}", "trainer.max_steps=2", "data.batch_size=1", "data.val_samples=1"]
+    words += ["sampling.num_steps=1", "data.examples.masks=null"]
+    assert run_command("train.py", "experiment=aniportrait/tiny_stage1", *words, folder=tmp_path) == 0
+    experiments = "experiment=aniportrait/tiny_stage1,aniportrait/tiny_stage2"
+    assert run_command("train.py", "-m", experiments, *words, folder=tmp_path) == 0
+    *_, header, one, two = capfd.readouterr().err.splitlines()
+    assert header.split() == ["trial", "step", "train/loss", "state"]
+    for row, stage in ((one, "tiny_stage1"), (two, "tiny_stage2")):
+        assert row.startswith(f"aniportrait/{stage}/experiment=aniportrait-{stage}  ")
+        assert row.split()[1] == "2"
+        assert row.endswith("ended")
 
 
 def test_the_table_tells_what_came_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

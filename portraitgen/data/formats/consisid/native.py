@@ -36,7 +36,9 @@ def tracks_of(annotations: Annotations, frames: FrameDetections, intact: np.ndar
     tracks = {number: _track(annotations, frames, number, intact) for number in sorted(numbers)}
     shown = {number: track for number, track in tracks.items() if not np.isnan(track.scores).all()}
     if not shown:
-        raise DataError(f"clip {annotations.name}: nobody has both a face box and, where masks are, its mask")
+        raise DataError(
+            f"clip {annotations.name}: no person has both a face box and, where there are masks, a mask"
+        )
     return dict(sorted(shown.items(), key=lambda item: -int(item[1].valid.sum())))
 
 

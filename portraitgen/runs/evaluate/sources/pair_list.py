@@ -84,7 +84,7 @@ def pairs_from_csv(path: Path, *, generated: Path, real: Path | None) -> list[Pa
             f"pairs={path}: {wrong}; it needs `generated`, and may have {', '.join(COLUMNS[1:])}"
         )
     if not table:
-        raise ValueError(f"pairs={path}: it lists nothing")
+        raise ValueError(f"pairs={path}: the list is empty")
 
     folders = {"generated": generated, "real": real or path.parent}
     pairs: dict[str, Pair] = {}

@@ -325,7 +325,7 @@ def test_masks_must_fit_the_video(layout):
 
 def test_somebody_must_have_a_face(layout):
     break_json(layout, "corresponding_data", '{"1": {"head": 2}}')
-    with pytest.raises(DataError, match="nobody has both a face box"):
+    with pytest.raises(DataError, match="no person has both a face box"):
         import_clip(layout, "clip.a")
 
 

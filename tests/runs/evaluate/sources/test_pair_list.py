@@ -110,7 +110,7 @@ def test_all_mistakes_of_a_csv_are_listed(folders):
     [
         ("generated,reel\n", "unknown column 'reel'; did you mean 'real'"),
         ("real\n", "no column; it needs `generated`"),
-        ("generated\n", "it lists nothing"),
+        ("generated\n", "the list is empty"),
     ],
 )
 def test_headings_of_a_csv(tmp_path, text, message):
