@@ -1,5 +1,8 @@
 """Loopy's training: what is dropped how often, what audio-to-latents goes by, sound. L6 to L9, L12."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +10,18 @@ from diffusers import AutoencoderKL
 from hydra.utils import instantiate
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from portraitgen.data.shards import ShardWriter
 from portraitgen.diffusion.conditions import ConditionMasks, zero_conditions
 from portraitgen.faces.measure import upper_face
 from portraitgen.faces.mirror import mirror_order
+from portraitgen.media.audio import encode_wav
 from portraitgen.metrics.motion import motion_variance
 from portraitgen.nn.speech_encoders import SpeechEncoder, Wav2VecLayers
 from portraitgen.systems.loopy.head_motion import head_motion
 from portraitgen.systems.loopy.module import BY
 from portraitgen.systems.loopy.sound import Ears
 from tests.nn.test_speech_encoders import TINY
+from tests.synthetic import synthetic_clip
 from tests.systems.loopy import tiny
 
 CLIPS, FRAMES, MOTION = 2, 4, 6
@@ -136,6 +142,45 @@ def test_movement_and_expression_are_glo_and_exp(shared):
         torch.from_numpy(landmarks)[None, :1].expand(1, 5, -1, -1), scheme="ibug68", height=512
     )
     assert shifted["movement"].item() == shifted["expression"].item() == 0
+
+
+def test_what_stage_2_is_given_of_a_clip(tmp_path):
+    """12 frames, 20 of the 124 before them and a reference, with their sound, landmarks and motion. L2."""
+    frames = 160
+    clip = replace(
+        synthetic_clip("talk", num_frames=frames, size=64),
+        fps=Fraction(25),
+        audio=encode_wav(np.random.default_rng(0).normal(0, 0.1, 640 * frames).astype(np.float32)),
+    )
+    with ShardWriter(tmp_path) as writer:
+        writer.write(clip)
+    settings = tiny.settings(
+        "loopy/stage2",
+        f"data.shards={tmp_path}/shards/*.tar",
+        "data.examples.size=64",
+        "data.examples.motion.before_start=exclude",
+        "data.num_workers=0",
+        "data.train_span=[0.0,1.0]",
+    )
+    module = instantiate(settings.data, _convert_="all")
+    batch = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
+    assert batch["frames"].shape == (1, 12, 3, 64, 64)
+    assert batch["motion"].shape == (1, 20, 3, 64, 64)
+    assert batch["reference"].shape == (1, 3, 64, 64)
+    assert batch["landmarks"].shape == (1, 12, 68, 2)
+    assert batch["motion_index"].max() < batch["frame_index"].min()
+    assert 0 <= batch["reference_index"] < frames
+
+    shape = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+    encoder = Wav2VecLayers(Wav2Vec2Model(Wav2Vec2Config(**{**TINY, **shape})))
+    ears = Ears(encoder, window=5, margin=settings.model.sound_margin, frame_rate=settings.model.frame_rate)
+    assert ears.of_batch(batch, 12).shape == (1, 12, 5, 12, 768)
+    motion = head_motion(batch["landmarks"], scheme="ibug68", height=64)
+    assert {name: tuple(each.shape) for name, each in motion.items()} == {
+        "landmarks": (1, 12, 136),
+        "movement": (1, 1),
+        "expression": (1, 1),
+    }
 
 
 def test_latents_are_those_of_stable_diffusion_s_autoencoder(tmp_path):
