@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torchmetrics import SumMetric
 
 from portraitgen.metrics.frechet import FrechetDistance
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.kernel_distance import KernelDistance
+
+BATCH = 256
+"""Features that enter the metrics together."""
 
 
 class FeatureSets:
@@ -27,18 +31,15 @@ class FeatureSets:
         """Add features [N, D] of a clip and of its true frames; `missing` are samples without features."""
         sets = self._of(method)
         sets.missing.update(missing)
-        for features, is_real in ((generated, False), (real, True)):
-            if not len(features):
-                continue
-            sets.frechet.update(features, real=is_real)
-            if sets.kernel is not None:
-                sets.kernel.update(features, real=is_real)
-            if not is_real:
-                sets.samples.update(len(features))
+        sets.samples.update(len(generated))
+        sets.put(generated, real=False)
+        sets.put(real, real=True)
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
         """`frechet`, and `kernel` if it is gathered: NaN with the reason where there are too few samples."""
         sets = self._of(method)
+        sets.flush(real=False)
+        sets.flush(real=True)
         samples, missing = int(sets.samples.compute()), int(sets.missing.compute())
         metrics = {"frechet": sets.frechet} | ({} if sets.kernel is None else {"kernel": sets.kernel})
         figures = {}
@@ -70,6 +71,23 @@ class _MethodSets:
             self.kernel = KernelDistance(_as_they_are, num_features=num_features, subset_size=kernel_subset)
         self.samples = SumMetric()
         self.missing = SumMetric()
+        self._waiting: dict[bool, list[Tensor]] = {False: [], True: []}
+
+    def put(self, features: Tensor, *, real: bool) -> None:
+        """Take features [N, D]; many enter the metrics together, since each entry is a product [D, D]."""
+        self._waiting[real].append(features)
+        if sum(map(len, self._waiting[real])) >= BATCH:
+            self.flush(real=real)
+
+    def flush(self, *, real: bool) -> None:
+        """Bring what waits into the metrics."""
+        features = torch.cat(self._waiting[real]) if self._waiting[real] else None
+        self._waiting[real].clear()
+        if features is None or not len(features):
+            return
+        self.frechet.update(features, real=real)
+        if self.kernel is not None:
+            self.kernel.update(features, real=real)
 
 
 def _as_they_are(features: Tensor) -> Tensor:
