@@ -13,6 +13,8 @@ from portraitgen.metrics.rgb import Clip, as_uint8
 
 SHARE = 0.15
 """Of the frames at either end."""
+CHUNK = 4
+"""Frames measured at a time, so that the memory needed does not grow with the length of the clip."""
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 
@@ -40,7 +42,8 @@ def drift(values: np.ndarray, *, share: float = SHARE) -> float:
 
 def frame_colours(frames: Clip) -> Tensor:
     """Mean red, green and blue of each frame: float64 [T, 3] in 8-bit steps."""
-    return as_uint8(frames, name="frames of a video").double().mean(dim=(-2, -1))
+    clip = as_uint8(frames, name="frames of a video")
+    return torch.cat([few.double().mean(dim=(-2, -1)) for few in clip.split(CHUNK)])
 
 
 def frame_sharpness(frames: Clip) -> Tensor:
@@ -52,7 +55,11 @@ def frame_sharpness(frames: Clip) -> Tensor:
     clip = as_uint8(frames, name="frames of a video")
     if min(clip.shape[-2:]) < 3:
         raise ValueError(f"sharpness needs frames of 3x3 pixels or more, got {list(clip.shape[-2:])}")
-    luma = (clip.double() * _LUMA.to(clip.device)).sum(dim=-3)
+    return torch.cat([_sharpness(few) for few in clip.split(CHUNK)])
+
+
+def _sharpness(frames: Tensor) -> Tensor:
+    luma = (frames.double() * _LUMA.to(frames.device)).sum(dim=-3)
     middle = luma[..., 1:-1, 1:-1]
     around = luma[..., :-2, 1:-1] + luma[..., 2:, 1:-1] + luma[..., 1:-1, :-2] + luma[..., 1:-1, 2:]
     return (around - 4 * middle).flatten(1).std(dim=1, correction=0)

@@ -13,7 +13,7 @@ from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.faces.types import Face
 
-CHUNK = 16
+CHUNK = 8
 """Faces taken through the network at a time, so that memory does not grow with the clip."""
 
 
