@@ -52,11 +52,36 @@ def main(words: list[str]) -> None:
     ranks = int(words[1])
     if ranks > 1:
         _play_ranks(ranks)
+    if any(word.startswith("strategy=deepspeed") for word in words):
+        _without_cuda()
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", words[2:])
     Path(config.paths.runs, config.name).mkdir(parents=True, exist_ok=True)
     train.train(config)
+
+
+def _without_cuda() -> None:
+    """DeepSpeed on gloo and a CPU, and without the compiler that it would start for its own kernels."""
+    import deepspeed.ops
+    import torch
+    from lightning.fabric.utilities.seed import reset_seed
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from portraitgen.runs.config import rules
+    from portraitgen.training.zero import Zero
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    def setup_distributed(self: Any) -> None:
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    Zero.setup_environment = DDPStrategy.setup_environment  # type: ignore[method-assign]
+    Zero.setup_distributed = setup_distributed  # type: ignore[method-assign]
+    Zero.root_device = property(lambda self: torch.device("cpu", 0))  # type: ignore[assignment]
+    rules.DEEPSPEED = ""  # it would say that there is no GPU
 
 
 def _play_ranks(ranks: int) -> None:

@@ -61,6 +61,7 @@ NEEDS = {
     "trainer/slurm": ["trainer.max_steps=1"],
     "strategy/deepspeed_zero1": ["trainer.accelerator=gpu"],
     "strategy/deepspeed_zero2": ["trainer.accelerator=gpu"],
+    "strategy/deepspeed_zero3": ["trainer.accelerator=gpu"],
 }
 TRAIN_GROUPS = (
     *("model", "data", "stage", "optimizer", "lr_scheduler", "sampling", "trainer", "strategy", "callbacks"),

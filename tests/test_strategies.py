@@ -94,3 +94,28 @@ def test_fsdp(experiment, data, tmp_path):
 @pytest.mark.slow
 def test_ddp(data, tmp_path):
     compare("aniportrait/tiny_stage1", ["strategy=ddp"], data, tmp_path)
+
+
+ZERO = [f"strategy=deepspeed_zero{stage}" for stage in (1, 2, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ZERO)
+@pytest.mark.parametrize("experiment", ["aniportrait/tiny_stage1", "consisid/tiny_identity"])
+def test_zero(experiment, strategy, data, tmp_path):
+    pytest.importorskip("deepspeed")
+    compare(experiment, [strategy], data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ZERO[1:])
+def test_zero_with_offload_in_mixed_precision(strategy, data, tmp_path):
+    """The optimizer's state in the machine's memory; bfloat16 by autocast, as DDP has it, to 1 % of it."""
+    pytest.importorskip("deepspeed")
+    experiment = "aniportrait/tiny_stage1"
+    mixed = ["trainer.precision=bf16-mixed"]
+    run(words(experiment, data, tmp_path / "ddp", "strategy=ddp", *mixed), processes=2)
+    offload = [strategy, "strategy.offload_optimizer=true", *mixed]
+    run(words(experiment, data, tmp_path / "zero", *offload), processes=2)
+    runs = [tmp_path / name / experiment for name in ("ddp", "zero")]
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-2)

@@ -22,7 +22,7 @@ KeyValue = tuple[Tensor, Tensor]
 Reference = Tensor | KeyValue
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: DeepSpeed's ZeRO-3 looks by vars() into what a module returns
 class ReferenceFeatures:
     """What the reference U-Net makes of images.
 

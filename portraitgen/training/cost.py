@@ -6,6 +6,7 @@ Networks of billions of parameters take a minute and no memory.
 """
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ class StepCounter(TorchDispatchMode):
 @contextlib.contextmanager
 def without_memory(network: nn.Module) -> Iterator[None]:
     """Inside the block, what is made has no memory, and `network`, built on the meta device, can be run."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        # By which memory a cache would know again what it was made of: there is none here.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         network.to_empty(device="cpu")
         yield
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from portraitgen.training.sharding import local, sharded_like
+from portraitgen.training.sharding import by_zero, local, sharded_like
 from portraitgen.training.trainer_state import find_callback, optimizer_stepped
 
 
@@ -40,23 +40,16 @@ class EMA(Callback):
         """Start from the weights, or from the checkpoint's averages.
 
         Raises:
-            ValueError: the checkpoint's averages are of other parameters; or the strategy shards the
-                parameters.
+            ValueError: the checkpoint's averages are of other parameters.
         """
         trained = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-        if any(hasattr(parameter, "ds_id") for parameter in trained.values()):
-            raise ValueError(
-                "EMA needs whole parameters: use a ZeRO stage below 3, or set callbacks.ema=null"
-            )
         if self._averages and self._averages.keys() != trained.keys():
             names = sorted(self._averages.keys() ^ trained.keys())
             raise ValueError(
                 f"the checkpoint's averages are not those of what trains: {', '.join(names[:8])}"
             )
         self._averages = {
-            name: sharded_like(self._averages[name], parameter)
-            if name in self._averages
-            else parameter.detach()
+            name: _placed(self._averages[name], parameter) if name in self._averages else _part(parameter)
             for name, parameter in trained.items()
         }
         self._averages = {
@@ -70,7 +63,7 @@ class EMA(Callback):
         if not optimizer_stepped(trainer):
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [local(parameter.detach()).float() for parameter in self._parameters]
+        weights = [local(parameter).detach().float() for parameter in self._parameters]
         torch._foreach_lerp_(list(map(local, self._averages.values())), weights, 1 - decay)
         self.updates += 1
 
@@ -114,15 +107,30 @@ class EMA(Callback):
             self._weights = None
 
 
+def _part(parameter: nn.Parameter) -> Tensor:
+    """The weights as this process holds them; FSDP's know that they are part of a whole."""
+    return local(parameter).detach() if by_zero(parameter) else parameter.detach()
+
+
+def _placed(average: Tensor, parameter: nn.Parameter) -> Tensor:
+    """An average of a checkpoint, on the device of its parameter; ZeRO's hold the part of each process."""
+    return average.to(local(parameter).device) if by_zero(parameter) else sharded_like(average, parameter)
+
+
 def _taken(parameter: nn.Parameter) -> Tensor:
     """The weights, to be put back later: of a sharded parameter a copy."""
-    return parameter.detach().clone() if isinstance(parameter, DTensor) else parameter.data
+    if by_zero(parameter) or isinstance(parameter, DTensor):
+        return _part(parameter).clone()
+    return parameter.data
 
 
 def _put(parameter: nn.Parameter, values: Tensor) -> None:
-    """FSDP gathers from the memory that it knows, so a shard is written in place."""
-    if isinstance(parameter, DTensor):
-        local(parameter.detach()).copy_(local(values))
+    """Sharded weights are gathered from the memory that the strategy knows, so a part is written in place."""
+    if by_zero(parameter):
+        local(parameter).copy_(values)
+        parameter.partition()  # type: ignore[attr-defined]  # small ones stay gathered, of what was there before
+    elif isinstance(parameter, DTensor):
+        local(parameter).detach().copy_(local(values))
     else:
         parameter.data = values
 

@@ -20,7 +20,7 @@ from portraitgen.nn.pretrained import base_tensors, bases
 from portraitgen.training.bases import base_facts
 from portraitgen.training.fsdp import FullySharded
 from portraitgen.training.optim import MakeOptimizer, build_optimizer
-from portraitgen.training.sharding import on_meta
+from portraitgen.training.sharding import by_zero, on_meta
 from portraitgen.training.step_seed import isolated_rng, stream_seed
 
 Batch = dict[str, Any]
@@ -63,6 +63,8 @@ class Learner(LightningModule, ABC):
         self.may_change = False
         """Whether a resumed run may go on with other settings of the optimizer, and on other processes."""
         self._group_settings: list[dict[str, Any]] = []
+        self.optimized: set[int] = set()
+        """`id` of each parameter that was given to the optimizer."""
         self._validated: list[tuple[int, dict[str, Tensor]]] = []
         self._of_base: Mapping[str, str] = {}
         self._make_optimizer = optimizer
@@ -134,6 +136,7 @@ class Learner(LightningModule, ABC):
             ((plain_name(name), parameter) for name, parameter in self.network.named_parameters()),
             lr_scale=self.lr_scale,
         )
+        self.optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._group_settings = [
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
@@ -264,8 +267,10 @@ class Learner(LightningModule, ABC):
 
     def exported_state(self) -> dict[str, Tensor]:
         """What a weights file of the network holds: all that does not equal the base it was filled from."""
-        state = self.network.state_dict()
-        return {plain_name(n): tensor for n, tensor in state.items() if f"network.{n}" not in self._of_base}
+        # Of parameters that are not sharded by ZeRO what they hold now: averages are put there for a while.
+        state = self.network.state_dict(keep_vars=True).items()
+        state_now = {n: tensor if by_zero(tensor) else tensor.detach() for n, tensor in state}
+        return {plain_name(n): t for n, t in state_now.items() if f"network.{n}" not in self._of_base}
 
     def base_facts(self) -> dict[str, Any]:
         """The bases of this run's frozen weights, with digests, by the name of the part filled from them."""

@@ -45,8 +45,15 @@ def shard(network: nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool =
             register_fsdp_forward_method(unit, method)
 
 
+def by_zero(tensor: Tensor) -> bool:
+    """Whether DeepSpeed's ZeRO-3 has sharded a parameter: flat, `ds_tensor` is the part of this process."""
+    return hasattr(tensor, "ds_tensor")
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory: all of it, where it is not sharded."""
+    if by_zero(tensor):
+        return tensor.ds_tensor.data  # type: ignore[attr-defined, no-any-return]
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -65,6 +72,11 @@ def whole(values: Any, *, keep: bool) -> Any:
     Args:
         keep: whether this process wants them; where not, an empty tensor stands for each.
     """
+    if isinstance(values, Tensor) and by_zero(values):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([values]):
+            return values.detach().cpu().clone() if keep else values.new_empty(0)
     if isinstance(values, DTensor):
         gathered: Tensor = values.full_tensor().detach()
         return gathered.cpu() if keep else gathered.new_empty(0)

@@ -103,7 +103,7 @@ class TrainingStage(Callback):
             RuntimeError: a parameter that should train is in no optimizer.
         """
         assert isinstance(pl_module, Learner)
-        optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
+        optimized = pl_module.optimized  # a strategy may have replaced them in the trainer's optimizers
         forgotten = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in optimized]
         if trainer.is_global_zero:
             if trainer.global_step:

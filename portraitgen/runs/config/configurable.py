@@ -57,6 +57,7 @@ OWN_COMMAND = (
     "portraitgen.training.step_seed.StepSeed",
     "portraitgen.training.throughput.Throughput",
     "portraitgen.training.wandb_log.WandbLog",
+    "portraitgen.training.zero.Zero",
 )
 """Of portraitgen: what a command's configuration may name."""
 

@@ -17,7 +17,7 @@ from portraitgen.runs.pretrained import missing_models
 from portraitgen.runs.train.rendezvous import launch_problems
 
 FULLY_SHARDED = "portraitgen.training.fsdp.FullySharded"
-DEEPSPEED = "lightning.pytorch.strategies.DeepSpeedStrategy"
+DEEPSPEED = "portraitgen.training.zero.Zero"
 
 DEEPSPEED_KEYS = (
     "activation_checkpointing",

@@ -1,0 +1,73 @@
+"""DeepSpeed's ZeRO through Lightning: optimizer, gradients and, at stage 3, weights are sharded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import nn
+from torch.optim import Optimizer
+
+
+class AutocastPrecision(DeepSpeedPrecision):
+    """bf16-mixed as under every other strategy: weights as they are, computation by autocast.
+
+    DeepSpeed's own casts the network, and with it all that a forward pass does not cast itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("32-true")  # of DeepSpeed's settings
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def forward_context(self) -> Any:
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.autocast(kind, torch.bfloat16, cache_enabled=False)
+
+
+class Zero(DeepSpeedStrategy):
+    """ZeRO, with what is frozen beside the network left whole and in its own precision.
+
+    Arguments are those of Lightning's `DeepSpeedStrategy`.
+    """
+
+    @property
+    def precision_plugin(self) -> Any:
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Any) -> None:
+        if getattr(plugin, "precision", None) == "bf16-mixed":
+            plugin = AutocastPrecision()
+        self._precision_plugin = plugin
+
+    def _format_config(self) -> None:
+        super()._format_config()
+        assert isinstance(self.config, dict)
+        # With offload_optimizer it would ask for an Adam of its own, which is compiled at the start.
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
+    ) -> Any:
+        with _network_alone(model):
+            made = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        model.to(self.root_device)
+        return made
+
+
+@contextmanager
+def _network_alone(model: nn.Module) -> Iterator[None]:
+    """Inside the block the network is the only child: DeepSpeed shards and casts whatever it finds."""
+    children = dict(model._modules)
+    for name in children:
+        if name != "network":
+            del model._modules[name]
+    try:
+        yield
+    finally:
+        model._modules.clear()
+        model._modules.update(children)
