@@ -62,6 +62,15 @@ def cannot_write(folder: Path, error: OSError) -> ValueError:
     )
 
 
+_NAME_BYTES = 255
+"""Of a file's name, on every file system that is in use."""
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file system takes it, as one part of a path."""
+    return "\0" not in name and len(name.encode(errors="replace")) <= _NAME_BYTES
+
+
 def inside(folder: Path, name: str) -> Path:
     """The file of this name in `folder` or in a folder of it; for names that come out of a file.
 
@@ -69,6 +78,8 @@ def inside(folder: Path, name: str) -> Path:
         ValueError: the name leads out of the folder, by "..", as an absolute path or through a link.
     """
     path = folder / name
+    if not all(map(is_file_name, path.parts)):
+        raise ValueError(f"{name[:40]}… is no name of a file, or longer than one is")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} does not lie in {folder}")
     return path

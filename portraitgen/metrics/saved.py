@@ -12,10 +12,12 @@ import numpy as np
 from portraitgen.media.bounded import read_json
 from portraitgen.metrics.csv_text import from_text
 from portraitgen.metrics.grader import SetFigure
-from portraitgen.metrics.protocol import fingerprint, one_or_all
+from portraitgen.metrics.protocol import COMPARED, fingerprint, one_or_all
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.scores import GENERATED, MetricInfo, Row
 
+_MAPPINGS = ("settings", "metrics", "source", "graders", "versions")
+_STATED = ("fingerprint", "commit")
 RESULTS = "results.json"
 FRAMES = "frames.csv"
 
@@ -161,9 +163,18 @@ def load_results(path: Path) -> SavedResults:
 
 def _require_known(content: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
     """ValueError unless what reports read of a protocol is there, each of its kind."""
-    for name in ("settings", "metrics", "source", "graders", "versions"):
-        if name in protocol and not isinstance(protocol[name], Mapping):
+    for name in (*COMPARED, *_STATED, *_MAPPINGS):
+        if name not in protocol:
+            raise ValueError(f"protocol.{name} is missing")
+    for name in _MAPPINGS:
+        if not isinstance(protocol[name], Mapping):
             raise ValueError(f"protocol.{name} is no mapping")
+    if not isinstance(protocol["commit"], str | None):
+        raise ValueError("protocol.commit is no text")
+    for name, info in protocol["metrics"].items():
+        aim, texts = info["higher_is_better"], (info["label"], info["unit"], info["definition"])
+        if not isinstance(aim, bool | None) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"protocol.metrics.{name} does not say what the figure is")
     if not all(isinstance(facts, Mapping) for facts in protocol.get("graders", {}).values()):
         raise ValueError("protocol.graders must be figure → facts")
     if not isinstance(protocol.get("missing_faces"), Mapping | None):

@@ -10,7 +10,6 @@ import io
 import json
 import random
 import resource
-import signal
 import struct
 import tarfile
 import time
@@ -50,6 +49,7 @@ from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
 from portraitgen.runs.system import describe_system
 from portraitgen.runs.train.rundir import RunDirectory
 from portraitgen.training.weights import load_facts, load_weights
+from tests.limits import limited
 from tests.runs.tiny import save_tiny
 from tests.security.fuzz_folders import FolderFuzzer
 from tests.synthetic import synthetic_clip
@@ -338,14 +338,14 @@ class Fuzzer:
         write_report(results, self.folder / "report", title="a")
 
 
-def run(fuzzer: Fuzzer, kind: str, *, inputs: int, seed: int = 0) -> Outcome:
-    """Read so many inputs of a kind."""
+def run(fuzzer: Fuzzer, kind: str, *, inputs: int, seed: int = 0, first: int = 0) -> Outcome:
+    """Read so many inputs of a kind, from number `first` on."""
     outcome, began = Outcome(), time.monotonic()
-    for number in range(inputs):
+    for number in range(first, first + inputs):
         random_ = random.Random(f"{seed} {kind} {number}")
         before = _peak()
         try:
-            with _limited(SECONDS):
+            with limited(SECONDS):
                 fuzzer.kinds[kind](random_)
             outcome.accepted += 1
         except Exception as error:
@@ -372,20 +372,6 @@ def _broken_samples_are_skipped() -> Iterator[None]:
     """ValueError of a sample is what a loader counts and skips."""
     with suppress(ValueError):
         yield
-
-
-@contextmanager
-def _limited(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"took more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _peak() -> int:

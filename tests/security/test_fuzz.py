@@ -41,6 +41,21 @@ def test_hostile_files_do_no_harm(fuzzer, kind):
     check(fuzzer, kind, INPUTS[kind], seed=0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "seed", "number"),
+    [
+        ("samples.jsonl", 5, 56),
+        ("experiments", 1, 117),
+        *(("results.json, frames.csv", 1, number) for number in (11, 168)),
+        *(("results.json, frames.csv", 3, number) for number in (155, 252, 266, 344)),
+    ],
+)
+def test_what_once_ended_in_a_traceback_is_told(fuzzer, kind, seed, number):
+    outcome = run(fuzzer, kind, inputs=1, seed=seed, first=number)
+    assert outcome.defects == []
+    assert outcome.refused == 1
+
+
 def test_they_are_five_hundred():
     assert sum(INPUTS.values()) >= 500
 

@@ -101,6 +101,12 @@ def hydra_problems(node: DictConfig, words: Sequence[str], *, conf: Path) -> Ite
 _ADVICE = "type it on the command line, or write it in conf/local/default.yaml, if you want it"
 
 
+_UNCOMPOSABLE = (
+    *(ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError, OSError),
+)
+"""What Hydra does not expect of a file: defaults of two keys, a group whose name is longer than a file's."""
+
+
 class CheckedConfigLoader(ConfigLoaderImpl):
     """Hydra's composition, looked through before anything of it is used."""
 
@@ -118,8 +124,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             )
         except (HydraException, OmegaConfBaseException, ConfigError):
             raise
-        # What Hydra does not expect of a file, such as defaults of two keys.
-        except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
+        except _UNCOMPOSABLE as error:
             said = f"the files cannot be composed ({type(error).__name__}: {error})"
             raise ConfigError([said]) from error
         problems = [*hydra_problems(config.hydra, overrides, conf=CONF), *check_interpolations(config)]

@@ -4,8 +4,6 @@ import json
 import random
 import re
 import resource
-import signal
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from portraitgen.data.reader import ClipReader
 from tests.data.prepare.small_settings import small_settings
 from tests.data.prepare.strange_files import KINDS
 from tests.data.prepare.test_video import DrawnFaces
+from tests.limits import limited
 
 SECONDS = 30
 MEMORY = 1 << 30
@@ -42,22 +41,6 @@ class FoundFaces(DrawnFaces):
 
 class TooSlowError(BaseException):
     """No mistake of a file, so that nothing takes it for one."""
-
-
-@contextmanager
-def bounded():
-    """Ends what takes too long: a fifo without a writer would be waited for."""
-
-    def stop(*_):
-        raise TooSlowError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def prepare(folder: Path, out: Path, caplog) -> int:
@@ -105,7 +88,7 @@ def check(kind: str, seeds: range, tmp_path: Path, caplog) -> int:
         KINDS[kind](folder, random.Random(f"{kind} {seed}"))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
-            with bounded():
+            with limited(SECONDS, TooSlowError):
                 samples += prepare(folder, out, caplog)
         except BaseException as error:
             raise AssertionError(f"{kind}, seed {seed}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from portraitgen.media.bounded import parse_rate
-from portraitgen.media.files import inside
+from portraitgen.media.files import inside, is_file_name
 
 FILES = ("video", "image", "panel", "sheet", "landmarks")
 """Entries of a line that name files beside it."""
@@ -14,6 +14,7 @@ FILES = ("video", "image", "panel", "sheet", "landmarks")
 MAX_BYTES = 256 << 20
 MAX_FRAMES = 1_000_000
 MAX_SIDE = 16_384
+MAX_PATH = 4000
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -100,7 +101,12 @@ def _span(value: Any) -> bool:
 
 def _photos(value: Any) -> bool:
     people = isinstance(value, list) and all(isinstance(each, list) and each for each in value)
-    return people and all(isinstance(photo, str) for each in value for photo in each)
+    return people and all(_path(photo) for each in value for photo in each)
+
+
+def _path(value: Any) -> bool:
+    """Whether a file system can be asked for it."""
+    return isinstance(value, str) and len(value) <= MAX_PATH and all(map(is_file_name, value.split("/")))
 
 
 def _plain_facts(value: Any) -> bool:
@@ -119,7 +125,8 @@ _NEEDED: Mapping[str, Check] = {
     "sampling": (_plain_facts, "a mapping of plain values"),
 }
 _OPTIONAL: Mapping[str, Check] = {
-    **dict.fromkeys(("system", "weights", "clip", "shard"), (_text, "a text")),
+    **dict.fromkeys(("system", "weights", "clip"), (_text, "a text")),
+    "shard": (_path, "a path"),
     **{name: (lambda value: value is None or _text(value), "a text") for name in ("prompt", "commit")},
     "reference_frame": (_frame, "the number of a frame"),
     "part": (_part, "x, y, columns, rows, width and height"),
