@@ -89,6 +89,7 @@ def clips(man):
         MotionGrader(),
         SmoothnessGrader(FlowBetween()),
         IdentityGrader("dlib"),
+        IdentityGrader("dlib", frames=2),  # none of them in the chunk between
         IdentityGrader("dlib", frames=None, against="truth"),
         DriftGrader(),
     ],

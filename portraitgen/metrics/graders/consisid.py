@@ -87,6 +87,8 @@ class ConsisIDFaceSimGrader:
 
         def see(chunk: Chunk) -> Embeddings:
             places = chunk.of(chosen)
+            if not len(places):
+                return {}
             found = self._embed(clip.pictures, chunk.frames[places - chunk.first], places)
             return dict(zip(places.tolist(), found, strict=True))
 

@@ -202,6 +202,8 @@ class IdentityGrader:
         places = chunk.of(chosen)
         frames = chunk.truth if true else chunk.frames
         assert frames is not None
+        if not len(places):
+            return {}
         found = self.embed(pictures, frames[places - chunk.first], places)
         return dict(zip(places.tolist(), found, strict=True))
 
