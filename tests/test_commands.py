@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE
+from portraitgen.runs.config.subcommands import CONVERT, DEMO, EVALUATE, GENERATE, PREPARE
 from tests.documented import DOCUMENTS, commands, is_override, words_of
 
 # What a reader must give, where a document leaves it out.
@@ -17,6 +17,7 @@ REQUIRED = {
     "train": {"data.shards": "shards.tar"},
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
+    "demo": {"weights": "w"},
     "generate_landmarks": {"driving": "d", "out": "o"},
     "generate_ipvg": {"people": "p", "prompts": "t", "out": "o.jsonl"},
     "generate_requests": {"protocol": "fastcomposer_one", "people": "p", "out": "o"},
@@ -32,7 +33,13 @@ REQUIRED = {
     "evaluate_compare": {"results": "r", "out": "o"},
     "evaluate_sweep": {"weights": "w", "shards": "s", "out": "o"},
 }
-SUBCOMMANDS = {"prepare": PREPARE, "generate": GENERATE, "evaluate": EVALUATE, "convert": CONVERT}
+SUBCOMMANDS = {
+    "prepare": PREPARE,
+    "generate": GENERATE,
+    "evaluate": EVALUATE,
+    "convert": CONVERT,
+    "demo": DEMO,
+}
 
 
 def overrides_of(arguments: str) -> list[str]:

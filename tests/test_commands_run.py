@@ -24,6 +24,7 @@ BLANKS = {
     "data.shards": SHARDS,
     "out": "written",
     "generated": "runs/aniportrait/generated",
+    "password": "secret",
     "features.vae.model": "models/sd-vae-ft-mse",
     "features.speech.model": "models/wav2vec2-base-960h",
     "inputs.audio2mesh": f"runs/aniportrait/audio2mesh/{LAST}",
@@ -49,6 +50,7 @@ VARIABLES = {
 """What stands for the variables of the scripts in experiments/, and for a shard that a small set lacks."""
 
 NOT_RUN = {
+    r"^demo ": "serves a page until it is ended: tests/browser/test_demo_page.py",
     r"engine=ray": "starts a Ray: tests/data/engines/test_ray.py",
     r"engine=slurm": "submits jobs: tests/data/engines/test_slurm.py",
     r"trainer=slurm|slurm_a100": "is for a SLURM job: tests/test_slurm_scripts.py",

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.rules import setting_problems
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.config.subcommands import CONVERT, EVALUATE, GENERATE, PREPARE
+from portraitgen.runs.config.subcommands import CONVERT, DEMO, EVALUATE, GENERATE, PREPARE
 
 EXPERIMENTS = [
     f"{path.parent.relative_to(CONF / 'experiment')}/{path.stem}"
@@ -77,7 +77,9 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: list[str]):
     register_configs()
-    for subcommand in [each for table in (PREPARE, GENERATE, EVALUATE, CONVERT) for each in table.values()]:
+    for subcommand in [
+        each for table in (PREPARE, GENERATE, EVALUATE, CONVERT, DEMO) for each in table.values()
+    ]:
         subcommand.load()  # registers its schema
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, overrides)
@@ -167,6 +169,7 @@ def test_every_other_command(name):
         "generate_ipvg": ["people=p", "prompts=t", "out=o.jsonl"],
         "generate_requests": ["protocol=fastcomposer_two", "people=people.csv", "out=two.jsonl"],
         "evaluate": ["generated=out"],
+        "demo": ["weights=last.safetensors"],
         "evaluate_selftest": [],
         "convert": ["kind=animatediff", "source=mm.ckpt", "out=mm.safetensors"],
         "prepare": ["source=videos", "out=shards"],

@@ -16,18 +16,12 @@ LARGEST = "largest"
 _SIDES = ("left", "right")
 
 
-def check_choice(which: str, *, setting: str) -> None:
-    """Raise ValueError unless `which` is `largest`, `left`, `right` or a number from 1 on."""
-    if which not in (LARGEST, *_SIDES) and not (which.isdecimal() and int(which) > 0):
-        raise ValueError(f"{setting}={which}: give largest, left, right, or a number, 1 being on the left")
-
-
 def choose(boxes: np.ndarray, which: str, *, name: str) -> int:
     """Row of the face that is meant.
 
     Args:
         boxes: [N, 4] xyxy of N > 0 faces, as the viewer sees them.
-        which: see `check_choice`.
+        which: largest, left, right, or a number from 1 on.
         name: of the picture, for the message.
 
     Raises:

@@ -5,6 +5,7 @@ licence is for non-commercial use. The model files come with the package `face-r
 """
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ _BOX_SIDE = _CHIP_SIDE // 2
 # Its answer depends on where exactly the box lies, so five boxes shifted by 3 % are averaged: on video this
 # takes a third off the jitter (mean second difference 1.19 to 0.79 px at 31 px between the eyes).
 _BOX_SHIFTS = ((0.0, 0.0), (0.03, 0.0), (-0.03, 0.0), (0.0, 0.03), (0.0, -0.03))
+
+_ALONE = threading.Lock()
+"""The detector works on memory of its own: two threads at once find faces where there are none."""
 
 
 # Everything loaded is kept per process, not per backend: a backend is only settings and travels to worker
@@ -109,7 +113,8 @@ class DlibBackend:
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         resampling = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         resized = image if scale == 1 else cv2.resize(image, size, interpolation=resampling)
-        found, scores, _ = _detector().run(np.ascontiguousarray(resized), 0, self.weak_score)
+        with _ALONE:
+            found, scores, _ = _detector().run(np.ascontiguousarray(resized), 0, self.weak_score)
         stretch = np.array([width / size[0], height / size[1]] * 2)
         faces = []
         for rectangle, score in zip(found, scores, strict=True):

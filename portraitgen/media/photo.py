@@ -55,17 +55,36 @@ def read_photo(path: Path) -> np.ndarray:
     Raises:
         PhotoError: there is none, it cannot be read, or it has more than `MAX_PIXELS`.
     """
+    with _opened(path) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PhotoError(
+                path,
+                f"{width}x{height} are more than {MAX_PIXELS // 1_000_000} million pixels; scale it down",
+            )
+        return _as_rgb(ImageOps.exif_transpose(image), path)
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) that a photo's header states, before it is turned as EXIF says; no pixel is read.
+
+    Raises:
+        PhotoError: there is none, or its header cannot be read.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return width, height
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture of any size; PIL's own limit, which it takes for an attack, is a sixth of `MAX_PIXELS`."""
     if not path.is_file():
         raise PhotoError(path, "no such picture")
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with _any_size(), Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise PhotoError(
-                    path,
-                    f"{width}x{height} are more than {MAX_PIXELS // 1_000_000} million pixels; scale it down",
-                )
-            return _as_rgb(ImageOps.exif_transpose(image), path)
+        with Image.open(path) as image:
+            yield image
     except UnidentifiedImageError:
         raise PhotoError(path, "not a readable picture; remove it or save it anew") from None
     except _DAMAGE as error:
@@ -74,14 +93,6 @@ def read_photo(path: Path) -> np.ndarray:
         if isinstance(error, PhotoError):
             raise
         raise PhotoError(path, f"the picture is damaged ({error}); fetch it again or remove it") from error
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """PIL's own limit, which it takes for an attack, is a sixth of `MAX_PIXELS`."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

@@ -29,20 +29,31 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    begun: float | None = None
-    last, first = time.monotonic(), 0
+    time_left, last = TimeLeft(), time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal begun, last, first
-        now = time.monotonic()
-        if begun is None:
-            # Models are loaded before the first step, which says nothing of how long the others take.
-            if done > 0:
-                begun, first, last = now, done, now
-            return
-        if now - last >= LINE_EVERY_S and first < done < total:
-            last = now
-            left = timedelta(seconds=round((now - begun) / (done - first) * (total - done)))
-            log.info("%s: %d of %d, %s left", what, done, total, left)
+        nonlocal last
+        seconds = time_left(done, total)
+        if seconds and time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            log.info("%s: %d of %d, %s left", what, done, total, timedelta(seconds=round(seconds)))
 
     yield report
+
+
+class TimeLeft:
+    """How long a row of steps will still take, by what the steps after the first took.
+
+    Models are loaded before the first step, which says nothing of how long the others take.
+    """
+
+    def __init__(self) -> None:
+        self._begun, self._first = 0.0, 0
+
+    def __call__(self, done: int, total: int) -> float | None:
+        """Seconds left when `done` of `total` steps are done; None: not known yet."""
+        if not self._first:
+            self._begun, self._first = time.monotonic(), done
+        if done <= self._first:
+            return None
+        return (time.monotonic() - self._begun) / (done - self._first) * (total - done)

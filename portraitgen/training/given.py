@@ -2,12 +2,15 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from portraitgen.training.inputs import PATHS, Given, Input, SystemInputs, Way
+
+_FACE = re.compile(r"largest|left|right|0*[1-9][0-9]{0,3}")
 
 
 def accept(
@@ -89,6 +92,11 @@ def convert(each: Input, value: Any) -> Any:
         return path
     if each.kind == "text":
         return _text(each, value)
+    if each.kind == "face":
+        which = _text(each, value)
+        if not _FACE.fullmatch(which):
+            raise ValueError(f"{wrong}give largest, left, right, or a number, 1 being on the left")
+        return which
     if each.kind == "shards":
         return value if isinstance(value, str) else [str(pattern) for pattern in value]
     if each.kind == "photos":

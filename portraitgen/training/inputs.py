@@ -20,6 +20,7 @@ from portraitgen.training.request import Request, StoredClip
 Kind = Literal[
     "photos",
     "text",
+    "face",
     "video",
     "sound",
     "layout",
@@ -38,6 +39,7 @@ Kind = Literal[
 
 photos   pictures of people: a path; a list, one photo a person; or a list of lists, several of each
 text     words
+face     which face of the input `of`: largest, left, right, or a number, 1 being on the left
 video    path of a video, of a picture, or of a landmark file (.npz)
 sound    path of a sound, or of a video with one
 layout   where each person is: a list with, for each, a picture of a mask or [x0, y0, x1, y1] in shares of
@@ -72,6 +74,7 @@ class Input:
         low, high: bounds of a number, both allowed; None: none.
         people: of photos and layout: at most so many people; None: any number.
         photos: of photos: at most so many of each person; None: any number.
+        of: of a face: the photos or the video that it is in.
         origin: where a file comes from that is not there.
     """
 
@@ -84,11 +87,13 @@ class Input:
     high: float | None = None
     people: int | None = 1
     photos: int | None = 1
+    of: str = ""
     origin: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in get_args(Kind), f"{self.name}: no kind {self.kind!r}"
         assert (self.kind == "choice") == bool(self.choices), f"{self.name}: choices are for a choice"
+        assert (self.kind == "face") == bool(self.of), f"{self.name}: a face is one of some input"
         own = self.name.startswith("inputs.")
         assert own or self.name in COMMON, f"{self.name}: a key of one system is called inputs.{self.name}"
 

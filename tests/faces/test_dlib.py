@@ -1,6 +1,7 @@
 """The embedded backend on real pictures: the quick start's clip, and the photo collection where present."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -136,3 +137,11 @@ def test_people_are_told_apart(shared: Path) -> None:
     assert same.sum() > len(people), "somebody is there more than once"
     assert likeness[same].min() > BACKEND.identity_threshold + 0.01
     assert likeness[~same].max() < BACKEND.identity_threshold - 0.01
+
+
+def test_threads_do_not_disturb_each_other(frame: np.ndarray):
+    """A page looks at photos while it draws: grey pictures had faces, or the process died."""
+    grey = np.full((90, 160, 3), 180, np.uint8)
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(lambda turn: len(sure_faces(frame if turn % 2 else grey)), range(30))]
+    assert found == [0, 1] * 15

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from portraitgen.faces.choice import check_choice
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.follow import face_in_photo, follow_face
 from portraitgen.media.decode import read_video
@@ -77,12 +76,6 @@ def test_which_of_several_people_is_followed(shared: Path, tmp_path: Path, caplo
     assert "2 faces are followed in it, number 2 from the left is taken" in caplog.text
     with pytest.raises(ValueError, match="face 3 is asked for, but 2 faces are found"):
         face_in_photo(photo, BACKEND, which="3")
-
-
-@pytest.mark.parametrize("which", ["middle", "0", "-1", "1.5", ""])
-def test_a_choice_that_is_none_is_refused(which: str):
-    with pytest.raises(ValueError, match=r"inputs\.face=.*give largest, left, right, or a number"):
-        check_choice(which, setting="inputs.face")
 
 
 def test_a_small_face_is_found_at_twice_the_size(carphone: Path, tmp_path: Path):

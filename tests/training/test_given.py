@@ -22,6 +22,7 @@ class Talker(SystemInputs):
         Input("inputs.voice", "weights", "weights of the voice", origin="make it with train.py"),
         Input("inputs.mood", "choice", "mood", default="calm", choices=("calm", "glad")),
         Input("inputs.blink", "switch", "whether eyes blink", default=True),
+        Input("inputs.face", "face", "which face", default="largest", of="reference"),
         Input("inputs.scale", "number", "strength", default=1.0, low=0.0),
         Input("inputs.mix", "shares", "of the photos", low=0.0, high=1.0),
     )
@@ -91,6 +92,8 @@ def test_photos_of_people(files):
         ("inputs.mix", 1, 1.0),
         ("inputs.mix", [0.25, 0.5], ((0.25, 0.5),)),
         ("inputs.mix", [[0.25], [], [0.1, 0.9]], ((0.25,), (), (0.1, 0.9))),
+        ("inputs.face", "left", "left"),
+        ("inputs.face", 2, "2"),
         ("layout", [[0, 0, 0.5, 1], [0.5, 0, 1, 1.0]], ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))),
     ],
 )
@@ -119,6 +122,10 @@ def test_what_a_value_becomes(name, value, expected):
         ("inputs.mix", [[0.6, 0.6]], "more than 1 together"),
         ("inputs.mix", [0.2, [0.3]], "give a number"),
         ("inputs.mix", "half", "give a number"),
+        *(
+            ("inputs.face", each, "largest, left, right, or a number")
+            for each in ("middle", "0", "-1", 1.5, "")
+        ),
         ("inputs.voice", "none.safetensors", "no such file: make it with train.py"),
         ("prompt", ["a"], "give text"),
         ("layout", [[0, 0, 2, 1]], "in shares of width and height"),

@@ -88,7 +88,7 @@ def find_sources(source: str, *, exclude: Path | None = None, setting: str = "so
         ValueError: nothing is there, or nothing that could be a video or a photo.
     """
     if source.startswith("pip:"):
-        path = _packaged_file(source)
+        path = packaged_file(source)
         return _with_keys([(path, path.name)])
     root = Path(source).expanduser()
     if root.is_file():
@@ -141,7 +141,7 @@ def _files(root: Path, exclude: Path | None) -> Iterator[Path]:
         yield from (folder / name for name in sorted(files) if not name.startswith("."))
 
 
-def _packaged_file(source: str) -> Path:
+def packaged_file(source: str) -> Path:
     """`pip:<distribution>/<file>` as a path; the package is never imported, its list of files is enough."""
     distribution, _, wanted = source.removeprefix("pip:").partition("/")
     if not distribution or not wanted:

@@ -135,6 +135,17 @@ GENERATE: dict[str, SubCommand] = {
 """What generate.py does, by its first word; without one it generates."""
 
 
+DEMO: dict[str, SubCommand] = {
+    "": SubCommand(
+        "portraitgen.runs.demo.demo.demo",
+        "demo",
+        "weights=last.safetensors",
+        "serve a page to try trained weights",
+    ),
+}
+"""What demo.py does."""
+
+
 CONVERT: dict[str, SubCommand] = {
     "": SubCommand(
         "portraitgen.runs.convert.convert",

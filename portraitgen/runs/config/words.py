@@ -58,7 +58,9 @@ def quoted(key: str, value: str) -> str:
     """`key='value'`, whatever signs the value has."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     ending = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{key}='{escaped}{escaped[len(escaped) - ending :]}'".replace("${", "\\${")
+    # A `${` that is meant as it stands, also behind backslashes that are.
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", f"{escaped}{escaped[len(escaped) - ending :]}")
+    return f"{key}='{plain}'"
 
 
 def _without_dashes(word: str) -> str:

@@ -90,7 +90,7 @@ def what_is_wanted(
     line |= {f"inputs.{key}": value for key, value in config.inputs.items()}
     line = {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in line.items()}
     if config.requests is None:
-        wanted = [_wanted(line, inputs, facts, name=name, place="")]
+        wanted = [want(line, inputs, facts, name=name)]
     else:
         wanted = _rows(config.requests, line, inputs, facts, name=name)
     if not any(is_of_shards(each.samples[0]) for each in wanted):
@@ -113,7 +113,7 @@ def _rows(
     """What the rows of a requests file ask for; `line` is what the command line says."""
     rows = read_requests(file, {each.name: each for each in inputs.inputs}, OF_A_ROW)
     wanted = [
-        _wanted({**line, **row}, inputs, facts, name=name, place=f"requests={file}, {place}: ")
+        want({**line, **row}, inputs, facts, name=name, place=f"requests={file}, {place}: ")
         for place, row in rows
     ]
     names = [each.name for each in wanted if each.name is not None]
@@ -124,14 +124,23 @@ def _rows(
     return [replace(each, number=f"{number:0{digits}d}") for number, each in enumerate(wanted, start=1)]
 
 
-def _wanted(
+def want(
     values: Mapping[str, Any],
     inputs: type[SystemInputs],
     facts: Mapping[str, Any],
     *,
     name: str,
-    place: str,
+    place: str = "",
 ) -> Wanted:
+    """What these values ask of the system called `name`.
+
+    Args:
+        values: key → value as typed, `seed` and `num_samples` among them; None: not given.
+        place: said before each message.
+
+    Raises:
+        ValueError: names what the system does not take, what is missing, or what cannot be.
+    """
     own = {key: value for key, value in values.items() if key not in OF_A_ROW}
     key, seed, count = values.get("key"), values["seed"], values["num_samples"]
     for setting, number, low in (("seed", seed, 0), ("num_samples", count, 1)):

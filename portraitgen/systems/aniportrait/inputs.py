@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.faces.choice import LARGEST, check_choice
+from portraitgen.faces.choice import LARGEST
 from portraitgen.faces.mediapipe import MediaPipeBackend
 from portraitgen.faces.motion import Motion, read_motion, with_mesh
 from portraitgen.faces.reference import MARGIN, Frame, Reference, read_reference
@@ -54,18 +54,21 @@ class Inputs(SystemInputs):
             "number",
             "space around the face with inputs.frame=face, in face sizes: more where the head moves out",
             default=MARGIN,
+            low=0.0,
         ),
         Input(
             "inputs.face",
-            "text",
+            "face",
             "which face of the photo: largest, left, right, or a number, 1 being on the left",
             default=LARGEST,
+            of="reference",
         ),
         Input(
             "inputs.driving_face",
-            "text",
+            "face",
             "which face of the driving video or picture, in the same words",
             default=LARGEST,
+            of="driving",
         ),
         Input(
             "inputs.retarget",
@@ -152,10 +155,6 @@ class Inputs(SystemInputs):
         raw = given["inputs.raw_points"]
         if raw is None:  # the released weights were trained on what MediaPipe says
             raw = "converted_from" in facts and isinstance(backend, MediaPipeBackend)
-        for setting in ("inputs.face", "inputs.driving_face"):
-            check_choice(given[setting], setting=setting)
-        if given["inputs.margin"] < 0:
-            raise ValueError(f"inputs.margin={given['inputs.margin']:g}: give 0 or more")
         ((photo,),) = given["reference"]
         reference = self._reference(photo, backend, given)
         if given["audio"] is not None:

@@ -1,0 +1,88 @@
+"""What a visitor does on the page of `demo.py`: gives files, presses buttons, waits, looks."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.browser.chromium import Chromium, Tab
+
+PATIENCE = 120.0
+
+
+class Visitor:
+    """One open page; a context manager that leaves it."""
+
+    def __init__(self, browser: Chromium, address: str, *, width: int = 1280, dark: bool = False) -> None:
+        self.tab: Tab = browser.open(address, width=width, dark=dark)
+        self.until("the page is there", lambda: self.tab.run("!!document.querySelector('.pg-title')"))
+
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tab.__exit__()
+
+    def until(self, what: str, holds: Callable[[], Any]) -> Any:
+        """Wait until something holds; what it gives."""
+        end = time.monotonic() + PATIENCE
+        while not (found := holds()):
+            if time.monotonic() > end:
+                raise AssertionError(f"not in time: {what}; the page says {self.text[-1500:]!r}")
+            time.sleep(0.1)
+        return found
+
+    @property
+    def text(self) -> str:
+        """All that the page says."""
+        return str(self.tab.run("document.body.innerText"))
+
+    def give(self, label: str, *files: Path) -> None:
+        """Put files into the field for files that is called `label`."""
+        named = f"each.innerText.includes({json.dumps(label)}) && each.querySelector('input[type=file]')"
+        field = f"[...document.querySelectorAll('.pg-field')].find(each => {named})"
+        found = f"{field}.querySelector('input[type=file]')"
+        handle = self.tab.ask("Runtime.evaluate", expression=found)["result"]["objectId"]
+        self.tab.ask("DOM.setFileInputFiles", objectId=handle, files=[str(file) for file in files])
+
+    def press(self, label: str) -> None:
+        """Press the button called `label` that can be pressed."""
+        called = f"each.innerText.trim().split(/\\n/)[0] === {json.dumps(label)}"
+        named = f"{called} && !each.disabled && each.offsetParent"
+        found = f"[...document.querySelectorAll('button')].find(each => {named})"
+        self.until(f"{label} can be pressed", lambda: self.tab.run(f"!!{found}"))
+        self.tab.run(f"{found}.click()")
+
+    def clear(self, label: str) -> None:
+        """Take the file out of the field that is called `label`."""
+        named = f"each.innerText.includes({json.dumps(label)})"
+        field = f"[...document.querySelectorAll('.pg-field')].find(each => {named})"
+        self.tab.run(f"{field}.querySelector('button[aria-label=Clear]').click()")
+
+    def write(self, label: str, text: str) -> None:
+        """Write into the field whose label begins with `label`."""
+        self.tab.run(
+            f"""(() => {{
+              const label = [...document.querySelectorAll('label')].find(
+                each => each.innerText.trim().startsWith({json.dumps(label)}));
+              const field = label.querySelector('input, textarea');
+              field.value = {json.dumps(text)};
+              field.dispatchEvent(new Event('input', {{bubbles: true}}));
+            }})()"""
+        )
+
+    def problems(self) -> list[str]:
+        """Messages that stand beside inputs."""
+        found: list[str] = self.tab.run(
+            "[...document.querySelectorAll('.pg-problem')].map(each => each.innerText)"
+        )
+        return found
+
+    def results(self) -> list[dict[str, str]]:
+        """Each result, the newest first: address of its video, its command."""
+        found: list[dict[str, str]] = self.tab.run(
+            """[...document.querySelectorAll('.pg-result')].map(each => ({
+              main: each.querySelector('.pg-link').href, command: each.querySelector('pre').textContent}))"""
+        )
+        return found
