@@ -38,7 +38,7 @@ def read_ledger(out: Path, split: str) -> dict[int, list[Entry]]:
     try:
         stored = read_json(path)
         return {
-            int(number): [Entry(str(name), str(key), stamp) for name, key, stamp in sources]
+            int(number): [Entry(str(name), str(key), [*stamp]) for name, key, stamp in sources]
             for number, sources in stored["shards"].items()
         }
     except (FileNotFoundError, NotADirectoryError):

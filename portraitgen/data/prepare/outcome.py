@@ -38,7 +38,7 @@ class Outcome:
             else:
                 outcome.photos += len(job.sources)
                 outcome.used_photos += manifest["samples"]
-            for error in manifest["errors"]:
+            for error in manifest.get("errors", []):
                 # Words stand for a part that is missing, exceptions for all (see job.Omission).
                 kind = outcome.partly if error["type"] in ("skipped", "str") else outcome.skipped
                 kind.append(error["message"])
