@@ -30,7 +30,13 @@ SYSTEMS = {
     "aniportrait/tiny_stage2": [],
     "consisid/tiny_identity": [],
     "consisid/tiny_wan": [],
-    "flux_identity/tiny_klein": ["losses=none", "optimizer=adamw", "optimizer.lr=1.0e-3", "~optimizer.d0"],
+    "flux_identity/tiny_klein": [
+        "losses=none",
+        "~losses.identity",
+        "optimizer=adamw",
+        "optimizer.lr=1.0e-3",
+        "~optimizer.d0",
+    ],
     "loopy/tiny_stage2": [],
     # Hard routing flips between near ties by a rounding error.
     "uniportrait/tiny_stage2": [

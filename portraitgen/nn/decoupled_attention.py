@@ -6,6 +6,7 @@ they are added up, those of the people after a router has given each place of th
 is an attention processor of diffusers, so that all its pipelines of a U-Net work with it.
 """
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -49,6 +50,7 @@ class Branches:
             the router finds. Where two overlap they share, where nobody is there is nobody.
         logits: layer → [B, S, N] of the router, the smallest number where nobody is present; None does not
             keep them. Each pass writes it anew, gradient checkpointing too: copy it before the backward pass.
+            A `UserDict` where the U-Net may be sharded: FSDP gives blocks copies of a dict.
     """
 
     people: Tensor
@@ -58,7 +60,7 @@ class Branches:
     people_scale: float = 1.0
     image_scale: float = 1.0
     regions: Tensor | None = None
-    logits: dict[str, Tensor] | None = None
+    logits: MutableMapping[str, Tensor] | None = None
     _kept: dict[str, tuple[tuple[int, ...], PersonKeys]] = field(default_factory=dict, repr=False)
     _text: dict[str, tuple[Tensor, tuple[Any, ...], tuple[Tensor, Tensor]]] = field(
         default_factory=dict, repr=False

@@ -4,6 +4,7 @@ The authors released no training code. What their paper leaves open are settings
 system lists them.
 """
 
+from collections import UserDict
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, cast
@@ -144,7 +145,8 @@ class UniPortrait(Generator):
             structure_keep=conditions["structure_seen"].flatten(0, 1),
         )
         wanted = self.network.has_router and "router_logits" in self.wanted
-        branches = Branches(tokens.unflatten(0, people.shape), present=people, logits={} if wanted else None)
+        logits_of: UserDict[str, Tensor] | None = UserDict() if wanted else None
+        branches = Branches(tokens.unflatten(0, people.shape), present=people, logits=logits_of)
         prediction = self.network(noisy, time, text=text.embeds, branches=branches)
         logits = {
             layer: each.mT.unflatten(-1, grid_of(each.shape[1], *noisy.shape[-2:]))
