@@ -197,7 +197,7 @@ def test_a_sample_gets_masks_of_every_region_that_has_boxes(folder):
 def test_nobody_to_begin_with(folder):
     clip = synthetic_clip("face", num_frames=3, size=32)
     unseen = replace(clip, tracks=(replace(clip.tracks[0], valid=np.zeros(3, bool)),))
-    with pytest.raises(DataError, match=r"sample face-000000000: nobody has a valid box"):
+    with pytest.raises(DataError, match=r"sample face-000000000: no person has a valid box"):
         Sam2Masks(str(folder))(unseen)
 
 

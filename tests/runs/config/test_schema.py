@@ -35,13 +35,12 @@ def test_the_rank_is_the_launchers(monkeypatch, environment, rank):
 
 def test_hydra_as_it_is_here_can_be_set_up_in_the_job_of_a_trial():
     """Every trial of a sweep of submitit jobs failed: "file is already registered with a different class"."""
+    cloudpickle = pytest.importorskip("cloudpickle", reason="needs the extra slurm")
     register_configs()
     here = dict(Singleton._instances)
     try:
-        state = Singleton.get_state()
-        state.pop("omegaconf_resolvers")  # those that are lambdas travel by cloudpickle
-        there = pickle.loads(pickle.dumps(state))
-        Singleton.set_state({**there, "omegaconf_resolvers": Singleton.get_state()["omegaconf_resolvers"]})
+        there = pickle.loads(cloudpickle.dumps(Singleton.get_state()))  # as submitit writes and reads a job
+        Singleton.set_state(there)
         assert SourcesRegistry.instance().resolve("file") is CheckedFileSource
     finally:
         Singleton._instances = here

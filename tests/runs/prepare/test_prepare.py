@@ -188,7 +188,9 @@ def test_new_sources_are_added_and_vanished_ones_kept(run, videos, tmp_path):
     run(source=source, out=out, videos_per_shard=1)
     before = digests(out)
     (source / "c.mp4").unlink()
-    shutil.copy(videos / "a.mp4", source / "a.mp4")
+    (source / "a.mp4").write_bytes(
+        (videos / "a.mp4").read_bytes() + b"\0\0\0\x08free"
+    )  # new, not c.mp4 renamed
     messages = run(source=source, out=out, videos_per_shard=1)
     assert messages[0].startswith("train-000001 is kept as it is, though c.mp4 is no longer there")
     assert messages[1] == "preparing 1 file into 1 shard; 2 shards finished before"

@@ -102,7 +102,8 @@ class Copies(torch.overrides.TorchFunctionMode):
 def test_a_video_copies_its_plan_once_and_the_next_one_begins_anew():
     module = with_video_vae().eval()
     batch = tiny.batch(2)
-    faces = [Face(*(batch[f"face_{name}"][row : row + 1] for name in Face.__slots__)) for row in range(2)]
+    parts = ("picture", "embedding", "hidden")
+    faces = [Face(*(batch[f"face_{part}"][row : row + 1] for part in parts)) for row in range(2)]
     settings = {"scheduler": scheduler(), "num_steps": 8, "cache_rescale": (1.0, 0.0)}
 
     def drawn(face, **changed):
