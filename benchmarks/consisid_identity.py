@@ -9,6 +9,10 @@ same few windows for as many steps, once with face modules and once without; the
 frames from new noise. dlib looks at the first and the last of them, four times as large. The features that
 the tokens are made of come from another network (MobileFace), so that none grades what it has conditioned.
 
+--host wan does so with the modules for Wan. Its positions are rotary alone, by which nothing in pure noise
+says where a token is. So a token here is a whole frame, and of a window the first and the last frame are
+learned. It has no picture of the face to leave out; "without" holds the gates of its face attention at zero.
+
     similarity   cosine of dlib's embeddings of a drawn face and of the person (the mean over the true
                  frames); mean over the frames in which a face is found
     right        share of these in which no other person of the clips is nearer
@@ -56,10 +60,11 @@ from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.runs.config.schema import register_configs
 from portraitgen.runs.prepare.features.face import FaceConditionFeature
 from portraitgen.systems.consisid.module import ConsisID
+from portraitgen.systems.consisid.wan.network import WanNetwork
 
-WINDOWS, BATCH, ENLARGED = 12, 6, 4
+WINDOWS, BATCH, ENLARGED, PIXELS = 12, 6, 4, 64
 RATE, BETAS, LARGEST_GRADIENT, WARMUP = 2e-3, (0.9, 0.95), 1.0, 0.1
-TRANSFORMER = {
+COGVIDEOX_SIZES = {
     "num_attention_heads": 12,
     "in_channels": 1536,
     "out_channels": 768,
@@ -70,14 +75,22 @@ TRANSFORMER = {
     "cross_attn_num_heads": 4,
     "LFE_output_dim": 128,
 }
-SETTINGS = [
+WAN_SIZES = {
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "in_channels": 3 * PIXELS**2,
+    "out_channels": 3 * PIXELS**2,
+    "ffn_dim": 512,
+    "freq_dim": 64,
+    "num_layers": 4,
+}
+COGVIDEOX = [
     "experiment=consisid/tiny_identity",
-    *(f"model.network.transformer.{name}={value}" for name, value in TRANSFORMER.items()),
+    *(f"model.network.transformer.{name}={value}" for name, value in COGVIDEOX_SIZES.items()),
     # Positions as the published weights have them: without, nothing in pure noise says where a token is.
     "+model.network.transformer.use_learned_positional_embeddings=true",
     "+model.network.transformer.max_text_seq_length=1",
     "model.network.picture=false",
-    "model.network.lora=null",
     "model.codec.factor=8",
     # The sample as target, and a schedule by which the network has to say what it looks like: as in the
     # quick start.
@@ -85,6 +98,21 @@ SETTINGS = [
     "model.objective.scheduler.beta_schedule=linear",
     "model.objective.scheduler.beta_start=0.0001",
     "model.objective.scheduler.beta_end=0.02",
+]
+WAN = [
+    "experiment=consisid/tiny_wan",
+    "model.network._target_=benchmarks.consisid_identity.SampleWan",
+    *(f"model.network.transformer.{name}={value}" for name, value in WAN_SIZES.items()),
+    "+model.network.transformer.patch_size=[1,1,1]",
+    "model.network.face.heads=4",
+    "model.network.face.head_dim=32",
+    f"model.codec.factor={PIXELS}",
+    "model.codec.time_factor=1",
+    "model.objective.distribution=uniform",
+]
+HOSTS = {"cogvideox": COGVIDEOX, "wan": WAN}
+SHARED = [
+    "model.network.lora=null",
     "model.objective.mask_probability=0",
     "model.condition_dropout=null",
     "model.face_condition=null",
@@ -100,6 +128,17 @@ SETTINGS = [
     f"data.batch_size={WINDOWS}",
     f"data.samples_per_epoch={WINDOWS}",
 ]
+
+
+class SampleWan(WanNetwork):
+    """Wan whose last layer says the sample, from which the flow's velocity follows (Li & He 2025,
+    arXiv:2511.13720, x-prediction with v-loss): a token of a whole frame is far narrower than its noise.
+    """
+
+    def forward(self, noisy: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+        """As `Host.forward`; sampling makes its last prediction at a time of 0.3."""
+        level = time.clamp(min=0.3).view(-1, 1, 1, 1, 1)
+        return (noisy - super().forward(noisy, time, **conditions)) / level
 
 
 @dataclass(frozen=True)
@@ -119,6 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--videos", nargs="+", required=True, help="each of another person")
     parser.add_argument("--weights", required=True, help="of MobileFace v2")
+    parser.add_argument("--host", choices=HOSTS, default="cogvideox")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/consisid_identity"))
@@ -127,24 +167,26 @@ def main() -> int:
     register_configs()
     shards = prepare(given.videos, given.out / "data")
     store_faces(shards, given.weights)
-    batch = read_windows(shards)
+    batch = read_windows(shards, given.host)
     grader = Grader(batch)
     rows: dict[bool, list[Grade]] = {False: [], True: []}
     for seed in range(given.seeds):
         for faces in rows:
-            name = f"{'with' if faces else 'without'}_{seed}_{given.steps}"
+            path = given.out / f"{given.host}_{'with' if faces else 'without'}_{seed}_{given.steps}"
             rows[faces].append(
-                run(batch, grader, given.out / name, faces=faces, seed=seed, steps=given.steps)
+                run(batch, grader, path, host=given.host, faces=faces, seed=seed, steps=given.steps)
             )
     return report(rows, grader.truth)
 
 
-def run(batch: dict[str, Any], grader: "Grader", path: Path, *, faces: bool, seed: int, steps: int) -> Grade:
+def run(
+    batch: dict[str, Any], grader: "Grader", path: Path, *, host: str, faces: bool, seed: int, steps: int
+) -> Grade:
     """Train, draw and grade; or what came of it before."""
     known = path.with_suffix(".json")
     if not known.exists():
         begin = time.process_time()
-        system = learn(batch, faces=faces, seed=seed, steps=steps)
+        system = learn(batch, host=host, faces=faces, seed=seed, steps=steps)
         with torch.no_grad():
             drawn = system.sample(batch, generator=seeded_generators(range(1000, 1000 + WINDOWS)))
         save_sheet(batch["frames"], drawn, path.with_suffix(".png"))
@@ -154,9 +196,9 @@ def run(batch: dict[str, Any], grader: "Grader", path: Path, *, faces: bool, see
     return Grade(**json.loads(known.read_text()))
 
 
-def compose_settings(*words: str) -> DictConfig:
+def compose_settings(host: str, *words: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", [*SETTINGS, *words])
+        return compose("train", [*HOSTS[host], *SHARED, *words])
 
 
 def store_faces(shards: str, weights: str) -> None:
@@ -172,18 +214,26 @@ def store_faces(shards: str, weights: str) -> None:
             assert not problems, problems
 
 
-def read_windows(shards: str) -> dict[str, Any]:
+def read_windows(shards: str, host: str) -> dict[str, Any]:
     """As many windows of each person as of the others, and a face of the same clip for each."""
-    data = instantiate(compose_settings(f"data.shards={shards}").data, _convert_="all")
+    data = instantiate(compose_settings(host, f"data.shards={shards}").data, _convert_="all")
     data.setup("fit")
     (planes,) = data.train_dataloader()
-    return to_floats(planes)
+    batch = to_floats(planes)
+    if host == "wan":
+        batch["frames"] = batch["frames"][:, [0, -1]]
+    return batch
 
 
-def learn(batch: dict[str, Any], *, faces: bool, seed: int, steps: int) -> ConsisID:
+def learn(batch: dict[str, Any], *, host: str, faces: bool, seed: int, steps: int) -> ConsisID:
     torch.manual_seed(seed)
-    words = [f"model.network.transformer.is_train_face={faces}", "data.shards=none"]
-    system: ConsisID = instantiate(compose_settings(*words).model, _convert_="all")
+    words = ["data.shards=none"]
+    if host == "cogvideox":
+        words.append(f"model.network.transformer.is_train_face={faces}")
+    system: ConsisID = instantiate(compose_settings(host, *words).model, _convert_="all")
+    if host == "wan" and not faces:
+        for name, weight in system.network.named_parameters():
+            weight.requires_grad_(not name.endswith("face_gate"))  # at zero a block is Wan's, bit for bit
     system.trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False
     )
