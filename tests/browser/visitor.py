@@ -12,10 +12,22 @@ PATIENCE = 120.0
 
 
 class Visitor:
-    """One open page; a context manager that leaves it."""
+    """One open page; a context manager that leaves it.
 
-    def __init__(self, browser: Chromium, address: str, *, width: int = 1280, dark: bool = False) -> None:
-        self.tab: Tab = browser.open(address, width=width, dark=dark)
+    Args:
+        apart: with a browser of their own, as many visitors at once have.
+    """
+
+    def __init__(
+        self,
+        browser: Chromium,
+        address: str,
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        apart: bool = False,
+    ) -> None:
+        self.tab: Tab = browser.open(address, width=width, dark=dark, apart=apart)
         self.until("the page is there", lambda: self.tab.run("!!document.querySelector('.pg-title')"))
 
     def __enter__(self) -> "Visitor":
@@ -42,7 +54,8 @@ class Visitor:
         """Put files into the field for files that is called `label`."""
         named = f"each.innerText.includes({json.dumps(label)}) && each.querySelector('input[type=file]')"
         field = f"[...document.querySelectorAll('.pg-field')].find(each => {named})"
-        found = f"{field}.querySelector('input[type=file]')"
+        found = f"{field}?.querySelector('input[type=file]')"
+        self.until(f"the field {label} is there", lambda: self.tab.run(f"!!({found})"))
         handle = self.tab.ask("Runtime.evaluate", expression=found)["result"]["objectId"]
         self.tab.ask("DOM.setFileInputFiles", objectId=handle, files=[str(file) for file in files])
 

@@ -3,6 +3,7 @@
 import hmac
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def serve(
         )
     except OSError as error:
         raise ValueError(f"host={host} port={port}: {error}") from error
+    # Gradio makes it for an editor that is off here, among the files of visitors.
+    with suppress(FileNotFoundError):
+        (visits.uploads / "vibe_edit_history").rmdir()
     if link:
         log.info("public link: %s", link)
     return str(address)
