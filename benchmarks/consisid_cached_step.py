@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler
+from diffusers import CogVideoXDPMScheduler
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -27,6 +27,7 @@ from portraitgen.systems.consisid.module import ConsisID
 from portraitgen.systems.consisid.network import ConsisIDNetwork
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline
 from tests.nn.text.folders import save_t5
+from tests.tiny_vae import tiny_cogvideox
 
 WORDS, TEXT_DIM = 226, 4096
 STORED = ("face_latent_distribution", "prompt_embeds", "face_embedding")
@@ -82,15 +83,7 @@ def called() -> Iterator[set[nn.Module]]:
 
 
 def build(folder: Path) -> ConsisID:
-    torch.manual_seed(0)
-    vae = AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        latent_channels=16,
-        layers_per_block=1,
-        norm_num_groups=2,
-    )
+    vae = tiny_cogvideox(latent_channels=16)
     scheduler = CogVideoXDPMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )

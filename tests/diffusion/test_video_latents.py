@@ -9,23 +9,13 @@ from torch import Tensor, nn
 
 from portraitgen.diffusion.latents import Posterior
 from portraitgen.diffusion.video_latents import CogVideoXCodec, PixelVideoCodec, VideoCodec, WanCodec
+from tests.tiny_vae import tiny_cogvideox
 
 SIZE = 32
 
 
 def cogvideox(**options: object) -> AutoencoderKLCogVideoX:
-    torch.manual_seed(0)
-    return AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        sample_height=SIZE,
-        sample_width=SIZE,
-        **options,
-    ).eval()
+    return tiny_cogvideox(sample_height=SIZE, sample_width=SIZE, **options).eval()
 
 
 def wan(**options: object) -> AutoencoderKLWan:

@@ -30,6 +30,7 @@ from portraitgen.runs.prepare.features.face_latents import FaceLatents
 from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
 from tests.synthetic import synthetic_clip
+from tests.tiny_vae import tiny_cogvideox
 
 WORDS = ["features=[face]", "face_condition@features.face.conditioner=untrained"]
 
@@ -183,18 +184,8 @@ def test_without_key_points_the_backend_finds_the_person(tmp_path):
 
 @pytest.fixture(scope="module")
 def video_vae(tmp_path_factory):
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("video_vae")
-    AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        scaling_factor=0.7,
-        invert_scale_latents=True,
-    ).save_pretrained(folder)
+    tiny_cogvideox(scaling_factor=0.7, invert_scale_latents=True).save_pretrained(folder)
     return folder
 
 

@@ -17,6 +17,7 @@ from portraitgen.runs.prepare.features.caption import Captions
 from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
 from tests.synthetic import synthetic_clip
+from tests.tiny_vae import tiny_cogvideox
 
 
 @pytest.fixture
@@ -155,18 +156,8 @@ def test_clip_embeddings_are_those_of_the_frames(run, root, tmp_path):
 
 @pytest.fixture(scope="module")
 def video_vae(tmp_path_factory):
-    from diffusers import AutoencoderKLCogVideoX
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("video_vae")
-    AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-    ).save_pretrained(folder)
+    tiny_cogvideox().save_pretrained(folder)
     return folder
 
 

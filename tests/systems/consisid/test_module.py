@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler
+from diffusers import CogVideoXDPMScheduler
 from hydra.errors import InstantiationException
 
 from portraitgen.diffusion.conditions import ConditionMasks
@@ -20,6 +20,7 @@ from portraitgen.nn.text.prompts import Prompts
 from portraitgen.systems.consisid.module import ConsisID
 from portraitgen.systems.consisid.pipeline import ConsisIDPipeline
 from tests.systems.consisid import tiny
+from tests.tiny_vae import tiny_cogvideox
 
 POINTS = np.array([[30, 40], [60, 38], [46, 55], [33, 70], [58, 69]], np.float32)[None].repeat(2, axis=0)
 
@@ -48,15 +49,7 @@ class Words:
 
 def with_video_vae(**changes):
     """The module on the VAE that it is for, with adapters, a text encoder and what looks at faces."""
-    torch.manual_seed(0)
-    vae = AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-    )
+    vae = tiny_cogvideox()
     scheduler = CogVideoXDPMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
