@@ -133,8 +133,10 @@ def main() -> None:
         for seconds in given.seconds:
             long = write_clips(folder / f"clips{seconds}", count=1, seconds=seconds)
             found = run(long, weights, folder / f"out{seconds}", given.graders, count=1)
+            met = "met" if found.peak_mb <= GOAL_MB else "missed"
             label = f"one clip of {seconds:g} s"
-            print(f"{label:<22} {found.cpu_s:>12.1f} {found.peak_mb:>8.0f} (with the start)", flush=True)
+            figures = f"{label:<22} {found.cpu_s:>12.1f} {found.peak_mb:>8.0f}"
+            print(f"{figures} (with the start), memory {met}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,10 @@ class EMA(Callback):
                 f"the checkpoint's averages are not those of what trains: {', '.join(names[:8])}"
             )
         self._averages = {
-            name: _placed(self._averages[name], parameter) if name in self._averages else _part(parameter)
+            name: (
+                _placed(self._averages[name], parameter) if name in self._averages else _part(parameter)
+            ).to(torch.float32, copy=True)
             for name, parameter in trained.items()
-        }
-        self._averages = {
-            name: average.to(torch.float32, copy=True) for name, average in self._averages.items()
         }
         self._parameters = list(trained.values())
 

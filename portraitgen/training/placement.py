@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from portraitgen.training.sharding import sharded_units
+from portraitgen.training.sharding import owned_parameters
 
 BUCKET = 2 * 200_000_000
 """Elements that DeepSpeed gathers and reduces at once, in conf/strategy."""
@@ -44,18 +44,12 @@ def states_of(network: nn.Module, *, moments: int, averaged: bool) -> States:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
     own = sum(map(_bytes, trained))
-    taken: set[nn.Parameter] = set()
-    units = []
-    for unit in sharded_units(network):
-        parameters = [each for each in unit.parameters() if each not in taken]
-        taken.update(parameters)
-        units.append(sum(map(_bytes, parameters)))
     return States(
         weights=sum(map(_bytes, [*network.parameters(), *network.buffers()])),
         gradients=own,
         optimizer=moments * own,
         averages=4 * count if averaged else 0,
-        largest_unit=max(units),
+        largest_unit=max(sum(map(_bytes, parameters)) for _, parameters in owned_parameters(network)),
         element=max((each.element_size() for each in trained), default=4),
     )
 

@@ -19,7 +19,7 @@ def sharded_units(network: nn.Module) -> list[nn.Module]:
     """What is gathered at once, innermost first: blocks, each child of the network, the network itself.
 
     Blocks are the modules of the classes that a module around them lists in `_no_split_modules`, as models of
-    diffusers do, without those that contain other blocks and nothing else to gather.
+    diffusers do.
     """
     names = {name for each in network.modules() for name in getattr(each, "_no_split_modules", None) or ()}
     blocks = [each for each in network.modules() if type(each).__name__ in names]
@@ -132,7 +132,7 @@ def _require_shardable(network: nn.Module) -> None:
     shared = [name for name in names if name not in once]
     if shared:
         raise ValueError(f"strategy: {shared[0]} is shared by two modules, which FSDP cannot shard")
-    for unit, parameters in _owned(network):
+    for unit, parameters in owned_parameters(network):
         found = {parameter.dtype for parameter in parameters if parameter.requires_grad}
         if len(found) > 1:
             kinds = ", ".join(sorted(str(each).removeprefix("torch.") for each in found))
@@ -142,7 +142,7 @@ def _require_shardable(network: nn.Module) -> None:
             )
 
 
-def _owned(network: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+def owned_parameters(network: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
     """Each unit with the parameters that are gathered with it."""
     taken: set[nn.Parameter] = set()
     for unit in sharded_units(network):

@@ -96,6 +96,7 @@ class ClipGrader:
         chosen = strided_frames(len(clip.pictures))
         text = None if self.text in reasons else self.scorer.embed_text(clip.prompt or "")
         people = clip.people if clip.reference is None else (clip.reference,)
+        people = people if "clip_image" in wanted else ()
         photos = [self.scorer.embed_pictures(photo.first)[0] for photo in people]
 
         def see(chunk: Chunk) -> _Scores:
@@ -108,7 +109,7 @@ class ClipGrader:
             found = {}
             if text is not None:
                 found[self.text] = self.scorer.logits(pictures, text)
-            if "clip_image" in wanted and photos:
+            if photos:
                 found["clip_image"] = torch.stack([pictures @ photo for photo in photos], dim=1)
             if "clip_image_truth" in wanted and chunk.truth is not None:
                 true = self.scorer.embed_pictures(chunk.truth[here])

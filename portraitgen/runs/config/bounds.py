@@ -40,6 +40,7 @@ def sampling_problems(sampling: Mapping[str, Any], place: str) -> Iterator[str]:
 def training_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """What of the numbers of train.py cannot be; `config` is resolved."""
     yield from between("seed", config["seed"], 0, MAX_SEED)
+    yield from between("plan_utilisation", config.get("plan_utilisation"), 0.01, 1)
     yield from between("data.num_workers", config["data"].get("num_workers"), 0, MAX_WORKERS)
     rate = config["optimizer"].get("lr")
     if isinstance(rate, int | float) and rate < 0:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,10 @@ class Job:
             with _heard(self.notes):
                 self.result = self.work(self)
         except BaseException as error:
+            raised: BaseException | None = error
+            while raised is not None:
+                traceback.clear_frames(raised.__traceback__)  # they hold what it was drawn from
+                raised = raised.__cause__ or raised.__context__
             self.error = error
         finally:
             self.finished.set()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -234,11 +235,7 @@ def meaning_of(each: Input) -> str:
 
 
 def _explain(each: Input) -> None:
-    gr.HTML(f"<p class='pg-about'>{_escaped(each.meaning)}</p>")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    gr.HTML(f"<p class='pg-about'>{escape(each.meaning)}</p>")
 
 
 def _as_it_came(part: gr.File | gr.Audio) -> Component:

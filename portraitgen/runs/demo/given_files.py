@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 _LONGEST = 100
-"""Letters of a name that are kept."""
+"""Bytes of a name that are kept: file systems count them, not letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,12 @@ class Uploaded:
         last = PureWindowsPath(PurePosixPath(self.name).name).name
         plain = re.sub(r"[\x00-\x1f\x7f/\\:\ud800-\udfff]", "", last).lstrip(".")
         stem, dot, suffix = plain.rpartition(".")
-        kept = f"{stem[:_LONGEST]}{dot}{suffix[:10]}" if dot else suffix[:_LONGEST]
+        kept = f"{_cut(stem)}{dot}{suffix[:10]}" if dot else _cut(suffix)
         return kept or "file"
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_LONGEST].decode(errors="ignore")
 
 
 @dataclass

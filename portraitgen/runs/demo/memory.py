@@ -1,4 +1,4 @@
-"""How much memory is left on this machine, or to the group of processes that this one belongs to (cgroup)."""
+"""How much memory is left on this machine, or to the container that this process runs in (cgroup v2)."""
 
 import re
 from pathlib import Path

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,7 +122,11 @@ class Visits:
 
     def stored_bytes(self) -> int:
         """Bytes of all uploaded files."""
-        return sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
+        total = 0
+        for path in self.uploads.rglob("*"):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
     def _remove_uploads(self, paths: set[Path]) -> None:
         """Remove those of these files that no visit has, and the folders that this leaves empty."""

@@ -174,9 +174,13 @@ def device_bytes(made: Plan, strategy: str, processes: int, *, recompute: bool) 
 
 
 def process_count(config: DictConfig) -> int:
-    """Processes of all nodes; "auto" counts as one."""
+    """Processes of all nodes; where `trainer.devices` is "auto" or -1, a node counts as one."""
     devices = config.trainer.devices
-    return (devices if isinstance(devices, int) else 1) * int(config.trainer.num_nodes)
+    if OmegaConf.is_list(devices):
+        on_node = len(devices)
+    else:
+        on_node = devices if isinstance(devices, int) and devices > 0 else 1
+    return on_node * int(config.trainer.num_nodes)
 
 
 def strategy_name(config: DictConfig) -> str:
@@ -195,7 +199,8 @@ def _advice(
         yield "it fits"
         return
     if fits:
-        strategy, recompute = min(fits, key=lambda way: (way[1] is not chosen[1], STRATEGIES.index(way[0])))
+        order = (chosen[0], *STRATEGIES)  # "auto" is none of them
+        strategy, recompute = min(fits, key=lambda way: (way[1] is not chosen[1], order.index(way[0])))
         changes = [f"strategy={strategy}"] if strategy != chosen[0] else []
         if recompute is not chosen[1]:
             changes.append(f"model.gradient_checkpointing={str(recompute).lower()}")

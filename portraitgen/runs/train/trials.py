@@ -46,9 +46,8 @@ def _for_trials_alone(word: str) -> str:
     key, _, value = word.partition("=")
     if "." not in key or key.lstrip("+").partition(".")[0] not in _OF_EXPERIMENT or not value:
         return word
-    if (
-        value == "null"
-    ):  # choice() takes none: set in the sweep's own configuration, too, where nobody reads it
+    # choice() takes none: set in the sweep's own configuration, too, where nobody reads it
+    if value == "null":
         return f"++{key.lstrip('+')}=null"
     return f"{key}=choice({value})"
 

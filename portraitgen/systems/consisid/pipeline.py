@@ -182,10 +182,11 @@ class ConsisIDPipeline:
 
     def _steps(self) -> Iterator[AbstractContextManager[None]]:
         """What the predictions of a video are made inside of, one after the other; begun when the loop is."""
-        if self.cache_threshold is None:
+        threshold = self.cache_threshold
+        if threshold is None:
             yield from repeat(nullcontext())
+            return
         embeddings = self.network.time_embeddings(times_of(self.scheduler))
         memory = self.network.block_memory()
-        assert self.cache_threshold is not None
-        for skip in skipped_steps(embeddings, threshold=self.cache_threshold, rescale=self.cache_rescale):
+        for skip in skipped_steps(embeddings, threshold=threshold, rescale=self.cache_rescale):
             yield memory.step(skip=skip)

@@ -20,6 +20,7 @@ from portraitgen.training.inputs import Input
         (".hidden.jpg", "hidden.jpg"),
         ("a\x00b\n.jpg", "ab.jpg"),
         ("x" * 300 + ".jpg", "x" * 100 + ".jpg"),
+        ("顔" * 90 + ".jpg", "顔" * 33 + ".jpg"),  # 255 bytes are the most that a file system takes
     ],
 )
 def test_the_name_of_a_file(said, kept):

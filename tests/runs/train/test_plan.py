@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from portraitgen.runs.config.schema import CONF, register_configs
-from portraitgen.runs.train.plan import Plan, device_bytes, make_plan, plan_lines, step_sizes
+from portraitgen.runs.train.plan import Plan, device_bytes, make_plan, plan_lines, process_count, step_sizes
 from portraitgen.runs.train.train import train
 from portraitgen.training.cost import PassCost
 from portraitgen.training.placement import States
@@ -71,6 +71,18 @@ def test_it_says_what_to_change(weights, passes, words):
     plan = made(weights=int(weights), passes={on: int(size) for on, size in passes.items()})
     *_, last = plan_lines(given, plan)
     assert words in last
+
+
+def test_it_says_what_to_change_under_the_default_strategy():
+    given = config("aniportrait/tiny_stage1", *A100, "strategy=auto", "data.batch_size=1")
+    *_, last = plan_lines(given, made(weights=int(4e9), passes={False: int(90e9), True: int(5e9)}))
+    assert last == "it does not fit: set model.gradient_checkpointing=true"
+
+
+@pytest.mark.parametrize(("devices", "count"), [("auto", 3), ("-1", 3), ("[0,1]", 6), ("8", 24)])
+def test_devices_are_counted_as_they_are_given(devices, count):
+    words = ["trainer.num_nodes=3", f"trainer.devices={devices}"]
+    assert process_count(config("aniportrait/tiny_stage1", *words)) == count
 
 
 def test_what_is_sharded_is_shared_out():

@@ -120,10 +120,13 @@ def read_picture(path: Path, *, size: tuple[int, int] | None = None) -> Tensor:
     """A picture, or the first frame of a video: uint8 [1, 3, H, W].
 
     Raises:
-        VideoError: no such file, or it cannot be read.
+        VideoError: no such file, it cannot be read, or its first frame is damaged.
     """
     if path.suffix.lower() in VIDEOS:
-        image = next(iter_frames(path)).image
+        first = next(iter_frames(path))
+        if first.corrupt:
+            raise VideoError(f"{path}: its first frame is damaged; write it again")
+        image = first.image
     else:
         try:
             image = read_photo(path)
