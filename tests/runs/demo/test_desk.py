@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -29,6 +30,23 @@ def steps(begun: threading.Event):
         return "there"
 
     return work
+
+
+def test_a_failed_job_keeps_nothing_that_it_drew_from():
+    class Drawn:
+        pass
+
+    made = []
+
+    def work(job: Job) -> None:
+        drawn = Drawn()
+        made.append(weakref.ref(drawn))
+        raise ValueError("no face found")
+
+    job = Job(work, Limits())
+    job.run()
+    assert str(job.error) == "no face found"
+    assert made[0]() is None
 
 
 def test_jobs_come_one_after_the_other(desk):
