@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from diffusers import DDIMScheduler
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
+from portraitgen.diffusion.conditions import ConditionMasks
 from portraitgen.diffusion.latents import PixelCodec
 from portraitgen.diffusion.objective import DiffusionObjective
 from portraitgen.training.checkpoint import LastCheckpoint
 from portraitgen.training.ema import EMA
 from portraitgen.training.export import WeightsExport
-from portraitgen.training.generator import Encoded, Generator
+from portraitgen.training.generator import Denoised, Encoded, Generator
 from portraitgen.training.health import Health
 from portraitgen.training.loss_log import LossLog
 from portraitgen.training.optim import warmup_constant
@@ -57,9 +58,12 @@ class TinyGenerator(Generator):
         return Encoded(self.codec.encode(batch["frames"]), {})
 
     def denoise(
-        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], keep: Mapping[str, Tensor]
-    ) -> Tensor:
-        return self.network(noisy.flatten(0, 1)).unflatten(0, noisy.shape[:2])
+        self, noisy: Tensor, time: Tensor, conditions: dict[str, Tensor], masks: ConditionMasks
+    ) -> Denoised:
+        return Denoised(self.network(noisy.flatten(0, 1)).unflatten(0, noisy.shape[:2]))
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"truth": batch["frames"]}
 
     def sample(self, batch: dict[str, Any], *, generator: Any = None) -> Tensor:
         return batch["frames"]
@@ -162,7 +166,7 @@ def bare_loop(steps: int) -> list[float]:
         with torch.no_grad():
             encoded = generator.encode(batch)
         noised = objective.noise(encoded.clean, objective.sample_time(2, step=step, device="cpu"))
-        prediction = generator.denoise(noised.noisy, noised.time, {}, {})
+        prediction = generator.denoise(noised.noisy, noised.time, {}, ConditionMasks()).prediction
         optimizer.zero_grad()
         objective.loss(prediction, noised).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -22,9 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_file():
             temporary.chmod(0o666 & ~_umask())  # some libraries give their files to nobody else
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,7 +101,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

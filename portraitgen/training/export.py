@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.nn.lora import lora_settings
+from portraitgen.training.background import BackgroundWriter, background_writer
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.learner import Learner
 from portraitgen.training.loss_log import LossLog
-from portraitgen.training.sharding import whole
+from portraitgen.training.sharding import Copies, copies
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import find_callback, is_due, positive
 from portraitgen.training.weights import save_weights
@@ -25,8 +27,9 @@ class WeightsExport(Callback):
     """Writes `step_<step>.safetensors` and `last.safetensors` (the same file) every so often and at the end.
 
     They hold the network, also what an earlier stage trained, but not the codec; averaged weights if there
-    are any. What still equals a pretrained base is left out, and the base is named with its digest. The last
-    ones are there before the last checkpoint: a finished run always has them.
+    are any. What still equals a pretrained base is left out, and the base is named with its digest. Training
+    goes on as soon as they are copied to host memory. A checkpoint of a step is behind its weights: a run
+    that is finished always has them.
 
     Args:
         folder: of the files.
@@ -54,10 +57,15 @@ class WeightsExport(Callback):
         self.keep_last = positive("callbacks.weights.keep_last", keep_last)
         self.provenance = provenance
         self._exported: Path | None = None
+        self._writer: BackgroundWriter
+        self._written: Future[None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
+        if stage != "fit":
+            return
+        if trainer.is_global_zero:
             writable_folder(self.folder)
+        self._writer = background_writer(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that was killed may have left weights of steps that it now makes again.
@@ -93,22 +101,22 @@ class WeightsExport(Callback):
                 trainer
             )  # on every rank; names the step and the samples of a loss that is no number
         with apart_from_training(trainer):
+            if self._written is not None:
+                self._writer.wait(self._written)
             with averaged_weights(trainer):
                 # Of sharded weights every process has a part.
-                state = whole(pl_module.exported_state(), keep=trainer.is_global_zero)
-            if not trainer.is_global_zero:
-                return
-            save_weights(
-                path,
-                state,
-                config=self.config,
-                step=trainer.global_step,
-                system=self.system,
-                provenance=self._provenance(pl_module),
-            )
-            self._call_last(path)
-            for old in _steps(self.folder)[: -self.keep_last]:
-                old.unlink()
+                state = copies(pl_module.exported_state(), keep=trainer.is_global_zero)
+            if trainer.is_global_zero:
+                facts = self._provenance(pl_module)
+                self._written = self._writer.submit(
+                    self._write, path, state, step=trainer.global_step, provenance=facts
+                )
+
+    def _write(self, path: Path, state: Copies, *, step: int, provenance: Mapping[str, Any]) -> None:
+        save_weights(path, state, config=self.config, step=step, system=self.system, provenance=provenance)
+        self._call_last(path)
+        for old in _steps(self.folder)[: -self.keep_last]:
+            old.unlink()
 
     def _call_last(self, path: Path) -> None:
         with replacing(self.folder / LAST) as temporary:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from portraitgen.nn.pretrained import bases
 from portraitgen.training.sharding import (
     cast_each,
+    copies,
     fill,
     is_sharded,
     local,
@@ -22,7 +23,6 @@ from portraitgen.training.sharding import (
     set_buffers,
     shard,
     sharded_like,
-    whole,
 )
 
 # It warns of operations in place on what a block returns, which no network here does.
@@ -110,7 +110,7 @@ class FullySharded(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        gathered = whole(checkpoint, keep=self.is_global_zero)
+        gathered = copies(checkpoint, keep=self.is_global_zero)
         Strategy.save_checkpoint(self, gathered, filepath, storage_options)
 
     def load_checkpoint(

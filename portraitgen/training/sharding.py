@@ -64,27 +64,41 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole(values: Any, *, keep: bool) -> Any:
-    """`values` (nested dicts and lists) with whole tensors on the CPU in the place of sharded ones.
+class Copies(dict[str, Any]):
+    """Of values whose tensors lie in host memory and which nobody else writes to."""
 
-    Every process must call it. One tensor after the other is gathered.
+
+def copies(values: Mapping[str, Any], *, keep: bool) -> Copies:
+    """`values` (nested dicts and lists) with whole copies on the CPU in the place of all tensors.
+
+    Every process must call it. Of sharded ones one after the other is gathered.
 
     Args:
         keep: whether this process wants them; where not, an empty tensor stands for each.
     """
-    if isinstance(values, Tensor) and by_zero(values):
+    return Copies({key: _copy(value, keep=keep) for key, value in values.items()})
+
+
+def _copy(value: Any, *, keep: bool) -> Any:
+    if isinstance(value, Tensor) and by_zero(value):
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters([values]):
-            return values.detach().cpu().clone() if keep else values.new_empty(0)
-    if isinstance(values, DTensor):
-        gathered: Tensor = values.full_tensor().detach()
-        return gathered.cpu() if keep else gathered.new_empty(0)
-    if isinstance(values, Mapping):
-        return {key: whole(value, keep=keep) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(whole(value, keep=keep) for value in values)
-    return values
+        with deepspeed.zero.GatheredParameters([value]):
+            return _own(value) if keep else value.new_empty(0)
+    if isinstance(value, DTensor):
+        gathered = value.full_tensor()
+        return _own(gathered) if keep else gathered.new_empty(0)
+    if isinstance(value, Tensor):
+        return _own(value) if keep else value.new_empty(0)
+    if isinstance(value, Mapping):
+        return {key: _copy(each, keep=keep) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(each, keep=keep) for each in value)
+    return value
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def fill(network: nn.Module, values: Mapping[str, Tensor] | None) -> None:

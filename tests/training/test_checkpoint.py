@@ -1,42 +1,159 @@
 """The file that a run resumes from."""
 
+import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils._pytree import tree_flatten
 
-from portraitgen.training.checkpoint import (
+from portraitgen.training import export
+from portraitgen.training.checkpoint import LastCheckpoint, find_resume
+from portraitgen.training.checkpoint_file import (
     LAST,
     PREVIOUS,
     AtomicCheckpointIO,
     CheckpointError,
-    LastCheckpoint,
-    _keep,
-    find_resume,
+    keep,
     saved_step,
 )
 from tests.training import toy
 
 
-def test_a_write_that_fails_leaves_the_checkpoint_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fail_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     save = torch.save
 
     def disk_full(checkpoint: dict[str, Any], file: Any) -> None:
-        if checkpoint["global_step"] == 6:
+        if checkpoint["global_step"] == step:
             file.write(b"half")
             raise OSError("no space left")
         save(checkpoint, file)
 
     monkeypatch.setattr(torch, "save", disk_full)
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(6, monkeypatch)
     with pytest.raises(OSError, match="no space left"):
         toy.train(tmp_path)
     folder = tmp_path / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+class Steps(Callback):
+    """Notes each step that ended, and lets somebody wait for one."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._next = threading.Condition()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        with self._next:
+            self.made = trainer.global_step
+            self._next.notify_all()
+
+    def wait_for(self, step: int) -> None:
+        with self._next:
+            assert self._next.wait_for(lambda: self.made >= step, timeout=60), "training does not go on"
+
+
+def test_a_write_that_fails_ends_training_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(3, monkeypatch)
+    steps = Steps()
+    with pytest.raises(OSError, match="no space left"):
+        toy.train(tmp_path, callbacks=[steps, toy.Unhurried()], trainer={"max_steps": 100}, save_every=3)
+    assert steps.made < 20
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_training_goes_on_while_a_checkpoint_of_its_step_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps later it holds what a run that ended there has left: not a bit of what was trained since."""
+    toy.train(tmp_path / "short", trainer={"max_steps": 3})
+    steps, save = Steps(), torch.save
+
+    def slow(checkpoint: dict[str, Any], file: Any) -> None:
+        if checkpoint["global_step"] == 3:
+            steps.wait_for(5)
+        save(checkpoint, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+    toy.train(tmp_path / "long", callbacks=[steps])
+    expected = torch.load(tmp_path / "short/checkpoints" / LAST, weights_only=True)
+    found = torch.load(tmp_path / "long/checkpoints" / PREVIOUS, weights_only=True)
+    assert expected.keys() == found.keys()
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "losses", "global_step"):
+        (values, names), (others, other_names) = map(tree_flatten, (expected[part], found[part]))
+        assert names == other_names, part
+        same = (
+            torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+            for a, b in zip(values, others, strict=True)
+        )
+        assert all(same), part
+
+
+def test_one_checkpoint_is_written_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, written = torch.save, []
+
+    def slow(checkpoint: dict[str, Any], file: Any) -> None:
+        written.append(checkpoint["global_step"])
+        before = {name: tensor.clone() for name, tensor in checkpoint["state_dict"].items()}
+        time.sleep(0.2)
+        assert len(written) == checkpoint["global_step"]
+        for name, tensor in checkpoint["state_dict"].items():
+            assert torch.equal(tensor, before[name]), "the next checkpoint was copied into its place"
+        save(checkpoint, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+    toy.train(tmp_path, save_every=1)
+    assert written == [1, 2, 3, 4, 5, 6]
+    assert find_resume(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / LAST, 6)
+
+
+def test_a_checkpoint_that_is_not_what_was_written_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def damaging(self: Any, checkpoint: dict[str, Any], path: Any, *rest: Any) -> None:
+        save(self, checkpoint, path)
+        if checkpoint["global_step"] == 6:
+            flip_bit(path)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", damaging)
+    with pytest.raises(CheckpointError, match="its bytes are not those that were written"):
+        toy.train(tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == [LAST]
+    assert find_resume(folder) == (folder / LAST, 3)
+
+
+def test_no_checkpoint_of_a_step_whose_weights_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = export.save_weights
+
+    def failing(path: Path, *args: Any, **settings: Any) -> None:
+        if settings["step"] == 6:
+            time.sleep(0.2)  # the checkpoint of its step waits behind it
+            raise ValueError("12 tensors are not finite")
+        save(path, *args, **settings)
+
+    monkeypatch.setattr(export, "save_weights", failing)
+    with pytest.raises(ValueError, match="12 tensors are not finite"):
+        toy.train(tmp_path)
+    assert find_resume(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / LAST, 3)
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
@@ -115,17 +232,45 @@ def test_two_damaged_ones_are_an_error(tmp_path: Path) -> None:
         find_resume(tmp_path / "checkpoints")
 
 
-def test_a_folder_of_a_sharded_strategy_has_a_digest_too(tmp_path: Path) -> None:
-    """As DeepSpeed writes them: a folder with the module's states."""
-    written = tmp_path / "written"
+def written_by_deepspeed(folder: Path) -> Path:
+    """As it writes them: a folder with the module's states, the optimizer's, and the name of the newest."""
+    written = folder / "written"
     (written / "checkpoint").mkdir(parents=True)
-    state = written / "checkpoint/mp_rank_00_model_states.pt"
-    torch.save({"global_step": 5, "module": torch.ones(4000)}, state)
-    _keep(written, tmp_path / LAST)
+    torch.save(
+        {"global_step": 5, "module": torch.ones(4000)}, written / "checkpoint/mp_rank_00_model_states.pt"
+    )
+    torch.save({"moments": torch.ones(4000)}, written / "checkpoint/optim_states.pt")
+    (written / "latest").write_text("checkpoint")
+    return written
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda path: flip_bit(path / "checkpoint/optim_states.pt"),
+            "the bytes of checkpoint/optim_states.pt are not those that were written",
+        ),
+        (lambda path: (path / "latest").unlink(), "its file latest is missing"),
+        (lambda path: (path / "more.pt").touch(), "its file more.pt is not one of those"),
+        (lambda path: flip_bit(path / "sha256.txt"), "damaged"),
+    ],
+)
+def test_a_folder_has_a_digest_of_each_file(
+    tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    keep(written_by_deepspeed(tmp_path), tmp_path / LAST, step=5)
     assert find_resume(tmp_path) == (tmp_path / LAST, 5)
-    flip_bit(tmp_path / LAST / "checkpoint/mp_rank_00_model_states.pt")
-    with pytest.raises(CheckpointError, match="its files are not those that were written"):
+    subprocess.run(["sha256sum", "--check", "--quiet", "sha256.txt"], cwd=tmp_path / LAST, check=True)
+    damage(tmp_path / LAST)
+    with pytest.raises(CheckpointError, match=said):
         find_resume(tmp_path)
+
+
+def test_a_folder_of_another_step_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds step 5 in the place of 6"):
+        keep(written_by_deepspeed(tmp_path), tmp_path / LAST, step=6)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_objects_are_not_unpickled(tmp_path: Path) -> None:
