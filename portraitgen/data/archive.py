@@ -1,17 +1,25 @@
-"""Tar shards as bytes in place: list the members without trusting them, read any of them by memory map."""
+"""Tar shards as bytes in place: list the members without trusting them, read just what is asked for.
 
-import mmap
+Nothing is mapped: a page of a map that the file no longer reaches ends the process without a word (SIGBUS),
+whenever it is touched. A read that finds less than it should is an error with a name.
+"""
+
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from portraitgen.data.sample import DataError
 
 _BLOCK = 512
 # More than the order of samples mixes, fewer than a process may hold files open.
 _MAX_OPEN = 64
+# Bytes between two rows that cost less to read along than another call does.
+_MAX_GAP = 1 << 16
 _REGULAR_FILE = (b"0", b"\0")
 _OCTAL = re.compile(rb"[0-7]*")
 
@@ -24,11 +32,46 @@ class Member(NamedTuple):
     size: int
 
 
-class Archive:
-    """A tar opened read-only by memory map, so that any member costs only the pages that are touched.
+class LocalFile:
+    """Bytes of a file on a disk, read by position: forked processes may share one.
 
-    The map is released with the last view of it. A page of a map that the file no longer reaches ends the
-    process without a word (SIGBUS), so the file's size is asked for before each read: a microsecond.
+    Args:
+        path: of the file. OSError when it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """So many bytes from there on, read once into memory of their own; fewer behind the end.
+
+        Raises:
+            DataError: the file has been cut short since it was opened.
+        """
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) < min(size, self.size - offset):
+            return self._read_on(data, offset, size)
+        return memoryview(data)
+
+    def _read_on(self, data: bytes, offset: int, size: int) -> memoryview:
+        """The rest of a read that gave less than was asked for, as beyond two gigabytes."""
+        parts, missing = [data], min(size, self.size - offset) - len(data)
+        while missing:
+            parts.append(os.pread(self._file.fileno(), missing, offset + size - missing))
+            missing -= len(parts[-1])
+            if not parts[-1]:
+                now = os.fstat(self._file.fileno()).st_size
+                raise DataError(
+                    f"{self._path} was cut short while it was read: {now} bytes of {self.size}; prepare it"
+                    " again"
+                )
+        return memoryview(b"".join(parts))
+
+
+class Archive:
+    """A tar opened read-only, of which any part costs only its own bytes.
 
     Args:
         path: the shard. OSError when it cannot be opened.
@@ -36,29 +79,41 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("rb")
-        self.size = os.fstat(self._file.fileno()).st_size
-        # An empty file cannot be mapped; it is an archive without members.
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
-        self._view = memoryview(self._map) if self._map is not None else memoryview(b"")
+        self._file = LocalFile(path)
+        self.size = self._file.size
 
     def read(self, member: Member) -> memoryview:
-        """The bytes of a member, without a copy; fewer where the file ended when it was opened.
+        """The bytes of a member; fewer where the file ended when it was opened.
 
         Raises:
             DataError: the file has been cut short since.
         """
-        size = os.fstat(self._file.fileno()).st_size
-        if size < self.size:
-            raise DataError(
-                f"{self.path} was cut short while it was read: {size} bytes of {self.size}; prepare it again"
-            )
-        return self._view[member.offset : member.offset + member.size]
+        return self._file.read(member.offset, member.size)
 
-    def forget(self) -> None:
-        """Give back the memory of all that was read; it can be read again."""
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def part(self, member: Member) -> "MemberBytes":
+        """A member of which only what is taken is read."""
+        return MemberBytes(self, member)
+
+    def rows(self, offset: int, row_bytes: int, rows: np.ndarray) -> np.ndarray:
+        """Rows (int64 [n], any order) of an array of such rows that begins there: uint8 [n, row_bytes].
+
+        Raises:
+            DataError: the file ends before one of them.
+        """
+        if not row_bytes or not len(rows):
+            return np.empty((len(rows), row_bytes), np.uint8)
+        wanted, places = np.unique(rows, return_inverse=True)
+        starts = np.flatnonzero(np.diff(wanted, prepend=-_MAX_GAP - 2) > 1 + _MAX_GAP // row_bytes)
+        found = []
+        for run in np.split(wanted, starts[1:]):
+            first, count = int(run[0]), int(run[-1] - run[0]) + 1
+            data = self._file.read(offset + first * row_bytes, count * row_bytes)
+            if len(data) < count * row_bytes:
+                raise DataError(f"{self.path} ends before row {int(run[-1])} of an array")
+            read = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
+            found.append(read if count == len(run) else read[run - first])
+        together = found[0] if len(found) == 1 else np.concatenate(found)
+        return together if np.array_equal(rows, wanted) else together[places]
 
     def members(self) -> Iterator[Member]:
         """Regular files in the order of the tar.
@@ -67,7 +122,7 @@ class Archive:
         """
         offset = 0
         while offset + _BLOCK <= self.size:
-            header = bytes(self._view[offset : offset + _BLOCK])
+            header = bytes(self._file.read(offset, _BLOCK))
             size = _member_size(header)
             if size is None or offset + _BLOCK + size > self.size:
                 return
@@ -75,6 +130,40 @@ class Archive:
                 name = _text(header[345:500]) + "/" if header[257:262] == b"ustar" and header[345] else ""
                 yield Member(name + _text(header[:100]), offset + _BLOCK, size)
             offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
+
+
+class MemberBytes(io.RawIOBase):
+    """A member as bytes that are read when they are sliced, and as a file that is read from where it stands.
+
+    Args:
+        archive: it lies in.
+        member: where.
+    """
+
+    def __init__(self, archive: Archive, member: Member) -> None:
+        self._archive, self._member, self._place = archive, member, 0
+
+    def __getitem__(self, part: slice) -> memoryview:
+        begin, end, _ = part.indices(self._member.size)
+        name, offset, _ = self._member
+        return self._archive.read(Member(name, offset + begin, max(end - begin, 0)))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._member.size}[whence]
+        self._place = max(start + offset, 0)
+        return self._place
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        data = self[self._place : self._place + len(buffer)]
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
 
 class OpenArchives:

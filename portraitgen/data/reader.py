@@ -1,5 +1,7 @@
 """Read single samples through the index: chosen frames, their landmarks, or the whole sample."""
 
+import io
+
 import cv2
 import numpy as np
 
@@ -38,15 +40,16 @@ class ClipReader:
         if packets is None:
             out[:] = photo_planes(self._archives[shard].read(members["jpg"]))
         else:
-            video = self._archives[shard].read(members["mp4"])
+            video = self._archives[shard].part(members["mp4"])
             self._decoder.decode_frames(video, frames, table=packets, out=out, name="mp4")
 
     def landmarks(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
         """Landmarks of person `track` in these frames: float32 [n, K, 2], pixels; NaN where not found."""
         index = self._catalog.indexes[shard]
-        shape = (int(index.num_frames[row]), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
-        place = Member("lmk", int(index.landmarks_offset[row]), 4 * int(np.prod(shape)))
-        found = np.frombuffer(self._archives[shard].read(place), "<f4").reshape(shape)[frames, track]
+        people, points = int(index.num_tracks[row]), self._catalog.num_landmarks
+        offset = int(index.landmarks_offset[row])
+        stored = self._archives[shard].rows(offset, 8 * people * points, frames).view("<f4")
+        found = stored.reshape(len(frames), people, points, 2)[:, track]
         # Where there is no face they are NaN, all of them; an infinite one would reach the loss.
         if np.isinf(found).any():
             raise DataError(f"landmarks of person {track + 1} are infinite")
@@ -105,9 +108,10 @@ class ClipReader:
         num_cuts = int(index.num_frames[row]) * number + 1
         cuts = archive.read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
         offsets = np.frombuffer(cuts, "<i8")
-        packed = archive.read(Member("packed", int(index.mask_packed_offset[row]), int(offsets[-1])))
         places = (frames * number + column).tolist()
-        chosen = [unpack_runs(packed[offsets[place] : offsets[place + 1]]) for place in places]
+        first, end = int(offsets[min(places)]), int(offsets[max(places) + 1])
+        packed = archive.read(Member("packed", int(index.mask_packed_offset[row]) + first, end - first))
+        chosen = [unpack_runs(packed[offsets[i] - first : offsets[i + 1] - first]) for i in places]
         return np.stack([decode_rle(runs, (height, width)) for runs in chosen])
 
     def has_face_crop(self, shard: int, row: int, track: int) -> bool:
@@ -135,7 +139,8 @@ class ClipReader:
         before = min(max(-begin, 0), len(out))
         out[:before] = 0
         begin, out = max(begin, 0), out[before:]
-        sound, sample_rate = decode_wav(self._archives[shard].read(place), begin=begin, count=len(out))
+        file = io.BufferedReader(self._archives[shard].part(place))
+        sound, sample_rate = decode_wav(file, begin=begin, count=len(out))
         if sample_rate != SAMPLE_RATE:
             raise DataError(f"its sound has {sample_rate} samples a second, shards have {SAMPLE_RATE}")
         out[: len(sound)] = sound

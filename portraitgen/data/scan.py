@@ -48,7 +48,6 @@ def scan_shard(shard: Path) -> tuple[ShardIndex, list[Unusable]]:
     for member in archive.members():
         key, _, extension = member.name.partition(".")
         found[key][extension] = member
-        archive.forget()  # else the whole shard would count as this process's memory
     entries: list[_Entry] = []
     unusable: list[Unusable] = []
     for key, members in found.items():
@@ -56,7 +55,6 @@ def scan_shard(shard: Path) -> tuple[ShardIndex, list[Unusable]]:
             entries.append(_entry(archive, key, members))
         except DAMAGE as error:
             unusable.append(Unusable(key, str(error) or type(error).__name__))
-        archive.forget()  # else the whole shard would count as this process's memory
     # A sample of another landmark scheme than the first would break every batch that it is in.
     for entry in [entry for entry in entries if entry.landmarks != entries[0].landmarks]:
         entries.remove(entry)

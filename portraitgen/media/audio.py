@@ -4,6 +4,7 @@ import io
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -90,18 +91,20 @@ def encode_wav(waveform: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> bytes
 
 
 def decode_wav(
-    data: bytes | memoryview, *, begin: int = 0, count: int | None = None
+    data: bytes | memoryview | BinaryIO, *, begin: int = 0, count: int | None = None
 ) -> tuple[np.ndarray, int]:
     """Samples, float32 [N] in [-1, 1], and sample rate of a 16-bit mono WAV.
 
     Args:
+        data: the WAV, or a file at its beginning, of which only the samples that are wanted are read.
         begin, count: of the samples that are wanted, by default all. Those beyond the end are left out.
 
     Raises:
         ValueError: another kind of file.
     """
     try:
-        with wave.open(io.BytesIO(data), "rb") as reader:
+        file = io.BytesIO(data) if isinstance(data, bytes | memoryview) else data
+        with wave.open(file, "rb") as reader:
             if reader.getnchannels() != 1 or reader.getsampwidth() != 2:
                 raise ValueError(
                     f"WAV has {reader.getnchannels()} channels of {8 * reader.getsampwidth()} bits, "

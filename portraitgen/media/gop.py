@@ -4,7 +4,7 @@ The hot path of the loader. Opening a container costs as much as decoding two fr
 the packets of an mp4 can be fed to a decoder directly once their places are known. `packet_table` finds
 them, once, when a shard is indexed; it is a handful of small arrays that the shard index stores (`offsets`,
 `sizes`, `keyframes`, `extradata`). With the table at hand `GopDecoder` touches only the bytes of the GOPs
-that it decodes, so `data` may be a memoryview of a mapped archive:
+that it decodes, each by one slice, so `data` may be anything that reads what is sliced of it:
 
     table = packet_table(mp4_bytes)        # when the shard is indexed
     decoder = GopDecoder()                 # one in each worker; it keeps its codec contexts
@@ -17,6 +17,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import av
 import numpy as np
@@ -27,6 +28,12 @@ from portraitgen.media.container import VideoError
 from portraitgen.media.decode import is_zeroed
 
 Buffer = bytes | memoryview
+
+
+class Sliced(Protocol):
+    """Bytes of which slices are taken."""
+
+    def __getitem__(self, part: slice, /) -> Buffer: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +98,16 @@ def packet_table(data: Buffer, *, name: str = "<clip in memory>") -> PacketTable
     )
 
 
+def _packets(data: Buffer | Sliced, table: PacketTable, first: int, last: int) -> list[Buffer]:
+    """Bytes of packets first..last, sliced at once where they lie one behind the other, as encoders write."""
+    begins = table.offsets[first : last + 1]
+    ends = begins + table.sizes[first : last + 1]
+    if not np.array_equal(begins[1:], ends[:-1]):
+        return [data[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    run = memoryview(data[begins[0] : ends[-1]])
+    return [run[begin:end] for begin, end in zip(begins - begins[0], ends - begins[0], strict=True)]
+
+
 def _copy_planes(frame: VideoFrame, out: np.ndarray) -> None:
     """Copy a yuv420p frame, whose rows are padded, into packed I420 rows `out` [3H/2, W]."""
     height, width = frame.height, frame.width
@@ -131,7 +148,7 @@ class GopDecoder:
 
     def decode_frames(
         self,
-        data: Buffer,
+        data: Buffer | Sliced,
         frames: Sequence[int] | np.ndarray,
         *,
         table: PacketTable | None = None,
@@ -141,7 +158,7 @@ class GopDecoder:
         """Decode the frames with these indices, touching only the GOPs that hold them.
 
         Args:
-            data: the mp4.
+            data: the mp4; all of it where there is no `table`.
             frames: strictly increasing frame indices.
             table: the clip's packets, from `packet_table`; found here when not given.
             out: uint8 [len(frames), 3H/2, W], each frame contiguous; written and returned. Allocated when not
@@ -152,7 +169,7 @@ class GopDecoder:
             VideoError: a frame is damaged, or the clip is not a prepared one.
             ValueError: frames out of range or not increasing, `out` of another shape or dtype.
         """
-        table = table or packet_table(data, name=name)
+        table = table or packet_table(data[:], name=name)
         wanted = np.asarray(frames, np.int64)
         total = len(table.sizes)
         if wanted.size == 0 or wanted[0] < 0 or wanted[-1] >= total or np.any(np.diff(wanted) <= 0):
@@ -180,14 +197,13 @@ class GopDecoder:
         return out
 
     def _decode_run(
-        self, data: Buffer, table: PacketTable, first: int, last: int, name: str
+        self, data: Buffer | Sliced, table: PacketTable, first: int, last: int, name: str
     ) -> Iterator[VideoFrame]:
         """Frames first..last of one GOP, `first` being its key frame."""
         context = self._context(table.extradata)
-        spans = zip(table.offsets[first : last + 1], table.sizes[first : last + 1], strict=True)
         try:
             # PyAV takes any buffer, its stub names bytes only; a memoryview spares one copy.
-            packets = [av.Packet(data[begin : begin + size]) for begin, size in spans]  # type: ignore[arg-type]
+            packets = [av.Packet(packet) for packet in _packets(data, table, first, last)]  # type: ignore[arg-type]
             if any(is_zeroed(bytes(packet), "h264") for packet in packets):
                 raise VideoError(
                     f"{name}: bytes between frames {first} and {last} were overwritten with zeros"

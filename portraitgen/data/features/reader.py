@@ -127,14 +127,16 @@ class FeatureReader:
         return stride, frames
 
     def values(self, shard: int, row: int, places: np.ndarray | int | slice) -> np.ndarray:
-        """Values of frames (or a window, a person, tokens) of a sample; only their bytes are touched."""
+        """Values of frames (or a window, a person, tokens) of a sample; only their bytes are read."""
         index = self._indexes[shard]
-        shape = index.shapes[row].tolist()
-        place = Member("", int(index.offsets[row]), prod(shape) * self.kind.dtype.itemsize)
-        data = self._archives[shard].read(place)
-        if place.offset < 0 or len(data) < place.size:
+        offset, dtype = int(index.offsets[row]), self.kind.dtype
+        length, *shape = index.shapes[row].tolist()
+        if offset < 0:
             raise DataError(f"has no {self.name}")
-        return np.frombuffer(data, self.kind.dtype).reshape(shape)[places]
+        chosen = np.arange(length)[places]
+        rows = np.atleast_1d(chosen)
+        data = self._archives[shard].rows(offset, prod(shape) * dtype.itemsize, rows)
+        return data.view(dtype).reshape(*np.shape(chosen), *shape)
 
     def fields(self, clip_frames: int) -> list[tuple[str, Field]]:
         """What it adds to the tensors of a batch of windows of so many frames."""
