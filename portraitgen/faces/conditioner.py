@@ -21,7 +21,6 @@ from portraitgen.faces.recognition.pack import PackRecognizer
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.faces.templates import FACEXLIB, upright_crop, upright_matrix
 from portraitgen.media.geometry import apply_affine
-from portraitgen.media.public_weights import file_digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +132,7 @@ class FaceConditioner(nn.Module):
         """What the values depend on beside the weights of its modules, as JSON takes it."""
         file = None
         if isinstance(self.recognizer, PackRecognizer):
-            file = file_digest(self.recognizer.backend.recognition_file)
+            file = self.recognizer.digest
         return {
             "recognizer": self.recognizer.name,
             "recognizer_file": file,

@@ -101,6 +101,14 @@ class LastCheckpoint(Checkpoint):
         with apart_from_training(trainer):
             self._writer.wait()
 
+    def settle(self) -> int:
+        """Wait for the checkpoint that is being written; the optimizer steps behind the one that a killed run
+        would go on from, -1 where there is none. Of the first process; others know what was begun.
+        """
+        if self._kept is not None:
+            self._writer.wait(self._kept)
+        return self._saved_step
+
     def _begin(self, trainer: Trainer) -> None:
         if self._saved_step == trainer.global_step:
             return

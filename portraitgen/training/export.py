@@ -103,11 +103,9 @@ class WeightsExport(Callback):
         with apart_from_training(trainer):
             if self._written is not None:
                 self._writer.wait(self._written)
-            with averaged_weights(trainer):
-                # Of sharded weights every process has a part.
-                state = copies(pl_module.exported_state(), keep=trainer.is_global_zero)
+            state = self._copies(trainer, pl_module)
             if trainer.is_global_zero:
-                facts = self._provenance(pl_module)
+                facts = self.facts(pl_module)
                 self._written = self._writer.submit(
                     self._write, path, state, step=trainer.global_step, provenance=facts
                 )
@@ -118,6 +116,21 @@ class WeightsExport(Callback):
         for old in _steps(self.folder)[: -self.keep_last]:
             old.unlink()
 
+    def save(self, trainer: Trainer, learner: Learner, path: Path, *, more: Mapping[str, Any]) -> None:
+        """Write the weights as they are now to `path`, with `more` facts, and return when they are there.
+
+        Every process must call it.
+        """
+        state = self._copies(trainer, learner)
+        if trainer.is_global_zero:
+            facts, step = {**self.facts(learner), **more}, trainer.global_step
+            save_weights(path, state, config=self.config, step=step, system=self.system, provenance=facts)
+
+    def _copies(self, trainer: Trainer, learner: Learner) -> Copies:
+        with averaged_weights(trainer):
+            # Of sharded weights every process has a part.
+            return copies(learner.exported_state(), keep=trainer.is_global_zero)
+
     def _call_last(self, path: Path) -> None:
         with replacing(self.folder / LAST) as temporary:
             try:
@@ -125,7 +138,7 @@ class WeightsExport(Callback):
             except OSError:  # the file system has no hard links
                 shutil.copyfile(path, temporary)
 
-    def _provenance(self, learner: Learner) -> dict[str, Any]:
+    def facts(self, learner: Learner) -> dict[str, Any]:
         """The facts given, what else decides what the tensors mean (bases, alpha), and who judged them."""
         facts = dict(self.provenance or {})
         found = facts.get("bases", {}) | learner.base_facts()

@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,25 @@ class Generator(Learner):
                 many there are.
         """
         yield self.sample(batch, generator=generator)
+
+    @contextmanager
+    def denoising_steps(self, count: int | None) -> Iterator[None]:
+        """Pictures are drawn in so many steps inside the block; None: in as many as its settings say.
+
+        Raises:
+            ValueError: the system draws without a `pipeline` that has steps.
+        """
+        pipeline: Any = getattr(self, "pipeline", None)
+        if count is None:
+            yield
+            return
+        if not hasattr(pipeline, "num_steps"):
+            raise ValueError(f"{type(self).__name__} has no pipeline with num_steps: leave num_steps out")
+        before, pipeline.num_steps = pipeline.num_steps, count
+        try:
+            yield
+        finally:
+            pipeline.num_steps = before
 
     @abstractmethod
     def shown(self, batch: Batch) -> dict[str, Tensor]:

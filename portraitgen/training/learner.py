@@ -25,6 +25,9 @@ from portraitgen.training.step_seed import isolated_rng, stream_seed
 
 Batch = dict[str, Any]
 
+UNKNOWN = "unknown: "
+"""In front of the name of a network whose SHA-256 is not known, in its place."""
+
 # Frozen parts are in eval mode on purpose, see Learner.train.
 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
 
@@ -56,7 +59,9 @@ class Learner(LightningModule, ABC):
         self.stage = ""
         self.lr_scale: Mapping[str, float] = {}
         self.earlier_recognizers: dict[str, str] = {}
-        """SHA-256 → name of the recognition networks that losses of the stages before looked with."""
+        """SHA-256 → name of the recognition networks that losses and conditions of earlier stages had."""
+        self.stored_recognizers: dict[str, str] = {}
+        """Those whose embeddings the run reads from its shards."""
         # Checkpoints lack the frozen weights; on_load_checkpoint compares the names of the others.
         self.strict_loading = False
         self._frozen_digest = ""
@@ -72,8 +77,16 @@ class Learner(LightningModule, ABC):
 
     @property
     def recognizers(self) -> dict[str, str]:
-        """SHA-256 → name of the recognition networks by whose judgement the weights were trained."""
-        return self.earlier_recognizers
+        """SHA-256 → name of the recognition networks by whose judgement the weights were trained.
+
+        Those of losses, and those that give conditions. Where no digest is known, `UNKNOWN` and the name.
+        """
+        return self.earlier_recognizers | self.stored_recognizers | self.condition_recognizers
+
+    @property
+    def condition_recognizers(self) -> dict[str, str]:
+        """Those that this system looks at its conditions with."""
+        return {}
 
     @abstractmethod
     def losses(self, batch: Batch, *, step: int, training: bool) -> Mapping[str, Tensor | Mean]:

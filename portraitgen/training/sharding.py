@@ -122,6 +122,11 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
+def weights_are_shared(network: nn.Module) -> bool:
+    """Whether each process has but a part of the weights, so that a forward takes all of them."""
+    return is_sharded(network) or any(map(by_zero, network.parameters()))
+
+
 def on_meta(module: nn.Module) -> bool:
     """Whether it was built on the meta device, without memory."""
     return any(parameter.is_meta for parameter in module.parameters())

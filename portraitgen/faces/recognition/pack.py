@@ -1,11 +1,14 @@
 """The recognition network of an insightface pack, for generators that are told its embeddings as they are."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from portraitgen.faces.insightface import InsightFaceBackend
 from portraitgen.faces.templates import ARCFACE, FaceTemplate
+from portraitgen.media.public_weights import file_digest
 
 
 class PackRecognizer(nn.Module):
@@ -28,6 +31,11 @@ class PackRecognizer(nn.Module):
         self.backend: InsightFaceBackend = InsightFaceBackend(model_dir)
         self.name = self.backend.name
         self.embedding_dim = self.backend.embedding_dim
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the network's file: not that of the same network as a `FaceRecognizer`."""
+        return file_digest(self.backend.recognition_file)
 
     @property
     def template(self) -> FaceTemplate:

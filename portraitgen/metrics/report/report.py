@@ -47,13 +47,21 @@ def write_report(
     except OSError as error:
         raise ValueError(f"the report cannot embed {error.filename}: {error.strerror}") from error
     contents = {
-        "json": (RESULTS, json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
+        **_data(results),
         "csv": ("results.csv", rows_csv(results)),
-        "frames": (FRAMES, frames_csv(results)),
         "markdown": ("results.md", results_markdown(results, title=title) + papers_markdown(papers)),
         "html": ("report.html", page),
     }
     return _write(contents, folder)
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write what `saved.load_results` reads, results.json and frames.csv, and no page.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    _write(_data(results), folder)
 
 
 def write_comparison(
@@ -86,6 +94,13 @@ def write_comparison(
         "html": ("comparison.html", page),
     }
     return _write(contents, folder)
+
+
+def _data(results: Results) -> dict[str, tuple[str, str]]:
+    return {
+        "json": (RESULTS, json.dumps(results_json(results), indent=2, allow_nan=False) + "\n"),
+        "frames": (FRAMES, frames_csv(results)),
+    }
 
 
 def _write(contents: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, Path]:

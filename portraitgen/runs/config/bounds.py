@@ -59,6 +59,16 @@ def generation_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield from between("size", side, 8, MAX_SIDE)
 
 
+def sought_problems(sought: Any, config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with `optimized_metric`: a name, a list of one or two, or None."""
+    names = [sought] if isinstance(sought, str) else [*(sought or ())]
+    if not all(isinstance(name, str) for name in names) or len(names) > 2 or len({*names}) < len(names):
+        yield f"optimized_metric: {names}; name a figure, or two of which both are to be good"
+        return
+    for name in names:
+        yield from logged_problems(name, config)
+
+
 def logged_problems(name: str, config: Mapping[str, Any]) -> Iterator[str]:
     """Whether `optimized_metric` names a figure that no run logs, as far as the settings tell.
 
@@ -72,9 +82,11 @@ def logged_problems(name: str, config: Mapping[str, Any]) -> Iterator[str]:
     ]
     part, _, figure = name.partition("/")
     slip = did_you_mean(figure, [each.partition("/")[2] for each in known])
-    if part not in ("train", "val", "perf"):
-        yield f"optimized_metric: {name}; figures are called train/…, val/… or perf/…, such as val/loss"
-    elif name not in known and slip:
+    if part not in ("train", "val", "perf", "grade"):
+        yield f"optimized_metric: {name}; figures begin with train/, val/, perf/ or grade/, such as val/loss"
+    elif part == "grade" and not (config["callbacks"] or {}).get("grading"):
+        yield f"optimized_metric: {name} is graded while training: add callbacks=grading"
+    elif part != "grade" and name not in known and slip:
         yield f"optimized_metric: {name}; no run logs this{did_you_mean(name, known)}"
     elif not any("CsvLog" in str((each or {}).get("_target_")) for each in (config["logger"] or {}).values()):
         yield f"optimized_metric: {name} is read from metrics.csv, which logger=csv writes; add it"

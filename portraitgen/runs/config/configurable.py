@@ -43,6 +43,7 @@ OWN_COMMAND = (
     "portraitgen.metrics.graders.*",
     "portraitgen.runs.prepare.features.*",
     "portraitgen.runs.prepare.lip_sync.LipSyncScores",
+    "portraitgen.runs.train.clip_grading.ClipGrading",
     "portraitgen.training.checkpoint.LastCheckpoint",
     "portraitgen.training.ema.EMA",
     "portraitgen.training.export.WeightsExport",

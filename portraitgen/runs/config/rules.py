@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.runs.config.bounds import logged_problems, training_problems
+from portraitgen.runs.config.bounds import sought_problems, training_problems
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.targets import did_you_mean, resolve_target
 from portraitgen.runs.pretrained import missing_models
@@ -68,8 +68,8 @@ def setting_problems(config: DictConfig) -> Iterator[str]:
     yield from _batches(config)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     yield from training_problems(settings)
-    if config.optimized_metric:
-        yield from logged_problems(config.optimized_metric, settings)
+    yield from sought_problems(config.optimized_metric, settings)
+    yield from _grading(config)
     if _shards(config) and str(config.optimizer.get("_target_", "")).startswith("prodigyopt."):
         yield (
             "optimizer: Prodigy estimates its rate from all that trains at once, of which each process has a"
@@ -175,6 +175,21 @@ def _losses(config: DictConfig) -> Iterator[str]:
             if needed not in model.by_products:
                 given = ", ".join(sorted(model.by_products)) or "nothing beside its prediction"
                 yield f"losses.{name}: needs {needed!r} of the network; {model.__name__} gives {given}"
+
+
+def _grading(config: DictConfig) -> Iterator[str]:
+    """What grading while training needs beside its own settings."""
+    from portraitgen.training.generator import Generator
+
+    if not (config.callbacks or {}).get("grading"):
+        return
+    model = resolve_target(config.model["_target_"]) if "_target_" in config.model else Generator
+    if not (inspect.isclass(model) and issubclass(model, Generator)):
+        yield f"callbacks.grading: {config.model['_target_']} draws no pictures: leave it out (=null)"
+    if not config.data.get("val_span") and not config.data.get("val_shards"):
+        yield "callbacks.grading: there are no clips to grade: set data.val_span or data.val_shards"
+    if not config.callbacks.get("weights"):
+        yield "callbacks.grading: callbacks.weights is left out, which writes the best weights: put it back"
 
 
 def _batches(config: DictConfig) -> Iterator[str]:

@@ -74,8 +74,8 @@ class TrainConfig:
     """Whose memory and speed count, a name in training/accelerators.py."""
     plan_utilisation: float = 0.4
     """Share of an accelerator's speed that is expected."""
-    optimized_metric: str | None = None
-    """Column of metrics.csv whose last value the run returns, for a sweep to minimise or maximise."""
+    optimized_metric: Any = None
+    """Column of metrics.csv whose last value the run returns, for a sweep to minimise or maximise; or two."""
 
 
 @dataclass
@@ -102,6 +102,8 @@ class GenerateConfig:
     """Share of each clip of the shards that is generated."""
     limit: int | None = None
     """At most this many clips of the shards."""
+    frames: int | None = None
+    """At most this many frames of each clip of the shards, the first of its share."""
     requests: str | None = None
     """CSV or JSON Lines of many requests; a row gives the same keys."""
     share: list[int] | None = None

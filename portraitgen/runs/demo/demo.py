@@ -28,7 +28,7 @@ from portraitgen.runs.demo.look import Look
 from portraitgen.runs.demo.offer import Offer
 from portraitgen.runs.demo.typed_command import override
 from portraitgen.runs.demo.visits import Visits
-from portraitgen.runs.generate.loaded import Chosen, Loaded, choose
+from portraitgen.runs.generate.loaded import Chosen, choose, load
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def started(config: DictConfig, words: Sequence[str]) -> Iterator[str]:
 
         titles = _titles(files)
         offers = [
-            Offer(Loaded(each), title, file, carried, fixed, limits)
+            Offer(load(each), title, file, carried, fixed, limits)
             for each, title, file in zip(chosen, titles, files, strict=True)
         ]
         for offer in offers:

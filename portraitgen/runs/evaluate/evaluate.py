@@ -1,9 +1,7 @@
 """Grade generated clips against the truth and against what any network has to beat."""
 
 import logging
-import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,7 @@ from rich.console import Console
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.files import writable_folder
 from portraitgen.metrics.checks import Check
-from portraitgen.metrics.grader import Grader, SetFigure, SetGrader
-from portraitgen.metrics.grading import grade
-from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.grader import Grader
 from portraitgen.metrics.report.paper_tables import load_table
 from portraitgen.metrics.report.ranking import best_and_worst, choose_figure
 from portraitgen.metrics.report.report import write_report
@@ -26,18 +22,18 @@ from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, TRUTH, Row
 from portraitgen.runs.config.check import check_config
+from portraitgen.runs.evaluate.engine import grade_videos, protocol_of, set_figures
 from portraitgen.runs.evaluate.graders import (
     build_graders,
     check_names,
     figures_of,
     refuse_own_judges,
 )
-from portraitgen.runs.evaluate.kept_rows import GradedVideo, KeptRows
+from portraitgen.runs.evaluate.kept_rows import KeptRows
 from portraitgen.runs.evaluate.processes import evaluation_processes
 from portraitgen.runs.evaluate.sources.choose import choose_source
 from portraitgen.runs.evaluate.sources.source import ClipSource
 from portraitgen.runs.evaluate.wandb_report import send_report
-from portraitgen.runs.secrets import words_without_secrets
 from portraitgen.runs.train.rundir import describe_commit, package_versions
 
 log = logging.getLogger(__name__)
@@ -80,16 +76,21 @@ def grade_and_report(config: DictConfig) -> Results | None:
         if not processes.rank:
             writable_folder(out)
         kept = KeptRows(out, _graded_by(source, graders, backend), rank=processes.rank)
-        rows, videos = _grade_all(source, processes.share(source.keys), graders, backend, kept)
-        rows, videos = processes.gather(rows), processes.gather(videos)
-        sets = _set_figures(graders, rows)
+        graded = []
+        keys = processes.share(source.keys)
+        for number, video in enumerate(grade_videos(source, keys, graders, backend, kept=kept), start=1):
+            log.info("graded %s (%d of %d)", video.facts.video, number, len(keys))
+            graded.append(video)
+        rows = processes.gather([row for video in graded for row in video.rows])
+        videos = processes.gather([video.facts for video in graded])
+        sets = set_figures(graders, rows)
     if processes.rank:
         return None
     checks = [_where_possible(check, rows) for check in checks]
     results = aggregate(
         rows,
         metrics=metrics,
-        protocol=_protocol(source, videos, graders, backend),
+        protocol=protocol_of(source, videos, graders, backend),
         sets=sets,
         skipped=skipped,
         checks=checks,
@@ -122,74 +123,6 @@ def _graded_by(source: ClipSource, graders: Mapping[str, Grader], backend: FaceB
         "commit": describe_commit(),
         "versions": package_versions(),
     }
-
-
-def _grade_all(
-    source: ClipSource,
-    keys: Sequence[str],
-    graders: Mapping[str, Grader],
-    backend: FaceBackend,
-    kept: KeptRows,
-) -> tuple[list[Row], list[VideoFacts]]:
-    """Rows and facts of the videos; what an earlier start has graded goes into the sets alone."""
-    of_sets = {name: grader for name, grader in graders.items() if isinstance(grader, SetGrader)}
-    stamps = {key: source.stamp(key) for key in keys}
-    before = {key: graded for key in keys if (graded := kept.find(key, stamps[key])) is not None}
-    if before:
-        log.info(
-            "going on: %d of %d videos were graded by an earlier start, whose rows lie in %s",
-            *(len(before), len(keys), kept.folder),
-        )
-    rows: list[Row] = []
-    videos = []
-    for number, key in enumerate(keys, start=1):
-        if key in before:
-            facts, found = before[key]
-            material = source.read(key).material if of_sets else None
-            if material is not None:
-                grade(material, graders=of_sets, backend=backend)
-        else:
-            reading = source.read(key)
-            facts = reading.facts
-            if reading.material is None:
-                found = (Row(key, GENERATED, reading.frames, {}, failure=reading.failure),)
-                log.warning("%s has no figures: %s", key, reading.failure)
-            else:
-                found = tuple(grade(reading.material, graders=graders, backend=backend))
-                log.info("graded %s (%d of %d)", key, number, len(keys))
-            kept.keep(GradedVideo(facts, found), stamps[key])
-        rows += found
-        videos.append(facts)
-    return rows, videos
-
-
-def _set_figures(graders: Mapping[str, Grader], rows: Iterable[Row]) -> dict[str, dict[str, SetFigure]]:
-    """Method -> figures of its set; all processes compute them in one order."""
-    graded = {row.method for row in rows if row.failure is None}
-    sets: dict[str, dict[str, SetFigure]] = {method: {} for method in METHODS if method in graded}
-    for grader in graders.values():
-        if isinstance(grader, SetGrader):
-            for method, figures in sets.items():
-                figures |= grader.compute(method)
-    return sets
-
-
-def _protocol(
-    source: ClipSource, videos: Iterable[VideoFacts], graders: Mapping[str, Grader], backend: FaceBackend
-) -> Protocol:
-    commit = describe_commit()
-    return Protocol(
-        videos=tuple(sorted(videos, key=lambda facts: facts.video)),
-        **source.preparation,
-        face_backend=backend.name,
-        min_face_score=backend.min_score,
-        graders={figure: dict(grader.facts) for grader in graders.values() for figure in grader.metrics},
-        settings=source.settings,
-        source=source.place,
-        commit=f"{commit['commit'] or 'unknown'}{' (changed)' if commit['dirty'] else ''}",
-        versions=package_versions(),
-        command=shlex.join(["python", Path(sys.argv[0]).name, *words_without_secrets(sys.argv[1:])]),
-    )
 
 
 def _report(results: Results, source: ClipSource, out: Path, config: DictConfig) -> None:

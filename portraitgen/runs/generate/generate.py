@@ -1,12 +1,13 @@
 """Generate with trained weights, and write the results where evaluate.py finds them."""
 
 import logging
+import time
 
 from omegaconf import DictConfig
 
 from portraitgen.runs.generate.formats import result_folder, write_single_file
 from portraitgen.runs.generate.given import what_is_wanted
-from portraitgen.runs.generate.loaded import Loaded, choose
+from portraitgen.runs.generate.loaded import choose, load
 from portraitgen.runs.generate.result_list import ResultList
 from portraitgen.runs.progress import progress
 
@@ -27,8 +28,14 @@ def generate(config: DictConfig) -> None:
     config = chosen.config
     wanted = what_is_wanted(config, chosen.inputs, chosen.described.facts, name=chosen.described.system)
     results = ResultList(result_folder(config.out))
-    loaded = Loaded(chosen)
-    written = [*loaded.write(wanted, results, progress=progress)]
+    loaded = load(chosen)
+    begin = time.perf_counter()
+    for row in loaded.write(wanted, results, progress=progress):
+        now = time.perf_counter()
+        place = results.folder / str(row.get("video") or row["image"])
+        log.info("%s: %d frame(s) in %.1f s: %s", row["key"], len(row["frames"]), now - begin, place)
+        begin = now
+    written = results.mine()
     if not written and config.share is not None:
         log.info(
             "share=%s: nothing to generate, there are fewer clips or rows than shares", list(config.share)

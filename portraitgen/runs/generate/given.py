@@ -65,6 +65,8 @@ def check_settings(config: DictConfig) -> None:
         raise ConfigError(problems)
     if config.limit is not None and config.limit < 1:
         raise ValueError(f"limit={config.limit}: give a number of clips, or null for all")
+    if config.frames is not None and config.frames < 1:
+        raise ValueError(f"frames={config.frames}: give a number of frames, or null for all")
     if config.interpolation.every < 1:
         raise ValueError(f"interpolation.every={config.interpolation.every}: give 1 for every frame, or more")
     if len(config.span) != 2 or not 0 <= config.span[0] < config.span[1] <= 1:
@@ -94,7 +96,7 @@ def what_is_wanted(
     else:
         wanted = _rows(config.requests, line, inputs, facts, name=name)
     if not any(is_of_shards(each.samples[0]) for each in wanted):
-        for setting, unset in (("span", [0.0, 1.0]), ("limit", None)):
+        for setting, unset in (("span", [0.0, 1.0]), ("limit", None), ("frames", None)):
             if config[setting] != unset:
                 raise ValueError(
                     f"{setting}={config[setting]}: it is for prepared clips (shards=…); leave it out"

@@ -1,14 +1,12 @@
-"""A system with its weights, ready to draw what is asked of it: once (generate.py) or often (demo.py).
+"""A system with its weights, ready to draw: once (generate.py), often (demo.py), or while it trains.
 
 This knows no system: what one takes, and what it makes of it, stands in the system's `inputs.py`.
 """
 
-import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,8 +33,6 @@ from portraitgen.runs.system import Description, build, choose_device, describe_
 from portraitgen.training.generator import Generator
 from portraitgen.training.inputs import Given, Resources, SystemInputs
 from portraitgen.training.request import Request
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """See `Resources.progress`."""
@@ -85,24 +81,34 @@ def choose(config: DictConfig) -> Chosen:
     return Chosen(config, described, inputs_of(described.system), between)
 
 
-class Loaded:
-    """The system that was chosen, with its weights, on its device.
+def load(chosen: Chosen) -> "Loaded":
+    """The system that was chosen, with its weights, on its device and in its precision.
 
     Raises:
         ValueError: the weights cannot be used.
     """
+    config = chosen.config
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
+    system = build(chosen.described, device=choose_device(config.device))
+    assert isinstance(system, Generator)
+    system.cast(getattr(torch, config.precision))
+    return Loaded(chosen, system)
 
-    def __init__(self, chosen: Chosen) -> None:
+
+class Loaded:
+    """A system with weights, as `load` gives it, or one that is being trained.
+
+    Args:
+        chosen: what draws.
+        system: in eval mode, on its device.
+    """
+
+    def __init__(self, chosen: Chosen, system: Generator) -> None:
         self.chosen = chosen
-        config = chosen.config
-        if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
-            torch.use_deterministic_algorithms(True)
-        self.device = choose_device(config.device)
-        system = build(chosen.described, device=self.device)
-        assert isinstance(system, Generator)
-        system.cast(getattr(torch, config.precision))
         self.system = system
+        self.device = torch.device(system.device)
 
     def write(
         self,
@@ -139,7 +145,6 @@ class Loaded:
             names.add(name)
             row = describe_sample(config, request, given, facts, kinds=kinds, device=self.device)
             key = results.key_for(name, row)
-            begin = time.perf_counter()
             with progress(f"{key}: denoising") as on_step:
                 positions = key_positions(request.count, config.interpolation.every)
                 drawn = draw_frames(
@@ -149,9 +154,6 @@ class Loaded:
             write_formats(results.folder, files, formats)
             row = {"key": key, **files, **row, "config": saved}
             results.add(row)
-            seconds = time.perf_counter() - begin
-            place = results.folder / str(files.get("video") or files["image"])
-            log.info("%s: %d frame(s) in %.1f s: %s", key, request.count, seconds, place)
             yield row
 
     def _maker(self, progress: Progress) -> SystemInputs:
@@ -208,7 +210,8 @@ def _of_shards(
     clips = ShardClips(wanted.samples[0]["shards"])
     # Rows were shared out before; of shards it is the clips, whose frames are read when they are drawn.
     share = config.share if config.requests is None else None
-    for clip in of_share(islice(clips.clips(config.span), config.limit), share):
+    for whole in of_share(islice(clips.clips(config.span), config.limit), share):
+        clip = replace(whole, frames=whole.frames[: config.frames])
         names = sample_names(wanted.called(clip.key, alone=False), len(wanted.samples))
         for name, given in zip(names, wanted.samples, strict=True):
             request = maker.of_clip(clip, given)

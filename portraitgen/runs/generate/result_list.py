@@ -15,7 +15,8 @@ FILES = ("video", "image", "panel", "sheet", "landmarks", "gif", "webm", "frames
 """Entries of a row that name files."""
 
 _NO_FACTS = ("key", "shown", "frames", "config", *FILES)
-_FOLDERS = ("generated", "panels", "sheets", "landmarks", "configs")
+FOLDERS = ("generated", "panels", "sheets", "landmarks", "configs")
+"""What lies beside the list."""
 
 
 class ResultList:
@@ -30,7 +31,7 @@ class ResultList:
 
     def __init__(self, folder: Path) -> None:
         self.folder = writable_folder(folder)
-        for name in _FOLDERS:
+        for name in FOLDERS:
             if (folder / name).is_dir():
                 writable_folder(folder / name)
         self.path = folder / SAMPLES

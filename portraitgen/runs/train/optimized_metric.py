@@ -1,9 +1,24 @@
 """The figure that a sweep looks at: whether a run logs it is known long before the run ends."""
 
+from collections.abc import Sequence
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from portraitgen.runs.config.sought import is_graded
 from portraitgen.runs.config.targets import did_you_mean
+from portraitgen.training.grading import Grading, column_names
 from portraitgen.training.run_log import CsvLog
+
+
+def require_graded(names: Sequence[str], grading: Grading | None) -> None:
+    """ValueError for the first of these figures that is graded, but not by this run."""
+    known = [] if grading is None else column_names(grading.metrics)
+    for name in names:
+        if is_graded(name) and name not in known:
+            raise ValueError(
+                f"optimized_metric: no grader of callbacks.grading.metrics gives {name}"
+                f"{did_you_mean(name, known)}; known are {', '.join(grading.metrics if grading else ())}"
+            )
 
 
 class OptimizedMetric(Callback):

@@ -6,6 +6,7 @@ train.rank*.log  one a process
 checkpoints/     last.ckpt: what a resume reads; previous.ckpt: in reserve, if the last one is damaged
 weights/         *.safetensors: what generate, evaluate and later stages read
 samples/         pictures drawn while training
+graded/          figures of generated clips, step by step, and the clips of the best and last ones
 earlier/         what an earlier start left, whose checkpoints somebody moved away
 
 How far a run is, its newest whole checkpoint alone says.
@@ -145,7 +146,8 @@ class RunDirectory:
         target = earlier / str(number)
         target.mkdir(parents=True)
         wandb_id = self.folder / "wandb_id.txt"
-        for path in (self.weights, self.folder / "samples", metrics, self.config, self.versions, wandb_id):
+        beside = (self.folder / "samples", self.folder / "graded")
+        for path in (self.weights, *beside, metrics, self.config, self.versions, wandb_id):
             if path.exists():
                 path.rename(target / path.name)
         log.warning(

@@ -11,15 +11,13 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.data.catalog import find_shards
-from portraitgen.data.manifest import shard_digest
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.rules import FULLY_SHARDED, check_settings, check_training
 from portraitgen.runs.config.schema import process_rank
+from portraitgen.runs.config.sought import is_graded, optimized_metrics
 from portraitgen.runs.config.systems import system_of
 from portraitgen.runs.config.threads import share_threads
-from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.train.rendezvous import meet
 from portraitgen.runs.train.rundir import RunDirectory, describe_commit
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig) -> float | tuple[float, ...] | None:
     """Run `config` to its end, from its last checkpoint if it has one; or, with `plan`, say what that needs.
 
     Returns:
-        The last value of `config.optimized_metric`, if it names one.
+        The last value of the figure that `config.optimized_metric` names, or of each of several.
 
     Raises:
         ValueError: the configuration is wrong, the run was started with other settings, the data cannot be
@@ -62,7 +60,8 @@ def train(config: DictConfig) -> float | None:
             log.info("nothing to do: %s has trained for %d steps", run.folder, resume.step)
         else:
             _fit(config, settings, run, resume, preemption, changes)
-    return run.last_metric(config.optimized_metric) if config.optimized_metric else None
+    values = [run.last_metric(name) for name in optimized_metrics(config)]
+    return values[0] if len(values) == 1 else tuple(values) or None
 
 
 def _check_frames(model: Any, frames: int | None) -> None:
@@ -93,10 +92,14 @@ def _fit(
     from lightning.pytorch import seed_everything
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from portraitgen.runs.train.optimized_metric import OptimizedMetric
+    from portraitgen.runs.train.callbacks import build_callbacks, build_grading, stored_recognizers
+    from portraitgen.runs.train.optimized_metric import OptimizedMetric, require_graded
     from portraitgen.training.elastic import recount
 
     _quiet_lightning()
+    grading = build_grading(config, settings)
+    sought = optimized_metrics(config)
+    require_graded(sought, grading)
     system = _system(config.model)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data, _convert_="all")
@@ -110,30 +113,21 @@ def _fit(
         model.use_losses(losses)
     model.may_change = data.may_change = config.allow_config_change
     features = settings["data"]["examples"].get("features")
+    if features:
+        model.stored_recognizers = stored_recognizers(settings["data"]["shards"], features)
     if features and process_rank() == 0:
         from portraitgen.runs.train.check_features import check_features
 
         check_features(settings["data"]["shards"], features, model, losses=losses.values())
     stage = instantiate(config.stage, _convert_="all")
-    callbacks: dict[str, Any] = {
-        name: preemption if name == "preemption" else instantiate(node, _convert_="all")
-        for name, node in (config.callbacks or {}).items()
-        if node
-    }
-    if "weights" in callbacks:
-        bases = library_bases(config.model)
-        callbacks["weights"] = callbacks["weights"](
-            config=without_secrets(settings["model"]),
-            system=system,
-            provenance={
-                "run": config.name,
-                "data": without_secrets(settings["data"]),
-                "landmark_scheme": data.landmark_scheme,
-                "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
-                **({"bases": bases} if bases else {}),
-                **describe_commit(),
-            },
-        )
+    callbacks = build_callbacks(
+        config,
+        settings,
+        system=system,
+        landmark_scheme=data.landmark_scheme,
+        preemption=preemption,
+        grading=grading,
+    )
     loggers = [instantiate(node, _convert_="all") for node in (config.logger or {}).values() if node]
 
     def record_start(trainer: Any, _: Any) -> None:
@@ -152,8 +146,8 @@ def _fit(
 
     start = LambdaCallback(on_train_start=record_start, on_load_checkpoint=put_into_these_batches)
     watched: list[Any] = [start]
-    if config.optimized_metric:
-        watched.append(OptimizedMetric(config.optimized_metric, every_steps=config.trainer.log_every_n_steps))
+    every = config.trainer.log_every_n_steps
+    watched += [OptimizedMetric(name, every_steps=every) for name in sought if not is_graded(name)]
     trainer = instantiate(
         config.trainer, callbacks=[stage, *callbacks.values(), *watched], logger=loggers, _convert_="all"
     )

@@ -87,6 +87,13 @@ class ConsisID(Generator):
         self.reference_noise = reference_noise
         self.pipeline = sampling(network, codec, prompts=prompts)
 
+    @property
+    def condition_recognizers(self) -> dict[str, str]:
+        """That of the face condition, where there is one."""
+        if self.face_condition is None:
+            return {}
+        return {self.face_condition.recognizer.digest: self.face_condition.recognizer.name}
+
     def encode(self, batch: Batch) -> Encoded:
         """As `Generator.encode`.
 

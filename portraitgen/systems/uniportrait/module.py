@@ -85,6 +85,11 @@ class UniPortrait(Generator):
         self.structure_dropout = structure_dropout
         self.pipeline = sampling(network, codec, features=features, prompts=prompts)
 
+    @property
+    def condition_recognizers(self) -> dict[str, str]:
+        """That of the face features."""
+        return {self.features.face.digest: self.features.face.name}
+
     def cast(self, dtype: torch.dtype) -> None:
         """As `Generator.cast`, and the image encoder; the recognition network stays in float32."""
         super().cast(dtype)

@@ -38,7 +38,7 @@ def training(*overrides: str) -> list[str]:
         ("sampling.window_overlap=-1", "sampling.window_overlap: -1, but it must be 0 or more"),
         ("optimized_metric=val/los", "optimized_metric: val/los; no run logs this; did you mean 'val/loss'?"),
         ("~logger.csv optimized_metric=val/loss", "is read from metrics.csv, which logger=csv writes"),
-        ("optimized_metric=loss", "figures are called train/…, val/… or perf/…"),
+        ("optimized_metric=loss", "figures begin with train/, val/, perf/ or grade/"),
     ],
 )
 def test_training(override: str, problem: str) -> None:

@@ -77,7 +77,7 @@ def test_identity_is_not_graded_by_the_network_that_the_loss_looked_with():
     digest = graders["person"].recognizer.digest
     refuse_own_judges(graders, {}, backend)
     refuse_own_judges(graders, {"0" * 64: "dlib"}, backend)  # other weights of the same kind
-    said = rf"graders\.person looks with dlib \(SHA-256 {digest}\), and so did .*graders\.person=null"
+    said = rf"graders\.person looks with dlib \(SHA-256 {digest}\), and so does .*graders\.person=null"
     with pytest.raises(ValueError, match=said):
         refuse_own_judges(graders, {digest: "dlib"}, backend)
     with pytest.raises(ValueError, match="person looks with dlib"):

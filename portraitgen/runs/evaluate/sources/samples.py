@@ -40,13 +40,18 @@ class GeneratedSamples:
     A sample that was made from anything else has no truth. It is graded by what it was given: the photo of
     the person, the prompt, the landmarks that it was told to follow, its sound.
 
+    Args:
+        folder: that of the list; files are named from it.
+        samples: rows of the list, where they have been read.
+
     Raises:
         ValueError: the folder holds no samples, or a row leads out of it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, samples: Iterable[Mapping[str, Any]] | None = None) -> None:
         self.folder = folder
-        self.samples = {sample["key"]: sample for sample in read_samples(folder)}
+        rows = read_samples(folder) if samples is None else samples
+        self.samples = {sample["key"]: sample for sample in rows}
         self.keys = sorted(self.samples)
         self.place = {"generated": str(folder.resolve())}
         all_true = all("shard" in sample for sample in self.samples.values())
@@ -311,4 +316,14 @@ def _rows_of_shares(shares: Iterable[Path]) -> Iterator[dict[str, Any]]:
             if row["key"] in keys:
                 raise ValueError(f"{share / SAMPLES}: {row['key']!r} is in another share, too")
             keys.add(row["key"])
-            yield {**row, **{kind: f"{share.name}/{row[kind]}" for kind in FILES if kind in row}}
+            yield of_share(share.name, row)
+
+
+def of_share(share: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the share in this folder, its files named from the folder that holds all shares."""
+    return {**row, **{kind: f"{share}/{row[kind]}" for kind in FILES if kind in row}}
+
+
+def share_name(number: int, count: int) -> str:
+    """The folder of one share of `count`, counted from 0."""
+    return f"share-{number}-of-{count}"
