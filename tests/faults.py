@@ -2,13 +2,13 @@
 
 Prints a table: hostile inputs by kind (`tests/security/fuzz.py`); commands killed at a random moment and
 started again until they end, and what they made compared bit for bit with that of one that was left alone;
-files that cannot grow, as on a full disk; checkpoints that are damaged; two starts of one command. Exit
-code 1 if anything is not as docs/reliability.md says. Files say at which commit they were made: leave the
+files that cannot grow, as on a full disk; checkpoints that are damaged; two starts of one command; and, with
+`--only training`, what breaks around a training run (`tests/training_faults.py`). Exit code 1 if anything is
+not as docs/reliability.md and docs/cluster.md say. Files say at which commit they were made: leave the
 checkout alone meanwhile.
 """
 
 import argparse
-import hashlib
 import os
 import random
 import resource
@@ -18,15 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.command_line import run_command
-
-SETTINGS = (
-    *("trainer.max_steps=6", "callbacks.last_checkpoint.every_steps=2"),
-    *("data.val_samples=1", "data.num_workers=0", "sampling.num_steps=1"),
-)
+from tests.fault_commands import Command, commands, complete, digests, start, wait
+from tests.training_faults import TrainingFaults, node_taken_away
 
 Damage = Callable[[Path, random.Random], None]
 
@@ -39,95 +34,7 @@ WORDS_BYTES = 4096
 APART = {"at once": (0.0, 0.2), "a moment later": (0.5, 1.5)}
 """Seconds between two starts."""
 
-ROWS = ("hostile", "kills", "disk", "checkpoints", "writers")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command, and which of its files say what it came to.
-
-    Attributes:
-        words: script and overrides.
-        results: patterns below the folder.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    results: tuple[str, ...]
-
-
-def commands(sound: Path) -> list[Command]:
-    """Every command that makes something, on what `sound` holds."""
-    shards, given = (f"{key}={sound}/data/shards/*.tar" for key in ("data.shards", "shards"))
-    weights = f"weights={sound}/runs/aniportrait/tiny_stage1/weights/last.safetensors"
-    return [
-        Command(
-            "prepare",
-            ("prepare.py", f"source={sound}/talk.mp4", "out=data", "size=64", "workers=0", "embed_every=0"),
-            ("data/shards/*.tar", "data/index/*.npz", "data/dataset.json"),
-        ),
-        Command(
-            "train",
-            ("train.py", "experiment=aniportrait/tiny_stage1", shards, "paths.runs=runs", *SETTINGS),
-            ("runs/aniportrait/tiny_stage1/weights/*.safetensors",),
-        ),
-        Command(
-            "generate",
-            ("generate.py", weights, given, "span=[0.75,1.0]", "out=clips", "sampling.num_steps=1"),
-            ("clips/samples.jsonl", "clips/*/*.mp4", "clips/sheets/*.png"),
-        ),
-        Command(
-            "evaluate",
-            ("evaluate.py", f"generated={sound}/clips", "metrics=identity", "out=report"),
-            ("report/frames.csv",),
-        ),
-    ]  # fmt: skip
-
-
-def digests(command: Command, folder: Path) -> dict[str, str]:
-    """Name → SHA-256 of what a command made; its words name no folder of its own, so neither do the files."""
-    found = sorted(path for pattern in command.results for path in folder.glob(pattern))
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
-def start(
-    command: Command, folder: Path, before: Callable[[], None] = lambda: None, *, output: str = "output.txt"
-) -> int:
-    """Run a command in a child of this process, whose modules are loaded; its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 2
-    try:
-        os.setsid()
-        log = os.open(folder / output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        before()
-        code = run_command(*command.words, folder=folder)
-    finally:
-        os._exit(code)
-
-
-def wait(child: int) -> int:
-    """Exit code of a child; negative: the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def complete(command: Command, folder: Path) -> float:
-    """Run a command to its end; seconds.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    if wait(start(command, folder)):
-        raise RuntimeError(f"{command.name} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
-    for pattern in command.results:
-        assert any(folder.glob(pattern)), f"{command.name} made no {pattern}: nothing would be compared"
-    return time.monotonic() - began
+ROWS = ("hostile", "kills", "disk", "checkpoints", "writers", "training")
 
 
 def kills(command: Command, sound: Path, folder: Path, *, count: int, seconds: float) -> Iterator[str]:
@@ -269,6 +176,7 @@ def main() -> int:
     parser.add_argument("--disks", type=int, default=2, help="limits of the disk, of each command")
     parser.add_argument("--damages", type=int, default=4, help="checkpoints, of each kind of damage")
     parser.add_argument("--writers", type=int, default=5, help="pairs, of each command and distance")
+    parser.add_argument("--ranks", type=int, default=4, help="kills of one of two ranks")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows of the table")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -290,8 +198,10 @@ def main() -> int:
             for kind, accepted, refused, defects in hostile(folder, inputs=given.inputs, seed=given.seed):
                 said = f"{refused} refused in one message, {accepted} read"
                 row(f"hostile: {kind}", given.inputs, said, defects)
-        if {*given.only} != {"hostile"}:
+        if {*given.only} - {"hostile", "training"}:
             break_commands(folder, given, row)
+        if "training" in given.only:
+            break_training(folder, given, row)
     return int(bool(problems))
 
 
@@ -327,6 +237,31 @@ def break_commands(folder: Path, given: argparse.Namespace, row: Callable[..., N
                 found = two_writers(each, sound, folder / "twice", delays, count=given.writers)
                 outcome = "one ended with the same bits, one was told which process has the folder"
                 row(f"two starts {when}: {each.name}", given.writers, outcome, found)
+
+
+def break_training(folder: Path, given: argparse.Namespace, row: Callable[..., None]) -> None:
+    """The rows of docs/cluster.md."""
+    again = "and the same command ended with the same bits"
+    faults = TrainingFaults(folder)
+    found = faults.ranks_killed(count=given.ranks)
+    row("kill -9 of one of two ranks", given.ranks, f"the other said so in a line, {again}", found)
+    row(
+        "last.ckpt flipped",
+        given.damages,
+        "one line, went on from previous.ckpt, ended with the same bits",
+        damaged_checkpoints(faults.command, faults.whole, folder / "damaged", flipped, count=given.damages),
+    )
+    whole = f"one line, the last checkpoint was whole, {again}"
+    same = "ended with the same bits"
+    for what, outcome, found in (
+        ("a disk (tmpfs) that is too small", f"{whole} with more room", faults.full_disk()),
+        ("a shard cut short between two starts", f"{whole} once it was restored", faults.shard_cut()),
+        ("a sample overwritten", "named, others stood in for it, the run ended", faults.sample_damaged()),
+        ("a batch of NaN", whole, faults.batch_of_nan()),
+        ("the process of W&B killed", f"one line, the run went on and {same}", faults.wandb_dropped()),
+        ("a node taken away", f"SLURM put the job back, which {same}", node_taken_away()),
+    ):
+        row(what, 1, outcome, found)
 
 
 if __name__ == "__main__":

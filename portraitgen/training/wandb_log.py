@@ -1,8 +1,11 @@
 """Metrics of a run on Weights & Biases: one run there for each run folder, one row for each step."""
 
+import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from portraitgen.media.files import replace_file
 
+log = logging.getLogger(__name__)
+
 ID_FILE = "wandb_id.txt"
 
 
@@ -20,7 +25,8 @@ class WandbLog(WandbLogger):
 
     The run on W&B belongs to the folder: its id lies there, so that a resumed run goes on in its own curves,
     and two people's runs of one name are two. What is logged of a step is one row, also after a resume and
-    in parts that were written without a network, which W&B puts together by these steps.
+    in parts that were written without a network, which W&B puts together by these steps. W&B's own process
+    waits for a network that is gone; if that process ends, the run goes on without it and says so once.
 
     Args:
         save_dir: the folder of the run.
@@ -50,6 +56,7 @@ class WandbLog(WandbLogger):
             **kwargs,
         )
         self._folder = Path(save_dir)
+        self._ended = False
 
     @property
     @rank_zero_experiment
@@ -76,7 +83,47 @@ class WandbLog(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add `metrics` to the row of the optimizer step `step`."""
         assert step is not None
-        self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
+        self._send(lambda: self.experiment.log({**metrics, "trainer/global_step": step}, step=step))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._send(partial(super().log_hyperparams, params, *args, **kwargs))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self._send(partial(super().log_image, key, images, step, **kwargs))
+
+    @rank_zero_only
+    def log_video(self, key: str, videos: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        self._send(partial(super().log_video, key, videos, step, **kwargs))
+
+    def finish(self) -> None:
+        """End the run on W&B, so that the next one in this process is one of its own."""
+        import wandb
+        from wandb.sdk.lib.module import unset_globals
+
+        self._send(wandb.finish)
+        if self._ended:
+            with suppress(ConnectionError):
+                wandb.teardown()  # else it is asked again at exit
+            unset_globals()
+
+    def _send(self, call: Callable[[], Any]) -> None:
+        """Call W&B; nothing, once its process has ended."""
+        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+        if self._ended:
+            return
+        try:
+            call()
+        except (ConnectionError, HandleAbandonedError, MailboxClosedError) as error:
+            self._ended = True
+            log.warning(
+                "logger.wandb: W&B's process on this machine has ended (%s). Training goes on, and logs to"
+                " its other loggers; what W&B had got is in %s, see `wandb sync`",
+                str(error) or type(error).__name__,
+                self._folder / "wandb",
+            )
 
 
 def folder_id(folder: Path) -> str:

@@ -17,8 +17,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 HERE = Path(__file__).parent
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -56,9 +59,8 @@ class Cluster:
         files = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in munge.items()]
         self._daemon("munged", "--force", *files)
         self._daemon("slurmctld", "-c")
-        steps = self._program("slurmstepd")
         for node in NODES:
-            self._daemon("slurmd", "-N", node, "-d", str(steps))
+            self._start_node(node)
         self.until(
             lambda: self.call("sinfo", "--noheader", "--format=%T %D").split() == ["idle", str(len(NODES))],
             seconds=60,
@@ -79,6 +81,30 @@ class Cluster:
             self.until(
                 lambda number=number: not _is_alive(number), seconds=30, what=f"the end of {path.stem}"
             )
+
+    def take_away(self, node: str) -> None:
+        """Kill a node's daemon and all that it runs, as when a machine goes down, and declare it down.
+
+        SLURM would notice by itself after SlurmdTimeout, five minutes, and do the same.
+        """
+        tasks = list(_tasks_of(node))
+        steps = [each for task in tasks for each in task.parents() if each.name() == "slurmstepd"]
+        daemon = self.folder / f"slurmd-{node}.pid"
+        # What could tell of it first: SLURM hears nothing of how the tasks end.
+        for process in dict.fromkeys([psutil.Process(int(daemon.read_text())), *steps, *tasks]):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        daemon.unlink()
+        self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=gone")
+
+    def bring_back(self, node: str) -> None:
+        """Start the daemon of a node that was taken away, and return when SLURM uses the node again."""
+        self._start_node(node)
+        self.until(
+            lambda: self.call("sinfo", "--noheader", f"--nodes={node}", "--format=%T").strip() == "idle",
+            seconds=60,
+            what=f"node {node}",
+        )
 
     def call(self, *words: str, folder: Path | None = None, **environment: str) -> str:
         """What a command says that must succeed, in the environment of the cluster."""
@@ -121,6 +147,9 @@ class Cluster:
                 tails = [f"{path.name}: {path.read_text(errors='replace')[-1500:]}" for path in logs]
                 raise RuntimeError("\n".join([f"waited {seconds:.0f} s for {what}", *tails]))
             time.sleep(_POLL_S)
+
+    def _start_node(self, node: str) -> None:
+        self._daemon("slurmd", "-N", node, "-d", str(self._program("slurmstepd")))
 
     def _paths(self) -> dict[str, str]:
         root = self.folder / "packages"
@@ -195,6 +224,14 @@ def _free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def _tasks_of(node: str) -> Iterator[psutil.Process]:
+    """Processes that a node of this user's SLURM runs."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURMD_NODENAME") == node:
+                yield process
 
 
 def _is_alive(process: int) -> bool:

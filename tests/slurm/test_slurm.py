@@ -155,6 +155,25 @@ def test_scancel_saves_and_the_job_stays_away(cluster, submit, whole):
     assert_equal_runs(whole, job.run)
 
 
+def test_the_job_of_a_node_that_goes_down_ends_on_another_with_the_same_bits(cluster, submit, whole):
+    """Its slurmd and all that it runs are killed at once, as when a machine loses its power."""
+    job = submit(*TWO_TASKS, *UNHURRIED, "callbacks.last_checkpoint.every_steps=2")
+    job.until(f"step 4/{STEPS}")
+    node = cluster.facts(job.number)["NodeList"]
+    cluster.take_away(node)
+    try:
+        cluster.until(
+            lambda: cluster.facts(job.number)["Restarts"] == "1", seconds=120, what=f"{job.number} put back"
+        )
+        facts = job.end()
+        assert facts["JobState"] == "COMPLETED", job.says()
+        assert facts["NodeList"] != node
+    finally:
+        cluster.bring_back(node)
+    assert "resuming from" in job.says()
+    assert_equal_runs(whole, job.run)
+
+
 def test_fewer_tasks_go_on_behind_the_last_sample(submit):
     """Of the epochs of 6 samples none is seen twice or left out: two tasks of one, then one task of two."""
     assert submit(*TWO_TASKS, "trainer.max_steps=4").end()["JobState"] == "COMPLETED"

@@ -1,10 +1,12 @@
 """What W&B is told; it writes to the disk, without a network."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from portraitgen.training.wandb_log import ID_FILE, WandbLog, folder_id
@@ -77,3 +79,31 @@ def test_two_parts_without_a_network_are_of_one_run(tmp_path: Path, monkeypatch:
         assert log.experiment.config["optimizer"] == {"lr": 0.1}
         wandb.finish()
     assert ids[0] == ids[1] == folder_id(tmp_path)
+
+
+@pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
+def test_training_goes_on_when_the_process_of_wandb_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended in a traceback, and so did whatever was logged behind it, and the end of the run."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = {"save_dir": str(tmp_path), "project": "p", "name": "n", "settings": {"silent": True}}
+    log = WandbLog(**settings)  # type: ignore[arg-type]
+    log.log_metrics({"loss": 1.0}, step=1)
+    children = psutil.Process().children(recursive=True)
+    for process in [each for each in children if "wandb-core" in " ".join(each.cmdline())]:
+        process.kill()
+        process.wait()
+    for step in range(2, 5):
+        log.log_metrics({"loss": 1.0}, step=step)
+        time.sleep(0.1)
+    log.log_hyperparams({"optimizer": {"lr": 0.1}})
+    log.finish()
+
+    again = WandbLog(**settings)  # type: ignore[arg-type]
+    again.log_metrics({"loss": 1.0}, step=5)
+    assert again.experiment.id == folder_id(tmp_path)
+    again.finish()
+    ours = [each for each in caplog.records if each.name == "portraitgen.training.wandb_log"]
+    (line,) = [record.getMessage() for record in ours]
+    assert "W&B's process on this machine has ended" in line

@@ -27,6 +27,7 @@ from portraitgen.media.blame import raised_here
 from portraitgen.media.one_writer import FolderInUse, one_writer
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.disk import disk_full_message, is_disk_full
+from portraitgen.runs.config.lost_process import is_process_lost, process_lost_message
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
 from portraitgen.runs.config.threads import set_threads
@@ -137,6 +138,8 @@ def _report(error: Exception, folder: Path) -> None:
     message = None
     if is_disk_full(error):
         message = disk_full_message(folder)
+    elif is_process_lost(error):
+        message = process_lost_message()
     elif _is_mistake(error):
         message = f"{place}: {error}" if place else str(error)
     _show(error, message)

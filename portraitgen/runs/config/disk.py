@@ -2,8 +2,9 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+
+from portraitgen.media.blame import causes
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = ("No space left on device", "Disk quota exceeded")
@@ -13,7 +14,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that there is no space left."""
     return any(
         getattr(each, "errno", None) in _NUMBERS or any(words in str(each) for words in _WORDS)
-        for each in _chain(error)
+        for each in causes(error)
     )
 
 
@@ -26,15 +27,6 @@ def disk_full_message(folder: Path) -> str:
         " some space, or choose another folder (paths.runs=… or out=…), and start the same command again:"
         " what was finished is kept"
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
 
 
 def _readable(size: float) -> str:

@@ -161,9 +161,11 @@ def _fit(
         trainer.fit(model, datamodule=data, ckpt_path=resume.path if resume else None)
     finally:
         if (config.logger or {}).get("wandb"):
-            import wandb
+            from portraitgen.training.wandb_log import WandbLog
 
-            wandb.finish()  # the next trial of a sweep, in this process, is a run of its own
+            for logger in loggers:
+                if isinstance(logger, WandbLog):
+                    logger.finish()
 
 
 def _model(config: DictConfig) -> Any:

@@ -169,6 +169,25 @@ def fill_disk_through(config):
         raise RuntimeError("unexpected pos 64 vs 0") from None
 
 
+def lose_a_process(config):
+    """As gloo words it, when the one that it waits for was killed; NCCL's is a type of torch.distributed."""
+    raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: reset by peer")
+
+
+def lose_a_process_of_nccl(config):
+    import torch
+
+    raise torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error")
+
+
+@pytest.mark.parametrize("task", [lose_a_process, lose_a_process_of_nccl])
+def test_a_lost_process_is_said_in_one_line(run, task):
+    code, errors, _ = run(task, *TINY)
+    assert code == 1
+    assert errors.startswith("error: another process of this run has ended")
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize("task", [fill_disk, fill_disk_through])
 def test_a_full_disk_is_said_in_one_line(run, task):
     """It was a traceback of up to 97 lines that called itself a defect."""
