@@ -22,6 +22,8 @@ class Flux2Codec(VAECodec):
         vae, chunk: see `VAECodec`.
     """
 
+    factor = VAECodec.factor * _SIDE
+
     def __init__(self, vae: "AutoencoderKLFlux2", *, chunk: int = 8) -> None:
         super().__init__(vae, chunk=chunk)  # type: ignore[arg-type]
         norm = vae.bn

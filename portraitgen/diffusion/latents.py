@@ -45,10 +45,13 @@ class LatentCodec(nn.Module, ABC):
     Any axes may stand before the channels: images and clips alike. Where `time_factor` is not 1, the axis
     before the channels is time, and 1 + time_factor·k frames ↔ 1 + k latents. Latents have the dtype of the
     images, and decoded images that of the latents.
+
+    `factor` and `time_factor` of a class are those of the autoencoders that were published for it, before one
+    is loaded; of an object they are its own.
     """
 
     channels: int
-    factor: int
+    factor: int = 8
     time_factor: int = 1
 
     @abstractmethod

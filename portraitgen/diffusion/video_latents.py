@@ -85,6 +85,8 @@ class VideoCodec(FrozenVAE):
         slicing: run on one clip of a batch at a time; the result does not depend on it.
     """
 
+    time_factor = 4
+
     def __init__(self, vae: Any, *, channels: int, tiling: bool, slicing: bool) -> None:
         super().__init__(vae, channels=channels)
         if tiling:

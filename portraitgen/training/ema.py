@@ -34,6 +34,7 @@ class EMA(Callback):
         self.updates = 0
         self._averages: dict[str, Tensor] = {}
         self._parameters: list[nn.Parameter] = []
+        self._parts: list[Tensor] = []
         self._weights: list[Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,6 +56,7 @@ class EMA(Callback):
             for name, parameter in trained.items()
         }
         self._parameters = list(trained.values())
+        self._parts = list(map(local, self._averages.values()))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -62,8 +64,9 @@ class EMA(Callback):
         if not optimizer_stepped(trainer):
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [local(parameter).detach().float() for parameter in self._parameters]
-        torch._foreach_lerp_(list(map(local, self._averages.values())), weights, 1 - decay)
+        with torch.no_grad():  # to take a part of a sharded tensor is no operation then
+            weights = [local(parameter).float() for parameter in self._parameters]
+            torch._foreach_lerp_(self._parts, weights, 1 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -120,9 +120,15 @@ class FullySharded(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
-        own = self.lightning_module.state_dict()
+        own, saved = self.lightning_module.state_dict(), checkpoint["state_dict"]
+        if strict and (differing := sorted(own.keys() ^ saved.keys())):
+            where = "the checkpoint" if differing[0] in saved else "the model"
+            raise ValueError(
+                f"{len(differing)} names differ, {differing[0]} among them: it is only in {where}"
+            )
         with torch.no_grad():
-            for name, tensor in checkpoint["state_dict"].items():
+            for name in own.keys() & saved.keys():
+                tensor = saved[name]
                 local(own[name]).copy_(local(sharded_like(tensor, own[name])))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 from torch import nn
 
@@ -89,6 +90,18 @@ def test_goes_on_in_one_process(replicated: Path, tmp_path: Path) -> None:
     generator.may_change = True
     train(tmp_path / "fsdp", generator=generator, trainer={"max_steps": 4})
     assert (tmp_path / "fsdp/weights/step_00000004.safetensors").is_file()
+
+
+def test_names_that_differ_are_refused_where_that_is_asked() -> None:
+    """They were a KeyError, or kept what was there, whatever was asked."""
+    strategy = FullySharded()
+    strategy._lightning_module = module = LightningModule()
+    module.layer = nn.Linear(2, 2)
+    saved = {"layer.weight": torch.ones(2, 2), "layer.more": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"2 names differ, layer\.bias among them: it is only in the model"):
+        strategy.load_model_state_dict({"state_dict": saved}, strict=True)
+    strategy.load_model_state_dict({"state_dict": saved}, strict=False)
+    assert torch.equal(module.layer.weight, saved["layer.weight"])
 
 
 def test_units_are_the_blocks_then_what_is_left() -> None:

@@ -70,7 +70,7 @@ def setting_problems(config: DictConfig) -> Iterator[str]:
     yield from training_problems(settings)
     yield from sought_problems(config.optimized_metric, settings)
     yield from _grading(config)
-    if _shards(config) and str(config.optimizer.get("_target_", "")).startswith("prodigyopt."):
+    if _shards(config) and not can_shard_optimizer(config):
         yield (
             "optimizer: Prodigy estimates its rate from all that trains at once, of which each process has a"
             " part under this strategy: use strategy=ddp, or optimizer=adamw"
@@ -206,6 +206,11 @@ def _batches(config: DictConfig) -> Iterator[str]:
                 f"data.samples_per_epoch: an epoch is {batches} batches, no multiple of "
                 f"trainer.accumulate_grad_batches ({accumulate}): its last step would see fewer samples"
             )
+
+
+def can_shard_optimizer(config: DictConfig) -> bool:
+    """Whether its optimizer works where each process has but a part of what trains."""
+    return not str(config.optimizer.get("_target_", "")).startswith("prodigyopt.")
 
 
 def _shards(config: DictConfig) -> bool:

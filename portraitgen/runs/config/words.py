@@ -2,9 +2,11 @@
 
 Hydra's grammar takes letters of English, digits and a few signs; file names hold anything. So a value that
 names a file, a folder or a pattern that is there is quoted for it; `~` at its beginning is the home folder.
-Agents of W&B sweeps write `--key=value`. What still cannot be read is answered with the words that can.
+Agents of W&B sweeps write `--key=value`, the value as Python prints it. What still cannot be read is answered
+with the words that can.
 """
 
+import ast
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -31,7 +33,9 @@ _BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 
 def readable_words(words: Sequence[str]) -> list[str]:
     """The words with those overrides changed that Hydra would not read as they are meant."""
-    return [_readable(_without_dashes(word)) for word in words]
+    many = any(word in ("-m", "--multirun") for word in words)
+    plain = [each for word in words for each in ([word] if many else _as_agents_mean(word))]
+    return [_readable(_without_dashes(word)) for word in plain]
 
 
 def override_words(words: Sequence[str]) -> list[str]:
@@ -61,6 +65,25 @@ def quoted(key: str, value: str) -> str:
     # A `${` that is meant as it stands, also behind backslashes that are.
     plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", f"{escaped}{escaped[len(escaped) - ending :]}")
     return f"{key}='{plain}'"
+
+
+def _as_agents_mean(word: str) -> list[str]:
+    """`--key=value` of an agent, whose value is one that Python prints: None, a dict with keys below the key,
+    a string that Hydra would take for several values."""
+    key, _, value = word.partition("=")
+    plain = _without_dashes(word)
+    if plain == word:
+        return [word]
+    try:
+        meant = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        parsed = _parsed(plain)
+        return [plain if parsed is not None and not parsed.is_sweep_override() else quoted(key[2:], value)]
+    if meant is None:
+        return [f"{key[2:]}=null"]
+    if isinstance(meant, dict):
+        return [each for name, below in meant.items() for each in _as_agents_mean(f"{key}.{name}={below}")]
+    return [plain]
 
 
 def _without_dashes(word: str) -> str:

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from portraitgen.nn.pretrained import weight_files
+from portraitgen.runs.config.rules import can_shard_optimizer
 from portraitgen.training.accelerators import ACCELERATORS, GIGA, TERA
 from portraitgen.training.cost import PassCost, StepSizes, cost_of_pass, without_memory
 from portraitgen.training.placement import RESERVE, States, on_device, states_of
 
-_CODECS = {"CogVideoXCodec": (8, 4), "WanCodec": (8, 4), "Flux2Codec": (16, 1)}
-"""Pixels along a side of a latent, and frames of one, of published autoencoders; of all others 8 and 1."""
 STRATEGIES = ("ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp")
 
 
@@ -89,8 +88,9 @@ def step_sizes(config: DictConfig, network: nn.Module) -> StepSizes:
         ValueError: the sizes of pictures are those of the shards, which nobody has looked at.
     """
     examples, codec = config.data.examples, config.model.codec
-    factor, time_factor = _CODECS.get(codec["_target_"].rpartition(".")[2], (8, 1))
-    factor, time_factor = codec.get("factor", factor), codec.get("time_factor", time_factor)
+    kind: Any = get_class(codec["_target_"])
+    factor = codec.get("factor", kind.factor)
+    time_factor = codec.get("time_factor", kind.time_factor)
     if examples.get("pose_size"):
         height, width = _sides(examples.pose_size)  # drawings are 8 times the latents
         height, width = height // 8, width // 8
@@ -146,7 +146,8 @@ def plan_lines(config: DictConfig, made: Plan) -> Iterator[str]:
     )
     yield f"memory on each device, of {accelerator.memory / GIGA:.0f} GB:"
     limit, fits = RESERVE * accelerator.memory, []
-    for strategy in dict.fromkeys([name, *STRATEGIES]):
+    may_shard = can_shard_optimizer(config)
+    for strategy in dict.fromkeys([name, *(STRATEGIES if may_shard else ("ddp",))]):
         for on in dict.fromkeys([recompute, True, False]):
             needed = device_bytes(made, strategy, processes, recompute=on)
             enough = needed <= limit
@@ -157,6 +158,9 @@ def plan_lines(config: DictConfig, made: Plan) -> Iterator[str]:
                 f"  {'>' if this else ' '} {strategy:16} checkpointing {'on ' if on else 'off'}"
                 f"  {_gb(needed)}  {'fits' if enough else 'too much'}"
             )
+    if not may_shard:
+        kind = config.optimizer["_target_"].rpartition(".")[2]
+        yield f"  (no others: {kind} needs all that trains in each process)"
     yield from _advice(config, made, fits, (name, recompute), limit)
 
 
@@ -210,6 +214,9 @@ def _advice(
     if batch > 1:
         fewer = f"data.batch_size={batch // 2} trainer.accumulate_grad_batches="
         yield f"it does not fit: try {fewer}{2 * config.trainer.accumulate_grad_batches}"
+        return
+    if not can_shard_optimizer(config):
+        yield "it does not fit: take optimizer=adamw, with which weights and states can be shared out"
         return
     least = device_bytes(made, "fsdp", 10**6, recompute=True)
     if least > limit:

@@ -4,6 +4,7 @@ Without this a wrong address, a port in use or a task that never came shows as a
 traceback on each rank.
 """
 
+import errno
 import json
 import os
 import socket
@@ -73,9 +74,11 @@ def _gather(place: tuple[str, int], size: int, wait_s: float) -> None:
     try:
         server = socket.create_server(("", place[1]))
     except OSError as error:
+        why = {errno.EADDRINUSE: "another program has it", errno.EACCES: "ports below 1024 are for root"}
+        reason = why.get(error.errno or 0, error.strerror)
         raise ValueError(
-            f"port {place[1]} of {socket.gethostname()}, at which the tasks are to meet, cannot be opened"
-            f" ({error.strerror}): another program has it; set MASTER_PORT to a free one"
+            f"port {place[1]} of {socket.gethostname()}, at which the tasks are to meet, cannot be opened:"
+            f" {reason}. Set MASTER_PORT to another one"
         ) from error
     came: dict[int, tuple[socket.socket, str]] = {}
     try:

@@ -4,8 +4,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.config.words import override_words, quoted, readable_words, unreadable
 
 NAMES = [
@@ -85,6 +88,33 @@ def test_groups_of_which_nothing_is_chosen() -> None:
 def test_agents_of_sweeps_write_dashes() -> None:
     words = ["--optimizer.lr=1e-5", "--seed=3", "--config-name=x", "--cfg=job", "--multirun", "--help"]
     assert readable_words(words) == ["optimizer.lr=1e-5", "seed=3", *words[2:]]
+
+
+def test_what_an_agent_of_a_sweep_calls_is_what_the_sweep_means(tmp_path: Path) -> None:
+    """W&B writes values as Python prints them: None was the word None, a dict could not be read."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    meant = {
+        "optimizer.lr": 1e-5,
+        "seed": 3,
+        "model.gradient_checkpointing": True,
+        "data.examples.size": [64, 32],
+        "trainer.precision": "bf16-mixed",
+        "data.val_shards": None,
+        "optimizer": {"betas": [0.9, 0.95]},
+        "name": "sweep, of two",
+    }
+    parameters = {"args": {name: {"value": value} for name, value in meant.items()}}
+    command = utils.create_sweep_command(["${program}", "${args}", "experiment=aniportrait/tiny_stage1"])
+    assert command[1] == "${args}"
+    words = readable_words([*utils.create_sweep_command_args(parameters)["args"], command[2]])
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", words)
+    for name, value in meant.items():
+        found = OmegaConf.select(config, name)
+        if name == "optimizer":
+            name, value, found = "optimizer.betas", [0.9, 0.95], config.optimizer.betas
+        assert found == value, name
 
 
 def test_options_and_their_values_are_no_overrides() -> None:

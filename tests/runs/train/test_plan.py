@@ -47,6 +47,14 @@ def test_an_accelerator_that_is_in_no_table():
         train(config("aniportrait/tiny_stage1", "plan=true", "plan_accelerator=a1000"))
 
 
+@pytest.mark.parametrize(
+    ("experiment", "frames", "height"), [("consisid/identity", 13, 60), ("consisid/wan_stage2", 21, 60)]
+)
+def test_sizes_of_published_autoencoders_are_known_without_their_files(experiment, frames, height):
+    sizes = step_sizes(config(experiment, "data.examples.size=[480,832]"), None)  # type: ignore[arg-type]
+    assert (sizes.frames, sizes.height) == (frames, height)
+
+
 def test_sizes_are_those_of_the_latents():
     sizes = step_sizes(config("consisid/tiny_identity"), None)  # type: ignore[arg-type]
     assert (sizes.frames, sizes.height, sizes.width, sizes.batch) == (2, 16, 16, 2)
@@ -77,6 +85,22 @@ def test_it_says_what_to_change_under_the_default_strategy():
     given = config("aniportrait/tiny_stage1", *A100, "strategy=auto", "data.batch_size=1")
     *_, last = plan_lines(given, made(weights=int(4e9), passes={False: int(90e9), True: int(5e9)}))
     assert last == "it does not fit: set model.gradient_checkpointing=true"
+
+
+@pytest.mark.parametrize(
+    ("weights", "passes", "words"),
+    [
+        (24e9, {False: 20e9, True: 5e9}, "take optimizer=adamw"),
+        (4e9, {False: 90e9, True: 5e9}, "set model.gradient_checkpointing=true"),
+    ],
+)
+def test_no_strategy_is_advised_that_the_optimizer_refuses(weights, passes, words):
+    """Of Prodigy, which needs all that trains at once, it was FSDP or ZeRO."""
+    given = config("flux_identity/tiny_klein", *A100, "strategy=ddp", "data.batch_size=1")
+    plan = made(weights=int(weights), passes={on: int(size) for on, size in passes.items()})
+    lines = list(plan_lines(given, plan))
+    assert words in lines[-1]
+    assert not any("fsdp" in line or "deepspeed" in line for line in lines)
 
 
 @pytest.mark.parametrize(("devices", "count"), [("auto", 3), ("-1", 3), ("[0,1]", 6), ("8", 24)])

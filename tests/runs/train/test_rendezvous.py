@@ -62,7 +62,10 @@ def test_strangers_at_the_port_change_nothing(place):
 
 
 def test_a_port_in_use_is_named(place):
-    with socket.create_server(place), pytest.raises(ValueError, match=rf"port {place[1]} .*MASTER_PORT"):
+    with (
+        socket.create_server(place),
+        pytest.raises(ValueError, match=rf"port {place[1]} .*: another program has it\. Set MASTER_PORT"),
+    ):
         _gather(place, 2, 1.0)
 
 
