@@ -4,22 +4,22 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from portraitgen.nn.pretrained import bases
+from portraitgen.training.from_first import Shardable, take_from_first
 from portraitgen.training.sharding import (
     cast_each,
     copies,
     fill,
     is_sharded,
     local,
-    on_meta,
     set_buffers,
     shard,
     sharded_like,
@@ -27,15 +27,6 @@ from portraitgen.training.sharding import (
 
 # It warns of operations in place on what a block returns, which no network here does.
 warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
-
-
-class Shardable(Protocol):
-    """What a `Learner` has that sharding needs."""
-
-    network: nn.Module
-    frozen_facts: tuple[str, Mapping[str, str]]
-
-    def state_dict(self) -> dict[str, Any]: ...
 
 
 class FullySharded(ModelParallelStrategy):
@@ -70,26 +61,17 @@ class FullySharded(ModelParallelStrategy):
         network = learner.network
         if is_sharded(network):
             return
-        first = self.global_rank == 0
-        assert on_meta(network) is not first, "the first process, and it alone, has the weights"
-        # Frozen parts that were drawn at random would differ: the others have drawn nothing for the network.
-        beside = {n: t for n, t in learner.state_dict().items() if not n.startswith("network.")}
-        buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()} if first else {}
-        dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
-        dtypes, buffers, facts, sent = self.broadcast((dtypes, buffers, learner.frozen_facts, beside))
-        learner.frozen_facts = facts
-        for name, tensor in beside.items():
-            tensor.copy_(sent[name])
+        given = take_from_first(self, learner)
         values: dict[str, Tensor] | None = None
-        if first:
+        if self.global_rank == 0:
             values = {name: parameter.detach() for name, parameter in network.named_parameters()}
             for part, base in bases(network).items():  # it would keep their memory
                 network.get_submodule(part).portraitgen_base = replace(base, _tensors={})  # type: ignore[assignment]
             network.to("meta")
-        cast_each(network, dtypes)
+        cast_each(network, given.dtypes)
         shard(network, self.device_mesh["data_parallel"], reshard_after_forward=self.reshard_after_forward)
         network.to_empty(device=self.root_device)
-        set_buffers(network, buffers, self.root_device)
+        set_buffers(network, given.buffers, self.root_device)
         fill(network, values)
         # Whatever of it is called first, the network is the root of what is sharded.
         cast(FSDPModule, network)._get_fsdp_state()._lazy_init()

@@ -22,6 +22,7 @@ from portraitgen.training.fsdp import FullySharded
 from portraitgen.training.optim import MakeOptimizer, build_optimizer
 from portraitgen.training.sharding import by_zero, on_meta
 from portraitgen.training.step_seed import isolated_rng, stream_seed
+from portraitgen.training.zero import Zero
 
 Batch = dict[str, Any]
 
@@ -172,7 +173,7 @@ class Learner(LightningModule, ABC):
 
     def configure_model(self) -> None:
         """Shards the network where the strategy does so; the stage has filled and frozen it before."""
-        if isinstance(self.trainer.strategy, FullySharded):
+        if isinstance(self.trainer.strategy, FullySharded | Zero):
             self.trainer.strategy.shard(self)
 
     @property

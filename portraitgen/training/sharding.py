@@ -146,11 +146,7 @@ def cast_each(network: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
 
 
 def _require_shardable(network: nn.Module) -> None:
-    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
-    once = {name for name, _ in network.named_parameters()}
-    shared = [name for name in names if name not in once]
-    if shared:
-        raise ValueError(f"strategy: {shared[0]} is shared by two modules, which FSDP cannot shard")
+    require_unshared(network)
     for unit, parameters in owned_parameters(network):
         found = {parameter.dtype for parameter in parameters if parameter.requires_grad}
         if len(found) > 1:
@@ -159,6 +155,15 @@ def _require_shardable(network: nn.Module) -> None:
                 f"strategy: FSDP reduces the gradients of a {type(unit).__name__} together, but it trains"
                 f" parameters in {kinds}: train them in one precision (network.base.dtype: float32)"
             )
+
+
+def require_unshared(network: nn.Module) -> None:
+    """ValueError if two modules have one parameter: built without memory and then filled it would be two."""
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    once = {name for name, _ in network.named_parameters()}
+    shared = [name for name in names if name not in once]
+    if shared:
+        raise ValueError(f"strategy: {shared[0]} is shared by two modules, which cannot be sharded")
 
 
 def owned_parameters(network: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:

@@ -10,6 +10,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 from torch.optim import Optimizer
 
+from portraitgen.training.from_first import Shardable, take_from_first
+from portraitgen.training.sharding import cast_each, require_unshared, set_buffers
+
 
 class AutocastPrecision(DeepSpeedPrecision):
     """bf16-mixed as under every other strategy: weights as they are, computation by autocast.
@@ -33,6 +36,26 @@ class Zero(DeepSpeedStrategy):
 
     Arguments are those of Lightning's `DeepSpeedStrategy`.
     """
+
+    _has_room = False
+
+    def shard(self, learner: Shardable) -> None:
+        """At stage 3, make room for the weights of the first process, which alone has built the network.
+
+        DeepSpeed then takes one parameter after the other, sends the first process's to all and keeps a part
+        in each. Until its turn a parameter of the others is memory that was asked for and never written to,
+        which takes none of the machine's.
+        """
+        if not self.zero_stage_3 or self._has_room:
+            return
+        network = learner.network
+        require_unshared(network)
+        given = take_from_first(self, learner)
+        if self.global_rank:
+            cast_each(network, given.dtypes)
+            network.to_empty(device="cpu")
+            set_buffers(network, given.buffers, torch.device("cpu"))
+        self._has_room = True
 
     @property
     def precision_plugin(self) -> Any:

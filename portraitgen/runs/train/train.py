@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.media.files import writable_folder
 from portraitgen.runs.config.check import check_config
-from portraitgen.runs.config.rules import FULLY_SHARDED, check_settings, check_training
+from portraitgen.runs.config.rules import DEEPSPEED, FULLY_SHARDED, check_settings, check_training
 from portraitgen.runs.config.schema import process_rank
 from portraitgen.runs.config.sought import is_graded, optimized_metrics
 from portraitgen.runs.config.systems import system_of
@@ -169,8 +169,10 @@ def _fit(
 
 
 def _model(config: DictConfig) -> Any:
-    """The model; where the network is sharded, all processes but the first build it without memory."""
-    sharded = OmegaConf.is_dict(config.strategy) and config.strategy.get("_target_") == FULLY_SHARDED
+    """The model; where weights are sharded, all processes but the first build the network without memory."""
+    strategy = config.strategy if OmegaConf.is_dict(config.strategy) else {}
+    kind = strategy.get("_target_")
+    sharded = kind == FULLY_SHARDED or (kind == DEEPSPEED and strategy.get("stage") == 3)
     if not sharded or process_rank() == 0:
         return instantiate(config.model, _convert_="all")
     import torch

@@ -18,7 +18,8 @@ from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.shards import ShardWriter
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.system import load_system
-from portraitgen.runs.train.train import train
+from portraitgen.runs.train.train import _model, train
+from portraitgen.training.sharding import on_meta
 from portraitgen.training.weights import load_weights
 from tests.synthetic import synthetic_clip
 
@@ -308,3 +309,26 @@ def test_a_loss_changes_what_a_run_learns(config, tmp_path, toy_losses):
     none, _ = load_weights(tmp_path / "none/weights/last.safetensors")
     assert all(torch.allclose(found[0][name], none[name], atol=1e-6) for name in none)
     assert not all(torch.allclose(found[1][name], none[name], atol=1e-4) for name in none)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rank", "without_memory"),
+    [
+        ("deepspeed_zero3", 1, True),
+        ("fsdp", 1, True),
+        ("deepspeed_zero3", 0, False),
+        ("deepspeed_zero2", 1, False),
+        ("ddp", 1, False),
+    ],
+)
+def test_where_weights_are_sharded_the_first_process_alone_builds_them(
+    monkeypatch, strategy, rank, without_memory
+):
+    """Under ZeRO-3 each built the whole network in its machine's memory."""
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(
+            "train", ["experiment=aniportrait/tiny_stage1", "data.shards=x", f"strategy={strategy}"]
+        )
+    assert on_meta(_model(config).network) is without_memory
