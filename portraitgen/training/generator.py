@@ -4,7 +4,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class Denoised:
     by_products: ByProducts = field(default_factory=dict)
 
 
+Pipeline = TypeVar("Pipeline")
+
+
 class Generator(Learner):
     """Trains `network` to denoise what `codec` encodes.
 
@@ -66,6 +70,9 @@ class Generator(Learner):
 
     by_products: ClassVar[frozenset[str]] = frozenset()
     """What `denoise` can give beside its prediction."""
+
+    pipeline: Any
+    """Draws for `sample` and `stream`, where a system has one by `make_pipeline`."""
 
     zeroed_inside: ClassVar[frozenset[str]] = frozenset()
     """What condition dropout may zero and `denoise` zeroes itself, in the features that it makes of
@@ -86,6 +93,28 @@ class Generator(Learner):
         self.objective = objective
         self.condition_dropout = condition_dropout
         self._extra_losses = ExtraLosses({})
+
+    def make_pipeline(self, sampling: Callable[..., Pipeline], *parts: Any, **more: Any) -> Pipeline:
+        """`sampling(*parts, **more)`, for `pipeline`; `sampled_with` makes it anew with other settings."""
+        self._make_pipeline = partial(sampling, *parts, **more)
+        return self._make_pipeline()
+
+    @contextmanager
+    def sampled_with(self, **settings: Any) -> Iterator[None]:
+        """Draw with other settings of the sampling, such as `num_steps`, as long as the context lasts.
+
+        Raises:
+            ValueError: one cannot be.
+        """
+        if not settings:
+            yield
+            return
+        usual = self.pipeline
+        self.pipeline = self._make_pipeline(**settings)
+        try:
+            yield
+        finally:
+            self.pipeline = usual
 
     @abstractmethod
     def encode(self, batch: Batch) -> Encoded:

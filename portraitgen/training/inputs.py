@@ -66,7 +66,8 @@ class Input:
     """One key that a system takes.
 
     Attributes:
-        name: as it is typed; a system's own settings begin with `inputs.`.
+        name: as it is typed; a system's own settings begin with `inputs.`, those of how it draws with
+            `sampling.`.
         kind: see `Kind`.
         meaning: one line for people.
         default: the value where nothing is given.
@@ -94,8 +95,15 @@ class Input:
         assert self.kind in get_args(Kind), f"{self.name}: no kind {self.kind!r}"
         assert (self.kind == "choice") == bool(self.choices), f"{self.name}: choices are for a choice"
         assert (self.kind == "face") == bool(self.of), f"{self.name}: a face is one of some input"
-        own = self.name.startswith("inputs.")
+        own = self.name.startswith(("inputs.", "sampling."))
         assert own or self.name in COMMON, f"{self.name}: a key of one system is called inputs.{self.name}"
+        bounded = self.low is not None and self.high is not None
+        assert bounded or not self.of_sampling, f"{self.name}: a setting of the sampling has bounds"
+
+    @property
+    def of_sampling(self) -> bool:
+        """Whether it is a setting of how a system draws."""
+        return self.name.startswith("sampling.")
 
 
 COMMON: dict[str, Kind] = {
@@ -111,6 +119,16 @@ COMMON: dict[str, Kind] = {
     "length": "count",
 }
 """The names that are the same for all systems; others are a system's own, under `inputs.`."""
+
+
+NUM_STEPS = Input(
+    "sampling.num_steps",
+    "count",
+    "denoising steps: more draw finer, and take as much longer",
+    low=1,
+    high=200,
+)
+"""Of the sampling of systems that denoise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +198,13 @@ class SystemInputs(ABC):
     Attributes:
         inputs: all keys that it takes.
         ways: what of them goes together; shards are given in a way of its own.
+        sampling: settings of its pipeline that may be chosen for each request; what the weights say of them
+            is their default, and they go with every way.
     """
 
     inputs: ClassVar[tuple[Input, ...]]
     ways: ClassVar[tuple[Way, ...]]
+    sampling: ClassVar[tuple[Input, ...]] = ()
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources

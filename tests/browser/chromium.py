@@ -19,6 +19,8 @@ ALWAYS = (
     "--no-first-run",
     "--hide-scrollbars",
     "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",  # a microphone that beeps
+    "--use-fake-ui-for-media-stream",  # and that may be listened to
     # No name is looked up: what would leave this machine fails, and is seen as a request.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )

@@ -64,6 +64,8 @@ def make(visitor: Visitor, given: Path) -> None:
 def test_a_visitor_makes_a_video_and_the_command_makes_the_same(chromium, server, given, tmp_path):
     with Visitor(chromium, server.address) as visitor:
         make(visitor, given)
+        visitor.press("Settings")
+        visitor.write("Num steps", "4")
         visitor.press("Generate")
         visitor.until("progress", lambda: visitor.tab.run("!!document.querySelector('[aria-valuenow]')"))
         visitor.until("the newest frame", lambda: visitor.tab.run("!!document.querySelector('.pg-live img')"))
@@ -74,7 +76,10 @@ def test_a_visitor_makes_a_video_and_the_command_makes_the_same(chromium, server
         links = visitor.tab.run("[...document.querySelectorAll('.pg-link')].map(each => each.href)")
         settings = yaml.safe_load(download(next(each for each in links if each.endswith(".yaml"))))
     assert settings["command"] == result["command"]
-    assert settings["given"] == {"reference": PHOTO, "driving": "talk.mp4"}
+    chosen = {"sampling.num_steps": 4}  # not the 6 that the page was started with
+    assert settings["given"] == {"reference": PHOTO, "driving": "talk.mp4", **chosen}
+    assert settings["sampling"] == {"num_steps": 4}
+    assert "sampling.num_steps=6" not in result["command"]
     python, script, *words = shlex.split(result["command"])
     assert (python, script) == ("python", "generate.py")
     for name in (PHOTO, "talk.mp4"):

@@ -52,7 +52,10 @@ class Visitor:
 
     def give(self, label: str, *files: Path) -> None:
         """Put files into the field for files that is called `label`."""
-        named = f"each.innerText.includes({json.dumps(label)}) && each.querySelector('input[type=file]')"
+        named = (
+            f"each.offsetParent && each.innerText.includes({json.dumps(label)})"
+            " && each.querySelector('input[type=file]')"
+        )
         field = f"[...document.querySelectorAll('.pg-field')].find(each => {named})"
         found = f"{field}?.querySelector('input[type=file]')"
         self.until(f"the field {label} is there", lambda: self.tab.run(f"!!({found})"))
@@ -62,7 +65,8 @@ class Visitor:
     def press(self, label: str) -> None:
         """Press the button called `label` that can be pressed."""
         called = f"each.innerText.trim().split(/\\n/)[0] === {json.dumps(label)}"
-        named = f"{called} && !each.disabled && each.offsetParent"
+        # Gradio lays out its tabs twice, once to measure them.
+        named = f"{called} && !each.disabled && each.offsetParent && !each.closest('[aria-hidden=true]')"
         found = f"[...document.querySelectorAll('button')].find(each => {named})"
         self.until(f"{label} can be pressed", lambda: self.tab.run(f"!!{found}"))
         self.tab.run(f"{found}.click()")
@@ -79,11 +83,23 @@ class Visitor:
             f"""(() => {{
               const label = [...document.querySelectorAll('label')].find(
                 each => each.innerText.trim().startsWith({json.dumps(label)}));
-              const field = label.querySelector('input, textarea');
+              const field = (label.querySelector('input, textarea') ? label : label.closest('.block'))
+                .querySelector('input, textarea');  // that of a slider lies beside its label
               field.value = {json.dumps(text)};
               field.dispatchEvent(new Event('input', {{bubbles: true}}));
             }})()"""
         )
+
+    def draw(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw a box with the mouse where boxes are drawn; corners in shares of width and height."""
+        place = "[...document.querySelectorAll('.pg-boxes')].find(each => each.offsetParent)"
+        self.tab.run(f"{place}.scrollIntoView({{block: 'center'}})")
+        left, top, width, height = self.tab.run(
+            f"(({{left, top, width, height}}) => [left, top, width, height])({place}.getBoundingClientRect())"
+        )
+        for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            at = {"x": left + x * width, "y": top + y * height}
+            self.tab.ask("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
 
     def problems(self) -> list[str]:
         """Messages that stand beside inputs."""

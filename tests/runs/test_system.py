@@ -60,6 +60,17 @@ def test_settings_can_be_changed(weights):
     assert system.pipeline.num_steps == 3
 
 
+def test_one_result_can_be_drawn_with_other_settings(weights):
+    system, _ = load_system(weights(), changes={"sampling": {"num_steps": 3}}, models="models", device=CPU)
+    usual = system.pipeline
+    with system.sampled_with(num_steps=5):
+        assert system.pipeline.num_steps == 5
+        assert system.pipeline.network is system.network
+    with pytest.raises(ValueError, match="num_steps is 0"), system.sampled_with(num_steps=0):
+        pass
+    assert system.pipeline is usual
+
+
 def test_a_misspelt_change_is_refused(weights):
     with pytest.raises(ValueError, match=r"num_stepz.*did you mean 'num_steps'"):
         load_system(weights(), changes={"sampling": {"num_stepz": 3}}, models="models", device=CPU)

@@ -35,12 +35,13 @@ def save_tiny(
         config.model.sampling.num_steps = 1
     settings: Any = OmegaConf.to_container(config.model, resolve=True)
     torch.manual_seed(0)
+    state = instantiate(settings["network"], _convert_="all").state_dict()
     save_weights(
         path,
-        instantiate(settings["network"], _convert_="all").state_dict(),
+        {name.replace(".base_layer.", "."): value for name, value in state.items()},  # without adapters
         config=settings,
         step=0,
-        system="aniportrait",
+        system=experiment.partition("/")[0],
         provenance={
             "commit": "abc",
             "dirty": False,

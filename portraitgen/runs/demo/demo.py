@@ -26,6 +26,7 @@ from portraitgen.runs.demo.examples import read_examples
 from portraitgen.runs.demo.limits import Limits
 from portraitgen.runs.demo.look import Look
 from portraitgen.runs.demo.offer import Offer
+from portraitgen.runs.demo.sweeper import Sweeper
 from portraitgen.runs.demo.typed_command import override
 from portraitgen.runs.demo.visits import Visits
 from portraitgen.runs.generate.loaded import Chosen, choose, load
@@ -144,21 +145,13 @@ def started(config: DictConfig, words: Sequence[str]) -> Iterator[str]:
             share=config.share,
             examples=root / "examples",
         )
-        over = threading.Event()
-        sweeper = threading.Thread(target=_sweep, args=(visits, over), name="sweeper", daemon=True)
-        sweeper.start()
+        sweeper = Sweeper(page.sweep, every_s=_SWEEP_S)
         try:
             yield address
         finally:
-            over.set()
             desk.close()
             page.blocks.close()
-            sweeper.join()
-
-
-def _sweep(visits: Visits, over: threading.Event) -> None:
-    while not over.wait(_SWEEP_S):
-        visits.sweep()
+            sweeper.close()
 
 
 def _key(word: str) -> str:

@@ -36,6 +36,7 @@ class Field:
         read: values of `parts` → what a person would type (lists of `Uploaded` for files); None: not given.
         problem: where messages about it stand.
         seen: one for each part that takes files: what the files show.
+        folded: what has to be open for all this to be seen.
     """
 
     input: Input
@@ -44,20 +45,21 @@ class Field:
     read: Callable[..., Any]
     problem: gr.HTML
     seen: tuple[gr.HTML, ...] = ()
+    folded: gr.Accordion | None = None
 
 
-def make_field(each: Input, *, needed: bool) -> Field:
+def make_field(each: Input, *, needed: bool, folded: gr.Accordion | None = None) -> Field:
     """The part of the page for one input, in the place where it is called."""
     label = f"{label_of(each)}{'' if needed else ' (optional)'}"
     with gr.Column(elem_classes="pg-field", min_width=0) as group:
         parts, read, seen = _MAKERS[each.kind](each, label)
         problem = gr.HTML(visible=False)
-    return Field(each, group, parts, read, problem, seen)
+    return Field(each, group, parts, read, problem, seen, folded)
 
 
 def label_of(each: Input) -> str:
     """`inputs.face_scale` as "Face scale"."""
-    return each.name.removeprefix("inputs.").replace("_", " ").capitalize()
+    return each.name.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 _Made = tuple[tuple[Component, ...], Callable[..., Any], tuple[gr.HTML, ...]]
@@ -90,7 +92,13 @@ def _file(each: Input, label: str) -> _Made:
 
 def _sound(each: Input, label: str) -> _Made:
     _explain(each)
-    part = gr.Audio(label=label, sources=["upload", "microphone"], type="filepath", editable=False)
+    part = gr.Audio(
+        label=label,
+        sources=["upload", "microphone"],
+        type="filepath",
+        editable=False,
+        buttons=["download"],  # and none that publishes it
+    )
     return (_as_it_came(part),), _first, (gr.HTML(visible=False),)
 
 

@@ -117,8 +117,8 @@ class Look:
             return Seen(f"{seconds:.1f} s, {share:.0%} of it speech")
         level = 20 * np.log10(max(float(np.abs(heard).max()), 1e-5))
         problem = (
-            f"no speech is heard in these {seconds:.1f} s (loudest at {level:.0f} dB): the mouth will hardly "
-            "move; give a sound in which somebody speaks"
+            f"no speech is heard in these {seconds:.1f} s (loudest at {round(level)} dB): the mouth will "
+            "hardly move; give a sound in which somebody speaks"
         )
         return Seen(f"{seconds:.1f} s", problem=problem)
 

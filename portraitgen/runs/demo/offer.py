@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from portraitgen.runs.demo.desk import Job
 from portraitgen.runs.demo.given_files import GivenFiles
 from portraitgen.runs.demo.limits import Limits
 from portraitgen.runs.demo.result import Result
+from portraitgen.runs.demo.sampling_choice import SamplingChoice
 from portraitgen.runs.demo.typed_command import typed_command
 from portraitgen.runs.generate.given import Wanted, want
 from portraitgen.runs.generate.loaded import Chunks, Loaded
@@ -70,6 +72,11 @@ class Offer:
             if each.name in names and each.kind not in OF_THE_HOUSE and each.name not in self.fixed
         ]
 
+    @cached_property
+    def sampling(self) -> SamplingChoice:
+        """What of how it draws a visitor may choose."""
+        return SamplingChoice(self.loaded.chosen)
+
     def wanted(self, way: Way, values: Mapping[str, Any], *, seed: int) -> Wanted:
         """What a visitor asks for, checked; no file is read.
 
@@ -84,9 +91,11 @@ class Offer:
             if name in kinds and name not in values:
                 raise ValueError(f"{name}: not given; it takes {kinds[name].meaning}")
         fixed = {name: value for name, value in self.fixed.items() if name in (*way.needs, *way.takes)}
-        asked = {**values, **fixed, "seed": seed, "num_samples": 1}
+        known = {each.name for each in self.sampling.inputs}
+        given = {name: value for name, value in values.items() if name not in known}
+        asked = {**given, **fixed, "seed": seed, "num_samples": 1}
         bounded = dict.fromkeys(("size", "fps", "length")) | asked
-        if problems := [*generation_problems(bounded)]:
+        if problems := [*generation_problems(bounded), *self.sampling.problems(values)]:
             raise ConfigError(problems)
         self.limits.check_wanted(values)
         described = self.loaded.chosen.described
@@ -117,7 +126,8 @@ class Offer:
                 yield generated, shown
 
         results = ResultList(folder / "result")
-        (row,) = self.loaded.write([wanted], results, progress=job.progress, watch=watch)
+        sampling = self.sampling.of(values)
+        (row,) = self.loaded.write([wanted], results, progress=job.progress, watch=watch, sampling=sampling)
         notes = [files.readable(note) for note in dict.fromkeys(job.notes)]
         return self._result(row, wanted, values, files, folder, notes)
 
@@ -143,7 +153,9 @@ class Offer:
         way = wanted.samples[0].way
         fixed = {name: value for name, value in self.fixed.items() if name in (*way.needs, *way.takes)}
         named = {**files.named(values), **fixed}
-        command = typed_command(self.weights, self.carried, named, seed=seed, out=main)
+        typed = {self.sampling.typed(name): value for name, value in named.items()}
+        carried = [word for word in self.carried if word.partition("=")[0].lstrip("+") not in named]
+        command = typed_command(self.weights, carried, typed, seed=seed, out=main)
         stated = {
             "command": command,
             "system": row["system"],

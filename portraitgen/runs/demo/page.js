@@ -13,8 +13,18 @@ document.addEventListener("click", (event) => {
 const name = () => {
   for (const button of document.querySelectorAll(".pg-field .upload-container")) {
     const label = button.closest(".block").querySelector("label");
-    const called = `${label ? label.innerText.trim() : ""}: ${button.innerText.replace(/\s+/g, " ").trim()}`;
+    const seen = button.innerText.replace(/\s+/g, " ").trim() || "Add files";
+    const called = `${label ? label.innerText.trim() : ""}: ${seen}`;
     if (button.getAttribute("aria-label") !== called) button.setAttribute("aria-label", called);
+  }
+  // A button around another one, whose name Gradio does not translate; a name without the words that are seen.
+  for (const around of document.querySelectorAll(".pg-field [aria-label='common.upload']")) {
+    const all = { role: "group", tabindex: "-1", title: "Add files", "aria-label": "Add files" };
+    for (const [key, value] of Object.entries(all)) around.setAttribute(key, value);
+  }
+  for (const button of document.querySelectorAll(".pg-field .playback")) {
+    const [said, seen] = [button.getAttribute("aria-label") || "", button.innerText.trim()];
+    if (!said.includes(seen)) button.setAttribute("aria-label", `${seen}: ${said}`);
   }
 };
 new MutationObserver(name).observe(document.documentElement, { childList: true, subtree: true });

@@ -16,8 +16,10 @@ from portraitgen.runs.demo.examples import Example
 from portraitgen.runs.demo.fields import Field, label_of, make_field
 from portraitgen.runs.demo.given_files import GivenFiles, Uploaded
 from portraitgen.runs.demo.look import Look, Seen
+from portraitgen.runs.demo.memory import give_back_memory
 from portraitgen.runs.demo.offer import Offer
 from portraitgen.runs.demo.result import Result
+from portraitgen.runs.demo.sessions import forget_session, forget_unused_sessions
 from portraitgen.runs.demo.texts import (
     head_text,
     live_text,
@@ -41,7 +43,7 @@ _FIRST = ("photos", "text", "video", "sound", "layout")
 """Kinds of inputs that stand before the settings also where they need not be given."""
 _LARGEST_SEED = 2**32 - 1
 
-Updates = dict[Component, Any]
+Updates = dict[Component | gr.Accordion, Any]
 
 
 class Page:
@@ -89,10 +91,12 @@ class Page:
                     for each in offer.inputs
                     if each.name in needed or each.kind in _FIRST
                 ]
-                with gr.Accordion("Settings", open=False):
+                with gr.Accordion("Settings", open=False) as settings:
                     shown = {field.input.name for field in fields}
                     fields += [
-                        self._field(each, needed=False) for each in offer.inputs if each.name not in shown
+                        self._field(each, needed=False, folded=settings)
+                        for each in (*offer.inputs, *offer.sampling.inputs)
+                        if each.name not in shown
                     ]
                     seed = gr.Number(
                         0,
@@ -122,7 +126,7 @@ class Page:
         )
         self._look_at_uploads(fields)
         parts = [part for field in fields for part in field.parts]
-        outputs = [go, stop, status, live, results, *(field.problem for field in fields)]
+        outputs = [go, stop, status, live, results, settings, *(field.problem for field in fields)]
         by_words = dict(zip(words, ways, strict=True))
 
         async def run(request: gr.Request, *given: Any) -> AsyncIterator[Updates]:
@@ -140,8 +144,8 @@ class Page:
         )
         stop.click(self._stop, None, None, queue=False, **_QUIET)
 
-    def _field(self, each: Input, *, needed: bool) -> Field:
-        field = make_field(each, needed=needed)
+    def _field(self, each: Input, *, needed: bool, folded: gr.Accordion | None = None) -> Field:
+        field = make_field(each, needed=needed, folded=folded)
         examples = self._examples.get(each.kind, ())
         if examples and field.seen:
             with field.group, gr.Row(elem_classes="pg-examples"):
@@ -203,7 +207,7 @@ class Page:
         visit: Visit,
         given: Sequence[Any],
     ) -> AsyncIterator[Updates]:
-        go, stop, status, live, results, *problems = outputs
+        go, stop, status, live, results, _, *problems = outputs
         clean: Updates = {each: gr.update(value="", visible=False) for each in problems}
         if visit.job is not None and not visit.job.finished.is_set():
             text = said_text("Your last job is still at work: cancel it first.")
@@ -230,7 +234,7 @@ class Page:
         shown: tuple[Any, Any] = (None, None)
         while not job.finished.is_set():
             now = self._shown(job)
-            changed = {
+            changed: Updates = {
                 part: gr.update(value=text, visible=True)
                 for part, text, before in zip((status, live), now, shown, strict=True)
                 if text is not None and text != before
@@ -293,7 +297,9 @@ class Page:
         if field is None:
             return {status: gr.update(value=problem_text(said), visible=True)}
         where = said_text(f"Not made: see what is said beside “{label_of(field.input)}”.")
+        unfold: Updates = {} if field.folded is None else {field.folded: gr.update(open=True)}
         return {
+            **unfold,
             field.problem: gr.update(value=problem_text(said), visible=True),
             status: gr.update(value=where, visible=True),
         }
@@ -305,10 +311,18 @@ class Page:
 
     def _leave(self, request: gr.Request) -> None:
         self._visits.end(request.session_hash)
+        forget_session(self.blocks, request.session_hash or "")
+        give_back_memory()
+
+    def sweep(self) -> None:
+        """Remove what is left of visits that are over, and of those of which nothing is heard any more."""
+        self._visits.sweep()
+        forget_unused_sessions(self.blocks, self._visits.has)
+        give_back_memory()
 
 
 def _takes(way: Way, field: Field) -> bool:
-    return field.input.name in (*way.needs, *way.takes)
+    return field.input.name in (*way.needs, *way.takes) or field.input.of_sampling
 
 
 def _values(fields: Sequence[Field], way: Way, given: Sequence[Any]) -> dict[str, Any]:

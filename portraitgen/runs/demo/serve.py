@@ -9,11 +9,12 @@ from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from portraitgen.runs.demo.limits import Limits
 from portraitgen.runs.demo.page import Page
+from portraitgen.runs.demo.passing_file import PassingFile
 from portraitgen.runs.demo.rules import Rules
 from portraitgen.runs.demo.visits import Visits
 
@@ -48,9 +49,10 @@ def serve(
 
     async def result(request: Request) -> Response:
         path = visits.result_file(**request.path_params)
-        if path is None or not path.is_file():
+        try:
+            return PlainTextResponse("not found", 404) if path is None else PassingFile(path)
+        except FileNotFoundError:
             return PlainTextResponse("not found", 404)
-        return FileResponse(path, headers={"cache-control": "private, no-store"})
 
     options: dict[str, Any] = {
         "auth": is_right if password is not None else None,

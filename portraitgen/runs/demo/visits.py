@@ -83,6 +83,11 @@ class Visits:
             visit.seen = time.monotonic()
             return visit
 
+    def has(self, session: str) -> bool:
+        """Whether a session has a visit."""
+        with self._lock:
+            return session in self._visits
+
     def result_file(self, name: str, number: str, file: str) -> Path | None:
         """The file of a result by what its address says; None: there is none."""
         with self._lock:

@@ -31,8 +31,9 @@ def describe(name: str, system: type[SystemInputs]) -> str:
         more = f"  [{' '.join(f'{key}=…' for key in way.takes)}]" if way.takes else ""
         lines += [f"  {way.usage}{more}", f"      {way.meaning}"]
     lines.append("where:")
-    width = max(len(each.name) for each in system.inputs)
-    lines += [f"  {each.name:{width}}  {_meaning(each)}" for each in system.inputs]
+    known = [*system.inputs, *system.sampling]
+    width = max(len(each.name) for each in known)
+    lines += [f"  {each.name:{width}}  {_meaning(each)}" for each in known]
     return "\n".join(lines)
 
 

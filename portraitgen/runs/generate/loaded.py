@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from portraitgen.media.interpolation import Between, key_positions
@@ -117,17 +117,35 @@ class Loaded:
         *,
         progress: Progress,
         watch: Callable[[Request, Chunks], Chunks] = lambda request, drawn: drawn,
+        sampling: Mapping[str, Any] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Draw and write what is wanted, one sample after the other; yields the row of each.
 
         Args:
+            sampling: settings of it to draw with, in the place of those that it was loaded with.
             progress: shows how far a long step is.
             watch: is handed the chunks of each request on their way into the files.
 
         Raises:
             ValueError: what was given cannot be used.
         """
-        config, facts = self.chosen.config, self.chosen.described.facts
+        others = dict(sampling or {})
+        config = self.chosen.config.copy()
+        with open_dict(config):
+            config.sampling.update(others)
+        with self.system.sampled_with(**others):
+            yield from self._written(wanted, results, config, progress=progress, watch=watch)
+
+    def _written(
+        self,
+        wanted: list[Wanted],
+        results: ResultList,
+        config: DictConfig,
+        *,
+        progress: Progress,
+        watch: Callable[[Request, Chunks], Chunks],
+    ) -> Iterator[dict[str, Any]]:
+        facts = self.chosen.described.facts
         settings: Any = OmegaConf.to_container(config, resolve=True)
         saved = results.save_config(without_secrets(settings))
         kinds = {each.name: each.kind for each in self.chosen.inputs.inputs}

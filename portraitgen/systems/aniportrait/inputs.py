@@ -18,7 +18,7 @@ from portraitgen.systems.aniportrait.face_driving import Retarget, driven_by_fac
 from portraitgen.systems.aniportrait.own_sound import CannotSpeak, driven_by_own_sound
 from portraitgen.systems.aniportrait.sound_driving import Speech, driven_by_sound
 from portraitgen.systems.aniportrait.speech_models import load_speech
-from portraitgen.training.inputs import Given, Input, Resources, SystemInputs, Way
+from portraitgen.training.inputs import NUM_STEPS, Given, Input, Resources, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip
 from portraitgen.training.weights_header import stated_size
 
@@ -106,6 +106,16 @@ class Inputs(SystemInputs):
             "number",
             "seconds by which the sound of prepared clips is turned round: a control for grading",
             default=0.0,
+        ),
+    )
+    sampling = (
+        NUM_STEPS,
+        Input(
+            "sampling.guidance_scale",
+            "number",
+            "how far pictures are pushed away from those without a reference",
+            low=1.0,
+            high=20.0,
         ),
     )
     ways = (

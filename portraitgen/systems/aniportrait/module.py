@@ -59,7 +59,7 @@ class AniPortrait(Generator):
         )
         network.set_gradient_checkpointing(gradient_checkpointing)
         self.image_encoder = image_encoder
-        self.pipeline = sampling(network, codec, image_encoder=image_encoder)
+        self.pipeline = self.make_pipeline(sampling, network, codec, image_encoder=image_encoder)
 
     def cast(self, dtype: torch.dtype) -> None:
         """As `Generator.cast`, but for the pose guider: it is small, and the variance of upstream's drawings,

@@ -14,7 +14,7 @@ from portraitgen.faces.backend import FaceBackend
 from portraitgen.faces.conditioner import FaceConditioner
 from portraitgen.faces.identity_condition import shrink_long_side
 from portraitgen.media.photo import read_photo
-from portraitgen.training.inputs import Given, Input, Resources, SystemInputs, Way
+from portraitgen.training.inputs import NUM_STEPS, Given, Input, Resources, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 
 _SHOWN = ("negative_prompt", "size", "inputs.face_scale")
@@ -37,6 +37,16 @@ class Inputs(SystemInputs):
             "how strongly face tokens are followed; else that of the sampling settings",
             low=0.0,
             high=2.0,
+        ),
+    )
+    sampling = (
+        NUM_STEPS,
+        Input(
+            "sampling.guidance_scale",
+            "number",
+            "how far videos are pushed away from the negative prompt",
+            low=1.0,
+            high=20.0,
         ),
     )
     ways = (

@@ -85,7 +85,7 @@ class ConsisID(Generator):
         self.face_condition = face_condition
         self.prompts = prompts
         self.reference_noise = reference_noise
-        self.pipeline = sampling(network, codec, prompts=prompts)
+        self.pipeline = self.make_pipeline(sampling, network, codec, prompts=prompts)
 
     @property
     def condition_recognizers(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from portraitgen.media.framing import Framing, face_frame, faces_frame
 from portraitgen.media.geometry import expand_box
 from portraitgen.media.photo import read_photo
 from portraitgen.systems.flux_identity.conditioning import FillDiptych, Kontext, TextOnly
-from portraitgen.training.inputs import Given, Input, SystemInputs, Way
+from portraitgen.training.inputs import NUM_STEPS, Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 
 _WAYS = {each.__name__: each for each in (FillDiptych, Kontext, TextOnly)}
@@ -43,6 +43,16 @@ class Inputs(SystemInputs):
             "face sizes of the reference around its face; else as the weights were trained",
             low=0.0,
             high=10.0,
+        ),
+    )
+    sampling = (
+        NUM_STEPS,
+        Input(
+            "sampling.guidance_scale",
+            "number",
+            "what distilled bases are told: dev is made for 3.5, Kontext for 2.5, Fill for 30",
+            low=0.0,
+            high=50.0,
         ),
     )
     ways = (

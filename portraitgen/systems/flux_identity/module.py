@@ -88,7 +88,7 @@ class FluxIdentity(Generator):
         self.prompts = prompts
         self.text_tokens = text_tokens
         self.guidance = guidance
-        self.pipeline = sampling(network, codec, conditioning)
+        self.pipeline = self.make_pipeline(sampling, network, codec, conditioning)
         if self.pipeline.cfg_scale != 1 and prompts is None:
             raise ValueError("sampling.cfg_scale: there is no negative prompt without model.prompts")
 

@@ -17,7 +17,7 @@ from portraitgen.media.audio import SAMPLE_RATE, read_audio
 from portraitgen.media.sound import sound_of
 from portraitgen.systems.loopy.module import Loopy
 from portraitgen.systems.loopy.sound import Ears
-from portraitgen.training.inputs import Given, Input, Resources, SystemInputs, Way
+from portraitgen.training.inputs import NUM_STEPS, Given, Input, Resources, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,11 @@ class Inputs(SystemInputs):
             "seconds by which the sound that draws prepared clips is turned round: a control for grading",
             default=0.0,
         ),
+    )
+    sampling = (
+        NUM_STEPS,
+        Input("sampling.reference_scale", "number", "how strongly the photo is followed", low=0.0, high=20.0),
+        Input("sampling.audio_scale", "number", "how strongly the sound is followed", low=0.0, high=20.0),
     )
     ways = (
         Way("a photo that speaks", ("reference", "audio"), ("size", "inputs.frame")),

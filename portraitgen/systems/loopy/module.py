@@ -111,7 +111,7 @@ class Loopy(Generator):
                     f"the speech encoder gives {given[0]} x {given[1]} numbers a frame, the network hears "
                     f"{layers} x {width}: set model.network.audio.layers and model.network.audio.width"
                 )
-        self.pipeline = sampling(network, codec)
+        self.pipeline = self.make_pipeline(sampling, network, codec)
 
     def encode(self, batch: Batch) -> Encoded:
         """As `Generator.encode`; stored latents and speech features take the place of pictures and sound.

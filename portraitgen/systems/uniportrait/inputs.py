@@ -13,7 +13,7 @@ from portraitgen.faces.recognition.alignment import upright_faces
 from portraitgen.faces.templates import ARCFACE
 from portraitgen.media.photo import read_photo
 from portraitgen.systems.uniportrait.photos import CROP_SIDE, FaceCount, people_crops, photo_sets
-from portraitgen.training.inputs import Given, Input, SystemInputs, Way
+from portraitgen.training.inputs import NUM_STEPS, Given, Input, SystemInputs, Way
 from portraitgen.training.request import Request, StoredClip, request_key
 from portraitgen.training.weights_header import stated_size
 
@@ -71,6 +71,16 @@ class Inputs(SystemInputs):
             "draw a picture that shows more or fewer faces than people anew, so often at most",
             default=0,
             low=0,
+        ),
+    )
+    sampling = (
+        NUM_STEPS,
+        Input(
+            "sampling.guidance_scale",
+            "number",
+            "how far pictures are pushed away from the negative prompt",
+            low=1.0,
+            high=20.0,
         ),
     )
     ways = (

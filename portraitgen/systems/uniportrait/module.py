@@ -83,7 +83,7 @@ class UniPortrait(Generator):
         self.features = features
         self.prompts = prompts
         self.structure_dropout = structure_dropout
-        self.pipeline = sampling(network, codec, features=features, prompts=prompts)
+        self.pipeline = self.make_pipeline(sampling, network, codec, features=features, prompts=prompts)
 
     @property
     def condition_recognizers(self) -> dict[str, str]:
