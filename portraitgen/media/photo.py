@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,31 @@ _BACKGROUND = (255, 255, 255)
 _SRGB = ImageCms.createProfile("sRGB")
 
 pillow_heif.register_heif_opener()
+
+
+class _NoLimit:
+    """PIL's own limit of pixels, a sixth of `MAX_PIXELS`, is one for the whole process: it is off while any
+    thread reads a photo, and back when the last one has."""
+
+    def __init__(self) -> None:
+        self._change = threading.Lock()
+        self._readers = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._change:
+            if not self._readers:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            self._readers -= 1
+            if not self._readers:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_NO_LIMIT = _NoLimit()
 
 
 class PhotoError(ValueError):
@@ -78,12 +104,11 @@ def photo_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture of any size; PIL's own limit, which it takes for an attack, is a sixth of `MAX_PIXELS`."""
+    """The picture of any size, and what is wrong with it in words."""
     if not path.is_file():
         raise PhotoError(path, "no such picture")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
+        with _NO_LIMIT, Image.open(path) as image:
             yield image
     except UnidentifiedImageError:
         raise PhotoError(path, "not a readable picture; remove it or save it anew") from None
@@ -93,8 +118,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, PhotoError):
             raise
         raise PhotoError(path, f"the picture is damaged ({error}); fetch it again or remove it") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from portraitgen.media.audio import read_audio
 from portraitgen.media.decode import is_zeroed, iter_frames, probe_video, read_video
 from portraitgen.media.encode import encode_clip, write_video
 from portraitgen.media.hdr import sdr_from_hdr
-from portraitgen.media.photo import PhotoError, read_photo
+from portraitgen.media.photo import PhotoError, _opened, read_photo
 from portraitgen.media.sound import sound_of
 
 
@@ -221,3 +221,15 @@ def test_a_header_that_claims_too_many_pixels_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "huge.png").write_bytes(data)
     with pytest.raises(PhotoError, match=r"huge\.png: 100000x100000 are more than 500 million pixels"):
         read_photo(tmp_path / "huge.png")
+
+
+def test_readers_at_once_leave_the_limit_of_others_as_it_was(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    limit = Image.MAX_IMAGE_PIXELS
+    first, second = _opened(tmp_path / "a.png"), _opened(tmp_path / "a.png")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS is None, "the second still reads"
+    second.__exit__(None, None, None)
+    assert limit == Image.MAX_IMAGE_PIXELS
