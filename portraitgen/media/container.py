@@ -16,6 +16,9 @@ from av.container import InputContainer
 
 VideoSource = Path | str | bytes
 
+MAX_FRAME_PIXELS = 64_000_000
+"""Of a frame, 192 MB as RGB: nearly twice the frames of 8K cameras."""
+
 _FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,amv,ape,apng,asf,au,av1,avi,caf,dts,dtshd,dv,eac3,flac,flv,gif,gxf,h263,"
     "h264,hevc,iamf,ivf,live_flv,loas,m4v,matroska,mjpeg,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nsv,"
@@ -66,8 +69,10 @@ def open_media(source: VideoSource, name: str) -> Iterator[InputContainer]:
         raise VideoError(f"{name}: the file is empty (0 bytes); fetch it again or remove it")
     # "talk: part 1.mp4" would else be read by a protocol called talk.
     opened = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    # FFmpeg decodes a picture as it opens a file: a flat one of some kilobytes can hold gigabytes.
+    bounds = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PIXELS)}
     try:
-        container = av.open(opened, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+        container = av.open(opened, "r", options=bounds)
     except (av.error.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise VideoError(f"{name}: {_why_not_opened(source, error)}") from error
     with container:

@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 
 from portraitgen.media.bounded import MAX_RATE
 from portraitgen.media.clock import PictureClock, picture_clock
-from portraitgen.media.container import VideoError, VideoSource, open_media, source_name
+from portraitgen.media.container import MAX_FRAME_PIXELS, VideoError, VideoSource, open_media, source_name
 from portraitgen.media.display import Deinterlacer, lies_across, pixel_aspect, shown_picture, square_size
 from portraitgen.media.stated_size import missing_bytes
 
@@ -36,10 +36,6 @@ VIDEO_SUFFIXES = frozenset(
     | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 """What the names of videos end in."""
-
-
-MAX_FRAME_PIXELS = 64_000_000
-"""Of a frame, 192 MB as RGB: nearly twice the frames of 8K cameras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +92,11 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     codec = stream.codec_context
     if codec is None:
         raise VideoError(f"{name}: FFmpeg has no decoder for its pictures; re-encode it")
+    most = f"more than {MAX_FRAME_PIXELS // 1_000_000} million pixels"
     if codec.width * codec.height > MAX_FRAME_PIXELS:
-        raise VideoError(
-            f"{name}: {codec.width}x{codec.height} are more than {MAX_FRAME_PIXELS // 1_000_000} million "
-            "pixels; scale it down"
-        )
+        raise VideoError(f"{name}: {codec.width}x{codec.height} are {most}; scale it down")
+    if not codec.width:  # FFmpeg has refused the size that the header states, or found none
+        raise VideoError(f"{name}: its pictures have {most} or no size; scale it down, or fetch it again")
     codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # for what its header does not say
     return stream
 

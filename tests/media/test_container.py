@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from portraitgen.media.audio import read_audio
-from portraitgen.media.container import VideoError
+from portraitgen.media.container import VideoError, open_media
 from portraitgen.media.decode import MAX_FRAME_PIXELS, iter_frames, probe_video
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import packet_table
@@ -90,3 +91,19 @@ def test_frames_of_a_huge_size_are_refused_before_they_are_decoded(monkeypatch, 
     monkeypatch.setattr("portraitgen.media.decode.MAX_FRAME_PIXELS", 1000)
     with pytest.raises(VideoError, match=r"32x32 are more than .* pixels; scale it down"):
         probe_video(clip)
+
+
+def test_a_huge_flat_picture_is_refused_before_ffmpeg_decodes_it(tmp_path: Path) -> None:
+    """To open a file FFmpeg decodes one: of 16000 x 16000 flat ones, in 1.6 MB, that took twelve seconds."""
+    path = tmp_path / "flat.mov"
+    side = 8100
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = side, side, "gray"
+        frame = av.VideoFrame.from_ndarray(np.zeros((side, side), np.uint8), format="gray")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with open_media(path, "flat.mov") as opened:
+        assert opened.streams.video[0].codec_context.width == 0, "it was not decoded"
+    with pytest.raises(VideoError, match=r"flat\.mov: its pictures have more than 64 million pixels"):
+        probe_video(path)

@@ -30,6 +30,11 @@ VIDEOS = {
     "mp4": "mpeg4",
     "avi": "mjpeg",
     "wmv": "wmv2",
+    "flv": "flv",
+    "gif": "gif",
+    "vob": "mpeg2video",
+    "mpg": "mpeg1video",
+    "mov": "mpeg4",
 }
 
 
@@ -58,7 +63,7 @@ def video(path: Path) -> bytes:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(VIDEOS[path.suffix[1:]], rate=25)
         stream.height, stream.width = noise.shape[1:3]
-        stream.pix_fmt = {"mxf": "yuv422p", "avi": "yuvj420p"}.get(path.suffix[1:], "yuv420p")
+        stream.pix_fmt = {"mxf": "yuv422p", "avi": "yuvj420p", "gif": "rgb8"}.get(path.suffix[1:], "yuv420p")
         for image in noise:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
