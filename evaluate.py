@@ -6,4 +6,4 @@
 from portraitgen.runs.config.subcommands import EVALUATE, run_subcommand
 
 if __name__ == "__main__":
-    run_subcommand("evaluate.py", EVALUATE)
+    run_subcommand("evaluate.py", EVALUATE, returns_memory=True)

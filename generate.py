@@ -7,4 +7,4 @@ it does: `landmarks`, `ipvg`, `requests`.
 from portraitgen.runs.config.subcommands import GENERATE, run_subcommand
 
 if __name__ == "__main__":
-    run_subcommand("generate.py", GENERATE)
+    run_subcommand("generate.py", GENERATE, returns_memory=True)

@@ -18,23 +18,29 @@ CHUNK = 4
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 
-def drift(values: np.ndarray, *, share: float = SHARE) -> float:
-    """Distance of the means over the first and the last `share` of the frames, those with NaN left out.
-
-    Args:
-        values: [T], or [T, D] with the distance of vectors of D numbers.
-
-    Returns:
-        NaN where one end has no value.
+def end_frames(total: int, *, share: float = SHARE) -> np.ndarray:
+    """Places of the first and of the last `share` of the frames of a clip: int64 [2N], increasing.
 
     Raises:
         ValueError: fewer frames than have a frame at either end.
     """
-    count = round(len(values) * share)
-    if count < 1 or 2 * count > len(values):
-        raise ValueError(f"drift over {share:.0%} at either end: {len(values)} frames are too few")
+    count = round(total * share)
+    if count < 1 or 2 * count > total:
+        raise ValueError(f"drift over {share:.0%} at either end: {total} frames are too few")
+    return np.concatenate([np.arange(count), np.arange(total - count, total)])
+
+
+def drift(values: np.ndarray) -> float:
+    """Distance of the mean over the first half of the values from that over the others, NaN left out.
+
+    Args:
+        values: [2N] of `end_frames`, or [2N, D] with the distance of vectors of D numbers.
+
+    Returns:
+        NaN where one end has no value.
+    """
     rows = values.reshape(len(values), -1).astype(np.float64)
-    ends = [end[np.isfinite(end).all(axis=1)] for end in (rows[:count], rows[-count:])]
+    ends = [end[np.isfinite(end).all(axis=1)] for end in np.split(rows, 2)]
     if not all(len(end) for end in ends):
         return np.nan
     return float(np.linalg.norm(ends[0].mean(axis=0) - ends[1].mean(axis=0)))

@@ -56,48 +56,15 @@ def frame_differences(frames: Clip) -> Tensor:
     return torch.stack([mean_difference(before, after) for before, after in pairwise(clip)])
 
 
-def temporal_flicker(frames: Clip) -> float:
-    """VBench's "temporal flickering": (255 − mean of `frame_differences`) / 255; 1 for a still picture.
-
-    It rewards standing still, so print the motion beside it.
-
-    Args:
-        frames: [T, 3, H, W] uint8, or float in [-1, 1].
-
-    Raises:
-        ValueError: as `frame_differences`.
-    """
-    return steadiness(frame_differences(frames))
-
-
 def steadiness(differences: Tensor) -> float:
-    """`temporal_flicker` from the `frame_differences` of a clip, or of frames that were foretold."""
-    return float((255 - differences.mean()) / 255)
+    """(255 − mean of the differences) / 255; 1 for no difference.
 
-
-def motion_smoothness(frames: Clip, interpolated: Clip) -> float:
-    """VBench's "motion smoothness": (255 − mean absolute difference of the odd frames) / 255.
-
-    How well the odd frames 1, 3, … are predicted by an interpolator (VBench: AMT-S at half time) from the
-    even frames around them. Useful differences are small (0.975 to 0.993), and it rewards standing still.
-
-    Args:
-        frames: [T, 3, H, W] uint8, or float in [-1, 1]; T at least 3.
-        interpolated: [(T - 1) // 2, 3, H, W], one for each odd frame with a frame after it.
-
-    Raises:
-        ValueError: another number or size of interpolated frames, or not RGB frames.
+    VBench's "temporal flickering" of the `frame_differences` of a clip, and its "motion smoothness" of the
+    differences of the odd frames 1, 3, … from those that are interpolated between the even ones (VBench: by
+    AMT-S at half time). Useful differences are small (0.975 to 0.993), and both reward standing still: print
+    the motion beside them.
     """
-    clip = as_uint8(frames, name="frames of a video")
-    predicted = as_uint8(interpolated, name="interpolated frames").to(clip.device)
-    between = clip[1 : len(clip) - 1 : 2]
-    if clip.ndim != 4 or predicted.shape != between.shape:
-        raise ValueError(
-            f"motion smoothness of a clip {list(clip.shape)} needs one interpolated frame for each odd frame "
-            f"with a frame after it, {list(between.shape)}, got {list(predicted.shape)}"
-        )
-    pairs = zip(between, predicted, strict=True)
-    return steadiness(torch.stack([mean_difference(a, b) for a, b in pairs]))
+    return float((255 - differences.mean()) / 255)
 
 
 def mean_difference(a: Tensor, b: Tensor) -> Tensor:

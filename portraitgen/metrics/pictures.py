@@ -5,9 +5,11 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from portraitgen.faces.backend import FaceBackend
+from portraitgen.faces.backend import FaceBackend, largest_face
+from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.faces.types import Face
 from portraitgen.metrics.frames import Frames, as_frames
+from portraitgen.metrics.identity import embed_faces
 from portraitgen.metrics.landmarks import find_faces, landmarks_of
 from portraitgen.metrics.person import follow_person
 from portraitgen.metrics.rgb import Clip
@@ -34,6 +36,7 @@ class Pictures:
         self.backend = backend
         self.name = name
         self.driving = driving
+        self._identities: dict[tuple[str, str | None, bool], dict[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -54,3 +57,26 @@ class Pictures:
         """Landmarks of one person (`follow_person`), float32 [T, K, 2] in pixels; NaN where they are not."""
         person = follow_person(self.faces, min_score=self.backend.min_score, driving=self.driving)
         return landmarks_of(person, num_landmarks=self.backend.num_landmarks)
+
+    def embed(
+        self, recognizer: FaceRecognizer, frames: Tensor, places: np.ndarray, *, largest: bool
+    ) -> list[np.ndarray]:
+        """Identities of the faces in some frames, or of the largest in each: float32 [M, D] of unit length.
+
+        A network looks at a frame once, however often it comes and however many graders ask.
+
+        Args:
+            frames: uint8 [N, 3, H, W].
+            places: int64 [N], theirs in the clip.
+        """
+        known = self._identities.setdefault((recognizer.name, recognizer.digest, largest), {})
+        # A frame that comes again has the very faces that were found the first time (`find_faces`).
+        found = [self.faces[place] for place in places]
+        new = {id(faces): number for number, faces in enumerate(found) if id(faces) not in known}
+        if new:
+            counted = [found[number] for number in new.values()]
+            if largest:
+                counted = [() if face is None else (face,) for face in map(largest_face, counted)]
+            embedded = embed_faces(recognizer, frames[[*new.values()]], counted)
+            known |= dict(zip(new, embedded, strict=True))
+        return [known[id(faces)] for faces in found]

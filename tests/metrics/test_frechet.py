@@ -95,6 +95,23 @@ def test_distance_depends_on_neither_batch_size_nor_order(sets):
         torch.testing.assert_close(distance(x[order], y.flip(0), batch), expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize(("num_real", "num_generated"), [(7, 5), (8, 8), (9, 5), (5, 30), (30, 20)])
+def test_few_samples_are_kept_and_many_are_summed_and_the_figures_do_not_tell(num_real, num_generated):
+    generator = torch.Generator().manual_seed(0)
+    real, generated = (torch.randn(n, 8, generator=generator) for n in (num_real, num_generated))
+    metric = FrechetDistance(nn.Identity(), num_features=8)
+    for samples, is_real in ((real, True), (generated, False)):
+        for batch in samples.split(3):
+            metric.update(batch, real=is_real)
+    expected = frechet_distance(*moments(real), *moments(generated))
+    torch.testing.assert_close(metric.compute(), expected, rtol=1e-8, atol=1e-9)
+    bias = small_sample_bias(moments(real)[1], num_real, num_generated)
+    assert metric.bias() == pytest.approx(bias, rel=1e-8)
+    held = sum(len(state) for name in ("real", "generated") for state in getattr(metric, f"{name}_samples"))
+    held += sum(len(state) for name in ("real", "generated") for state in getattr(metric, f"{name}_sums"))
+    assert held <= 2 * (1 + 8 + 8 * 8)
+
+
 @pytest.mark.parametrize(("dimensions", "samples"), [(16, 400), (32, 1000)])
 def test_bias_of_finite_samples_is_what_is_stated(dimensions, samples):
     generator = torch.Generator().manual_seed(0)
@@ -138,6 +155,6 @@ def test_expression_coefficients_are_read_where_they_are():
     coefficients = torch.arange(257.0).expand(3, -1)
     metric = FrechetDistance(deep3d_expression, num_features=64)
     metric.update(coefficients, real=True)
-    torch.testing.assert_close(metric.real_sum, 3 * torch.arange(80.0, 144.0).double())
+    torch.testing.assert_close(metric.real_samples[0], torch.arange(80.0, 144.0).double().repeat(3))
     with pytest.raises(ValueError, match=r"\[B, 257\], got \[3, 64\]"):
         deep3d_expression(coefficients[:, :64])

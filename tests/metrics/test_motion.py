@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from portraitgen.metrics.motion import (
-    UPPER_FACE,
-    frame_differences,
-    motion_smoothness,
-    motion_variance,
-    temporal_flicker,
-)
+from portraitgen.faces.dlib import DlibBackend
+from portraitgen.media.decode import read_video
+from portraitgen.media.interpolation import FlowBetween
+from portraitgen.metrics.grader import ClipGrader, GradedClip
+from portraitgen.metrics.graders.smoothness import SmoothnessGrader
+from portraitgen.metrics.motion import UPPER_FACE, frame_differences, motion_variance, steadiness
 from portraitgen.metrics.one_pass import grade_clip
+from portraitgen.metrics.pictures import Pictures
+from portraitgen.metrics.scores import GENERATED
 
 
 @pytest.mark.golden
@@ -41,46 +42,68 @@ def grid(frames, factor, modulus):
     return torch.from_numpy(values.reshape(frames, 12, 16, 3)).permute(0, 3, 1, 2)
 
 
+class Given:
+    """Foretells frames that are given, in their order."""
+
+    def __init__(self, frames):
+        self.frames = iter(frames / 127.5 - 1)
+
+    def __call__(self, first, second, count):
+        return [next(self.frames) for _ in range(count)]
+
+
+def smoothness(frames, between):
+    pictures = Pictures(frames, DlibBackend(), name="video")
+    nothing = dict.fromkeys(("truth", "reference", "driving", "audio", "prompt"))
+    clip = GradedClip(video="v", method=GENERATED, pictures=pictures, fps=30.0, **nothing)
+    return grade_clip(SmoothnessGrader(between), clip).scores["smoothness_flow"]
+
+
 @pytest.mark.golden
 def test_flicker_and_smoothness_are_the_reference(goldens):
     golden = json.loads((goldens / "metrics_vbench.json").read_text())
     frames, between = grid(9, 37, 251), grid(4, 53, 241)
-    np.testing.assert_allclose(frame_differences(frames).numpy(), golden["mae"], rtol=1e-6)
-    assert temporal_flicker(frames) == pytest.approx(golden["temporal_flickering"], rel=1e-6)
-    assert motion_smoothness(frames, between) == pytest.approx(golden["motion_smoothness"], rel=1e-6)
-    assert temporal_flicker(frames / 127.5 - 1) == temporal_flicker(frames)
+    differences = frame_differences(frames)
+    np.testing.assert_allclose(differences.numpy(), golden["mae"], rtol=1e-6)
+    assert steadiness(differences) == pytest.approx(golden["temporal_flickering"], rel=1e-6)
+    assert smoothness(frames, Given(between)) == pytest.approx(golden["motion_smoothness"], rel=1e-6)
+    assert torch.equal(frame_differences(frames / 127.5 - 1), differences)
 
 
 def test_perfect_interpolation_is_smooth_and_a_still_picture_steady():
     frames = grid(8, 37, 251)
-    assert motion_smoothness(frames, frames[1:7:2]) == 1
-    assert temporal_flicker(frames[:1].expand(5, -1, -1, -1)) == 1
-    with pytest.raises(ValueError, match=r"after it, \[3, 3, 12, 16\], got \[4, 3, 12, 16\]"):
-        motion_smoothness(frames, frames[1::2])
+    assert smoothness(frames, Given(frames[1:7:2])) == 1
+    assert steadiness(frame_differences(frames[:1].expand(5, -1, -1, -1))) == 1
     with pytest.raises(ValueError, match=r"of 2 frames, got \[1, 3, 12, 16\]"):
-        temporal_flicker(frames[:1])
+        frame_differences(frames[:1])
 
 
 def test_smoothness_tells_a_shuffled_video_and_a_still_one(carphone):
-    from portraitgen.faces.dlib import DlibBackend
-    from portraitgen.media.decode import read_video
-    from portraitgen.media.interpolation import FlowBetween
-    from portraitgen.metrics.grader import ClipGrader, GradedClip
-    from portraitgen.metrics.graders.smoothness import SmoothnessGrader
-    from portraitgen.metrics.pictures import Pictures
-    from portraitgen.metrics.scores import GENERATED
-
-    grader = SmoothnessGrader(FlowBetween())
-    assert isinstance(grader, ClipGrader)
-
-    def smoothness(frames):
-        pictures = Pictures(frames, DlibBackend(), name="video")
-        nothing = dict.fromkeys(("truth", "reference", "driving", "audio", "prompt"))
-        clip = GradedClip(video="v", method=GENERATED, pictures=pictures, fps=30.0, **nothing)
-        return grade_clip(grader, clip).scores["smoothness_flow"]
-
+    assert isinstance(SmoothnessGrader(FlowBetween()), ClipGrader)
     video = torch.from_numpy(read_video(carphone)[:12]).movedim(-1, 1)
     shuffled = video[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
-    assert 0.9 < smoothness(shuffled) < smoothness(video) < 1
-    assert smoothness(video[:1].expand(12, -1, -1, -1)) > 0.9999
-    assert np.isnan(smoothness(video[:2]))
+    shuffled, whole, still, short = (
+        smoothness(frames, FlowBetween())
+        for frames in (shuffled, video, video[:1].expand(12, -1, -1, -1), video[:2])
+    )
+    assert 0.9 < shuffled < whole < 1
+    assert still > 0.9999
+    assert np.isnan(short)
+
+
+def test_of_a_clip_that_stands_still_one_frame_of_a_chunk_is_foretold(carphone):
+    """Of a moving one every other."""
+    man = torch.from_numpy(read_video(carphone)[:20]).movedim(-1, 1)
+    still = man[:1].expand(40, -1, -1, -1)
+    for frames, foretold in ((still, 3), (man, 9), (torch.cat([man[:3], still, man]), 24)):
+        between = Counted()
+        smoothness(frames, between)
+        assert between.calls == foretold
+
+
+class Counted(FlowBetween):
+    calls = 0
+
+    def __call__(self, first, second, count):
+        self.calls += 1
+        return super().__call__(first, second, count)

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.media.container import VideoError
 from portraitgen.media.decode import read_video
 from portraitgen.media.interpolation import FlowBetween
-from portraitgen.metrics.drift import drift, frame_colours, frame_sharpness
+from portraitgen.media.yuv import rgb_to_uint8
+from portraitgen.metrics.drift import drift, end_frames, frame_colours, frame_sharpness
 from portraitgen.metrics.frames import CHUNK, HeldFrames, pick
 from portraitgen.metrics.grader import GradedClip
 from portraitgen.metrics.graders.drift import DriftGrader
@@ -23,7 +25,7 @@ from portraitgen.metrics.graders.identity import IdentityGrader
 from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.metrics.graders.pixels import PixelGrader
 from portraitgen.metrics.graders.smoothness import SmoothnessGrader
-from portraitgen.metrics.motion import motion_smoothness, temporal_flicker
+from portraitgen.metrics.motion import frame_differences, mean_difference, steadiness
 from portraitgen.metrics.one_pass import grade_clip, grade_together
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.quality import frame_psnr, frame_ssim
@@ -112,12 +114,15 @@ def test_figures_are_those_of_the_functions_on_whole_clips(clips, man):
     )[GENERATED].scores
     np.testing.assert_array_equal(found["psnr"], frame_psnr(shown, man).numpy())
     np.testing.assert_array_equal(found["ssim"], frame_ssim(shown, man).numpy())
-    assert found["temporal_flicker"] == temporal_flicker(shown)
+    assert found["temporal_flicker"] == steadiness(frame_differences(shown))
     even = shown[::2] / 127.5 - 1
     made = [FlowBetween()(one, other, 1)[0] for one, other in pairwise(even)]
-    assert found["smoothness_flow"] == pytest.approx(motion_smoothness(shown, torch.stack(made)), abs=1e-12)
-    assert found["drift_colour"] == drift(frame_colours(shown).numpy())
-    assert found["drift_sharpness"] == pytest.approx(drift(frame_sharpness(shown).numpy()), abs=1e-9)
+    foretold = zip(shown[1::2], rgb_to_uint8(torch.stack(made)), strict=True)
+    differences = torch.stack([mean_difference(frame, other) for frame, other in foretold])
+    assert found["smoothness_flow"] == pytest.approx(steadiness(differences), abs=1e-12)
+    ends = end_frames(COUNT)
+    assert found["drift_colour"] == drift(frame_colours(shown[ends]).numpy())
+    assert found["drift_sharpness"] == pytest.approx(drift(frame_sharpness(shown[ends]).numpy()), abs=1e-9)
 
 
 def test_frames_are_read_once_for_all_graders_and_once_for_faces(man):
@@ -132,6 +137,35 @@ def test_frames_are_read_once_for_all_graders_and_once_for_faces(man):
     assert [video.reads for video in videos] == [1, 1]
     grade_together(both, {**pixels, "motion": MotionGrader(), "identity": IdentityGrader("dlib")})
     assert [video.reads for video in videos] == [3, 3], "once more, and once for the faces"
+
+
+class Looks(FaceRecognizer):
+    """Counts the faces that it looks at."""
+
+    faces = 0
+
+    def forward(self, crops):
+        self.faces += len(crops)
+        return super().forward(crops)
+
+
+def test_a_network_looks_at_a_face_once_for_all_graders_and_at_a_copied_frame_once(man, monkeypatch):
+    graders = {"identity": IdentityGrader("dlib", frames=None), "drift": DriftGrader()}
+    recognizer = graders["identity"].recognizer
+    monkeypatch.setattr(recognizer, "__class__", Looks)
+    backend = DlibBackend()
+    nothing = dict.fromkeys(("driving", "audio", "prompt", "truth"))
+    for frames, count in ((man[:14], 14), (man[:1].expand(14, -1, -1, -1), 1)):
+        shown, reference = (Pictures(each, backend, name="frames") for each in (frames, man[0]))
+        assert all(shown.faces)
+        clip = GradedClip(
+            video="v", method=GENERATED, pictures=shown, reference=reference, fps=25.0, **nothing
+        )
+        before = recognizer.faces
+        found = grade_together({GENERATED: clip}, graders)[GENERATED].scores
+        assert recognizer.faces - before == count + 1, "and the reference"
+        similarity = found["identity_dlib"]
+        assert found["drift_identity"] == pytest.approx(drift(similarity[end_frames(14)]), abs=1e-6)
 
 
 def test_a_window_of_fvd_is_a_chunk():
@@ -170,6 +204,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from portraitgen.faces.dlib import DlibBackend
+from portraitgen.faces.recognition.recognizer import FaceRecognizer
 from portraitgen.media.encode import write_video
 from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.runs.evaluate.sources.pair_list import Pair

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from portraitgen.faces.backend import FaceBackend
-from portraitgen.metrics.drift import SHARE, drift, frame_colours, frame_sharpness
+from portraitgen.metrics.drift import SHARE, drift, end_frames, frame_colours, frame_sharpness
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.identity import IdentityGrader
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
@@ -52,29 +52,32 @@ class DriftGrader:
         """See `RecognizingGrader`."""
         return self._identity.looks_with(backend)
 
-    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Any, np.ndarray, np.ndarray]]:
+    def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Any, np.ndarray, np.ndarray] | None]:
         """The drift of the clip."""
         count = len(clip.pictures)
         if count < MIN_FRAMES:
             return missing_grades(METRICS, count, f"fewer than {MIN_FRAMES} frames")
-        identity = self._identity.grade(clip)
+        ends = end_frames(count)
+        identity = self._identity.grade_frames(clip, ends)
 
-        def see(chunk: Chunk) -> tuple[Any, np.ndarray, np.ndarray]:
-            colours, sharpness = frame_colours(chunk.frames), frame_sharpness(chunk.frames)
+        def see(chunk: Chunk) -> tuple[Any, np.ndarray, np.ndarray] | None:
+            here = chunk.of(ends) - chunk.first
+            if not len(here):
+                return None
+            frames = chunk.frames[here]
             who = identity.see(chunk) if isinstance(identity, Watch) else None
-            return who, colours.cpu().numpy(), sharpness.cpu().numpy()
+            return who, frame_colours(frames).cpu().numpy(), frame_sharpness(frames).cpu().numpy()
 
-        def conclude(seen: list[tuple[Any, np.ndarray, np.ndarray]]) -> Grades:
-            who, colours, sharpness = zip(*seen, strict=True)
+        def conclude(seen: list[tuple[Any, np.ndarray, np.ndarray] | None]) -> Grades:
+            who, colours, sharpness = zip(*(part for part in seen if part is not None), strict=True)
             known = identity.conclude([*who]) if isinstance(identity, Watch) else identity
             return self._conclude(known, np.concatenate(colours), np.concatenate(sharpness))
 
         return Watch(see, conclude)
 
     def _conclude(self, known: Grades, colours: np.ndarray, sharpness: np.ndarray) -> Grades:
-        similarity = known.scores[self._identity.name]
         figures = {
-            "drift_identity": drift(similarity),
+            "drift_identity": drift(known.scores[self._identity.name]),
             "drift_colour": drift(colours),
             "drift_sharpness": drift(sharpness),
         }

@@ -4,7 +4,6 @@ faces.
 
 from collections.abc import Mapping
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.last_seen import LastSeen
 from portraitgen.metrics.networks.inception import WEIGHTS, Resize, load_inception
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
@@ -64,7 +64,7 @@ class FidGrader:
         self.network = load_inception(path, resize=resize)
         self.crop, self.num_frames = crop, frames
         self.sets = FeatureSets(NUM_FEATURES, kernel_subset=kid_subset)
-        self._seen: WeakKeyDictionary[Pictures, tuple[int, Tensor]] = WeakKeyDictionary()
+        self._seen: LastSeen[Tensor] = LastSeen()
         self.facts: dict[str, Fact] = {
             **weights_facts(path),
             "resize": resize,
@@ -118,18 +118,14 @@ class FidGrader:
 
     @torch.no_grad()
     def _features(self, pictures: Pictures, frames: Tensor, places: np.ndarray) -> Tensor:
-        """Features [M, 2048] of those of the frames [N, 3, H, W] of a clip that have what is looked at.
+        """Features [M, 2048] of those of the frames [N, 3, H, W] of a clip that have what is looked at."""
 
-        The true frames stand beside several methods: their last features are kept.
-        """
-        first = int(places[0]) if len(places) else -1
-        seen = self._seen.get(pictures)
-        if seen is None or seen[0] != first:
+        def look() -> Tensor:
             images = frames.to(next(self.network.parameters()).device)
             if self.crop == "face" and len(places):
                 images = upright_faces(images, [largest_face(pictures.faces[place]) for place in places])
             distinct = images[:1] if is_still(images) else images
             found = self.network(distinct) if len(images) else images.new_zeros(0, NUM_FEATURES).float()
-            seen = first, found.expand(len(images), -1)
-            self._seen[pictures] = seen
-        return seen[1]
+            return found.expand(len(images), -1)
+
+        return self._seen.of(pictures, int(places[0]) if len(places) else -1, look)

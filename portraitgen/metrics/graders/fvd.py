@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from weakref import WeakKeyDictionary
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from portraitgen.metrics.frames import CHUNK
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
+from portraitgen.metrics.last_seen import LastSeen
 from portraitgen.metrics.networks.i3d import NUM_FEATURES, WEIGHTS, load_i3d
 from portraitgen.metrics.networks.i3d_program import PROGRAM, I3DProgram
-from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
 WINDOW = CHUNK
@@ -68,7 +68,7 @@ class FvdGrader:
         self.network = I3DProgram(path) if program else load_i3d(path)
         self.windows, self.min_windows = windows, min_windows
         self.sets = FeatureSets(NUM_FEATURES)
-        self._seen: WeakKeyDictionary[Pictures, tuple[int, Tensor]] = WeakKeyDictionary()
+        self._seen: LastSeen[Tensor] = LastSeen()
         self.facts: dict[str, Fact] = {**weights_facts(path), "windows of a clip": windows}
 
     def add(self, clip: GradedClip, chunk: Chunk) -> None:
@@ -77,8 +77,10 @@ class FvdGrader:
             return
         if chunk.first >= self.windows * WINDOW:
             return
-        generated = self._features(clip.pictures, chunk.frames, chunk.first)
-        true = self._features(clip.truth, chunk.truth, chunk.first)
+        generated, true = (
+            self._seen.of(pictures, chunk.first, partial(self._features, frames))
+            for pictures, frames in ((clip.pictures, chunk.frames), (clip.truth, chunk.truth))
+        )
         self.sets.add(clip.method, generated, true, missing=int(len(clip.pictures) < WINDOW))
 
     def compute(self, method: str) -> Mapping[str, SetFigure]:
@@ -96,16 +98,9 @@ class FvdGrader:
         return {"fvd": figure}
 
     @torch.no_grad()
-    def _features(self, pictures: Pictures, window: Tensor, first: int) -> Tensor:
-        """Features [1, 400] of a window, [0, 400] of a shorter one.
-
-        The true frames stand beside several methods: their last features are kept.
-        """
-        seen = self._seen.get(pictures)
-        if seen is None or seen[0] != first:
-            device = next(self.network.parameters()).device
-            whole = len(window) == WINDOW
-            features = torch.zeros(0, NUM_FEATURES, device=device)
-            seen = first, self.network(window[None].to(device)) if whole else features
-            self._seen[pictures] = seen
-        return seen[1]
+    def _features(self, window: Tensor) -> Tensor:
+        """Features [1, 400] of a window, [0, 400] of a shorter one."""
+        device = next(self.network.parameters()).device
+        if len(window) < WINDOW:
+            return torch.zeros(0, NUM_FEATURES, device=device)
+        return self.network(window[None].to(device))

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 from torch import Tensor
 
 from portraitgen.faces.backend import FaceBackend, largest_face
 from portraitgen.faces.dlib_files import EMBEDDING_FILE, model_file
-from portraitgen.faces.recognition.recognizer import load_recognition, recognition_file
+from portraitgen.faces.recognition.recognizer import FaceRecognizer, load_recognition, recognition_file
 from portraitgen.faces.types import Face
+from portraitgen.media.public_weights import file_digest
 from portraitgen.metrics.frame_choice import NUM_FRAMES, spread_frames
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.identity import embed_faces, match_identities, mean_found
+from portraitgen.metrics.identity import match_identities, mean_found
 from portraitgen.metrics.landmarks import find_faces
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
@@ -72,7 +74,7 @@ class IdentityGrader:
         if recognizer != BACKEND:
             path = model_file(EMBEDDING_FILE, None) if recognizer == "dlib" and weights is None else weights
             file = require(path, recognition_file(recognizer), setting="weights")
-            self.recognizer = load_recognition(recognizer, file)
+            self.recognizer = _shared(recognizer, str(file))
             self.facts |= {"recognizer": self.recognizer.name, **weights_facts(file)}
         self.name = f"identity_{recognizer}" + ("_truth" if against == "truth" else "")
         self.metrics = self._describe(recognizer)
@@ -115,9 +117,13 @@ class IdentityGrader:
 
     def grade(self, clip: GradedClip) -> Grades | Watch[Any]:
         """Similarity of the clip or of each frame."""
+        return self.grade_frames(clip, self._chosen(len(clip.pictures)))
+
+    def grade_frames(self, clip: GradedClip, chosen: np.ndarray) -> Grades | Watch[Any]:
+        """As `grade`, of these frames, int64 [N] places, alone."""
         count = len(clip.pictures)
         if self.against == "truth":
-            return self._grade_by_frame(clip)
+            return self._grade_by_frame(clip, chosen)
         if clip.people and self.people == "largest":
             return missing_grades(self.metrics, count, "several people were given: set people=all")
         if clip.reference is None and not clip.people:
@@ -125,7 +131,6 @@ class IdentityGrader:
         references = self.embed_references(clip)
         if isinstance(references, str):
             return missing_grades(self.metrics, count, references)
-        chosen = self._chosen(count)
 
         def see(chunk: Chunk) -> Embeddings:
             return self.embed_chunk(clip.pictures, chunk, chosen)
@@ -166,9 +171,11 @@ class IdentityGrader:
         faceless = [str(number) for number, each in enumerate(people, start=1) if not len(each)]
         return f"no face found in photo {', '.join(faceless)}" if faceless else np.concatenate(people)
 
-    def _grade_by_frame(self, clip: GradedClip) -> Grades | Watch[tuple[Embeddings, Embeddings]]:
+    def _grade_by_frame(
+        self, clip: GradedClip, chosen: np.ndarray
+    ) -> Grades | Watch[tuple[Embeddings, Embeddings]]:
         """Similarity of each frame's face to that of the true frame."""
-        truth, chosen = clip.truth, self._chosen(len(clip.pictures))
+        truth = clip.truth
         if truth is None:
             return missing_grades(self.metrics, len(clip.pictures), "no true frames are given")
 
@@ -218,8 +225,8 @@ class IdentityGrader:
             places: int64 [N], theirs in the clip.
         """
         if self.recognizer is not None:
-            faces = [self._who_counts(pictures.faces[place], largest) for place in places]
-            return embed_faces(self.recognizer, frames, faces)
+            of_largest = largest or self.people == "largest"
+            return pictures.embed(self.recognizer, frames, places, largest=of_largest)
         nobody = np.zeros((0, pictures.backend.embedding_dim), np.float32)
         return [
             np.concatenate(
@@ -231,6 +238,18 @@ class IdentityGrader:
     def _who_counts(self, faces: tuple[Face, ...], largest: bool) -> tuple[Face, ...]:
         face = largest_face(faces)
         return faces if face is None or (self.people == "all" and not largest) else (face,)
+
+
+_LOADED: WeakValueDictionary[tuple[str, str, str], FaceRecognizer] = WeakValueDictionary()
+
+
+def _shared(kind: str, file: str) -> FaceRecognizer:
+    """The network of a file, one for all graders that look with it at the same time."""
+    key = kind, file, file_digest(file)
+    recognizer = _LOADED.get(key)
+    if recognizer is None:
+        recognizer = _LOADED[key] = load_recognition(kind, file)
+    return recognizer
 
 
 def in_order(seen: Sequence[Embeddings], chosen: np.ndarray) -> list[np.ndarray]:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.networks.lpips import MIN_SIDE, WEIGHTS, frame_lpips, load_lpips
+from portraitgen.metrics.last_seen import LastSeen
+from portraitgen.metrics.networks.lpips import MIN_SIDE, WEIGHTS, compare_maps, frame_maps, load_lpips
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
 METRICS = {
@@ -37,6 +38,7 @@ class LpipsGrader:
         path = require(weights, WEIGHTS, setting="weights")
         self.network = load_lpips(path)
         self.facts: dict[str, Fact] = weights_facts(path)
+        self._seen: LastSeen[list[list[Tensor]]] = LastSeen()
 
     def grade(self, clip: GradedClip) -> Grades | Watch[Tensor]:
         """`lpips` of every frame."""
@@ -48,11 +50,15 @@ class LpipsGrader:
             return missing_grades(
                 METRICS, len(clip.pictures), f"frames of fewer than {MIN_SIDE} pixels a side"
             )
-        return Watch(self._see, _conclude)
+        truth = clip.truth
 
-    def _see(self, chunk: Chunk) -> Tensor:
-        assert chunk.truth is not None
-        return frame_lpips(self.network, chunk.frames, chunk.truth)
+        def see(chunk: Chunk) -> Tensor:
+            assert chunk.truth is not None
+            true_frames = chunk.truth
+            true_maps = self._seen.of(truth, chunk.first, lambda: [*frame_maps(self.network, true_frames)])
+            return compare_maps(self.network, frame_maps(self.network, chunk.frames), true_maps)
+
+        return Watch(see, _conclude)
 
 
 def _conclude(seen: list[Tensor]) -> Grades:

@@ -1,12 +1,14 @@
 """How much a face moves and how steadily a video plays, and how far both are from the true video."""
 
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.last_seen import LastSeen
 from portraitgen.metrics.motion import UNIT_SIZE, frame_differences, motion_variance, steadiness
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
@@ -34,18 +36,22 @@ class MotionGrader:
     metrics = METRICS
     facts: Mapping[str, Fact] = {}
 
+    def __init__(self) -> None:
+        self._differences = _Differences()
+
     def grade(self, clip: GradedClip) -> Grades | Watch[tuple[Tensor, Tensor]]:
         """The three figures of a clip, and their distance from those of the true frames."""
         count = len(clip.pictures)
         if count < 2:
             return missing_grades(METRICS, count, "fewer than 2 frames")
-        shown, true = _Differences(), _Differences()
         against = None if clip.method == TRUTH else clip.truth
 
         def see(chunk: Chunk) -> tuple[Tensor, Tensor]:
-            compared = chunk.frames[:0] if against is None else chunk.truth
-            assert compared is not None
-            return shown.of(chunk.frames), true.of(compared)
+            own = self._differences.of(clip.pictures, chunk.first, chunk.frames)
+            if against is None:
+                return own, own[:0]
+            assert chunk.truth is not None
+            return own, self._differences.of(against, chunk.first, chunk.truth)
 
         def conclude(seen: list[tuple[Tensor, Tensor]]) -> Grades:
             differences, true_differences = (torch.cat(each) for each in zip(*seen, strict=True))
@@ -66,16 +72,21 @@ class MotionGrader:
 
 
 class _Differences:
-    """`frame_differences` of a clip that comes in chunks."""
+    """`frame_differences` of clips that come in chunks; those of the true frames once for all methods."""
 
     def __init__(self) -> None:
-        self._last: Tensor | None = None
+        self._last: WeakKeyDictionary[Pictures, Tensor] = WeakKeyDictionary()
+        self._seen: LastSeen[Tensor] = LastSeen()
 
-    def of(self, frames: Tensor) -> Tensor:
-        """Of the next frames, the first of them from the last one of the chunk before."""
-        together = frames if self._last is None else torch.cat([self._last, frames])
-        self._last = together[-1:].clone()
-        return frame_differences(together) if len(together) > 1 else torch.zeros(0, dtype=torch.float64)
+    def of(self, pictures: Pictures, first: int, frames: Tensor) -> Tensor:
+        """Of the next frames of a clip, the first of them from the last one of the chunk before."""
+
+        def look() -> Tensor:
+            together = torch.cat([self._last[pictures], frames]) if first else frames
+            self._last[pictures] = together[-1:].clone()
+            return frame_differences(together) if len(together) > 1 else torch.zeros(0, dtype=torch.float64)
+
+        return self._seen.of(pictures, first, look)
 
 
 def _measure(pictures: Pictures, differences: Tensor) -> tuple[dict[str, float], dict[str, str]]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from portraitgen.media.interpolation import Between
 from portraitgen.media.yuv import rgb_to_uint8
+from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.motion import mean_difference, steadiness
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
@@ -48,15 +49,12 @@ class SmoothnessGrader:
         waiting: list[Tensor] = []
 
         def see(chunk: Chunk) -> list[Tensor]:
-            waiting.extend(chunk.frames)
-            found = []
-            while len(waiting) >= MIN_FRAMES:
-                one, between, other = waiting[:MIN_FRAMES]
-                made = rgb_to_uint8(self._middle(one, other)[None])[0]
-                found.append(mean_difference(between, made))
-                del waiting[:2]
-            waiting[:] = [frame.clone() for frame in waiting]  # else they would hold the whole chunk
-            return found
+            frames = torch.stack([*waiting, *chunk.frames])
+            count = (len(frames) - 1) // 2
+            distinct = min(count, 1) if is_still(frames) else count
+            found = [self._difference(*frames[2 * n : 2 * n + MIN_FRAMES]) for n in range(distinct)]
+            waiting[:] = frames[2 * count :].clone()  # else they would hold the whole chunk
+            return found * count if distinct < count else found
 
         def conclude(seen: list[list[Tensor]]) -> Grades:
             differences = torch.stack([difference for found in seen for difference in found])
@@ -64,5 +62,7 @@ class SmoothnessGrader:
 
         return Watch(see, conclude)
 
-    def _middle(self, one: Tensor, other: Tensor) -> Tensor:
-        return self.between(one / 127.5 - 1, other / 127.5 - 1, 1)[0]
+    def _difference(self, one: Tensor, between: Tensor, other: Tensor) -> Tensor:
+        """Of the frame between two others from the one that is foretold."""
+        made = self.between(one / 127.5 - 1, other / 127.5 - 1, 1)[0]
+        return mean_difference(between, rgb_to_uint8(made[None])[0])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, relu
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
+from portraitgen.metrics.networks.channels_last import channels_last
 from portraitgen.metrics.rgb import as_uint8
 
 SIZE = 224
@@ -110,7 +111,7 @@ def load_i3d(path: Path | str) -> I3D:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return load_public_weights(I3D(), path, WEIGHTS)
+    return channels_last(load_public_weights(I3D(), path, WEIGHTS))
 
 
 class _Logits(nn.Module):

@@ -1,5 +1,6 @@
 """LPIPS: distance of two pictures in the features of AlexNet, weighted as people judge (public weights)."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,8 @@ import torchmetrics.functional.image as torchmetrics_image
 from torch import Tensor, nn
 
 from portraitgen.media.public_weights import PublicFile, fill_strictly, read_public_tensors
+from portraitgen.metrics.frames import is_still
+from portraitgen.metrics.networks.channels_last import channels_last
 from portraitgen.metrics.rgb import as_uint8
 
 WEIGHTS = PublicFile(
@@ -43,14 +46,19 @@ class Lpips(nn.Module):
 
     def forward(self, generated: Tensor, truth: Tensor) -> Tensor:
         """Distances float32 [B] of pictures [B, 3, H, W] in [-1, 1]; 0 for equal ones."""
-        ours, theirs = self._taps(generated), self._taps(truth)
+        return self.compare(self.maps(generated), self.maps(truth))
+
+    def compare(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+        """Distances float32 [B] of pictures by their maps."""
         layers = zip(self.weights, ours, theirs, strict=True)
         return torch.stack([weight((a - b).square()).mean(dim=(1, 2, 3)) for weight, a, b in layers]).sum(
             dim=0
         )
 
-    def _taps(self, pictures: Tensor) -> list[Tensor]:
-        """Maps at each tap, of unit length at every place."""
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """What is compared of pictures [B, 3, H, W] in [-1, 1]: a map [B, C, h, w] at each tap, of unit
+        length at every place.
+        """
         maps, found = (pictures - self.shift) / self.scale, []
         for place, layer in enumerate(self.features):
             maps = layer(maps)
@@ -73,7 +81,7 @@ def load_lpips(path: Path | str) -> Lpips:
     own = Path(torchmetrics_image.__file__).parent / LAYER_WEIGHTS.name
     for name, tensor in read_public_tensors(own, LAYER_WEIGHTS).items():
         tensors[name.replace("lin", "weights.").replace(".model.1", "")] = tensor
-    return fill_strictly(Lpips(), tensors, path=path, public=WEIGHTS)
+    return channels_last(fill_strictly(Lpips(), tensors, path=path, public=WEIGHTS))
 
 
 @torch.no_grad()
@@ -92,11 +100,21 @@ def frame_lpips(network: Lpips, generated: Tensor, truth: Tensor) -> Tensor:
             f"LPIPS needs frames of one shape and at least {MIN_SIDE} pixels a side, got "
             f"{list(generated.shape)} and {list(truth.shape)}"
         )
-    pairs = zip(
-        as_uint8(generated, name="generated frames").split(CHUNK),
-        as_uint8(truth, name="true frames").split(CHUNK),
-        strict=True,
-    )
+    ours = frame_maps(network, as_uint8(generated, name="generated frames"))
+    return compare_maps(network, ours, frame_maps(network, as_uint8(truth, name="true frames")))
+
+
+@torch.no_grad()
+def frame_maps(network: Lpips, frames: Tensor) -> Iterator[list[Tensor]]:
+    """`Lpips.maps` of frames uint8 [T, 3, H, W], `CHUNK` at a time, once of those that are all the same."""
     device = next(network.parameters()).device
-    found = [network(ours.to(device) / 127.5 - 1, theirs.to(device) / 127.5 - 1) for ours, theirs in pairs]
-    return torch.cat(found)
+    for few in frames.split(CHUNK):
+        distinct = few[:1] if is_still(few) else few
+        maps = network.maps(distinct.to(device) / 127.5 - 1)
+        yield [each.expand(len(few), -1, -1, -1) for each in maps]
+
+
+@torch.no_grad()
+def compare_maps(network: Lpips, ours: Iterable[list[Tensor]], theirs: Iterable[list[Tensor]]) -> Tensor:
+    """LPIPS float32 [T] of frames by their maps."""
+    return torch.cat([network.compare(*pair) for pair in zip(ours, theirs, strict=True)])

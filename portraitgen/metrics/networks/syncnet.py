@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.mfcc import STEP, mfcc
+from portraitgen.metrics.networks.channels_last import channels_last
 
 SIZE = 224
 """Height and width of the face crop."""
@@ -19,7 +20,7 @@ AUDIO_WINDOW = 20
 """MFCC frames in a window (0.2 s)."""
 SAMPLES_PER_FRAME = 640
 NUM_FEATURES = 1024
-CHUNK = 8
+CHUNK = 4
 """Windows taken through the networks at a time, so that memory does not grow with the clip."""
 
 WEIGHTS = PublicFile(
@@ -84,7 +85,7 @@ def load_syncnet(path: Path | str) -> SyncNet:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return load_public_weights(SyncNet(), path, WEIGHTS)
+    return channels_last(load_public_weights(SyncNet(), path, WEIGHTS))
 
 
 def num_windows(num_frames: int, num_samples: int) -> int:

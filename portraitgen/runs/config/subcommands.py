@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from portraitgen.runs.config.allocator import return_freed_memory
 from portraitgen.runs.config.command import command
 from portraitgen.runs.config.help import settings_help
 from portraitgen.runs.config.targets import did_you_mean
@@ -193,8 +194,14 @@ EVALUATE: dict[str, SubCommand] = {
 """What evaluate.py does, by its first word; without one it grades."""
 
 
-def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
-    """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`."""
+def run_subcommand(
+    script: str, subcommands: Mapping[str, SubCommand], *, returns_memory: bool = False
+) -> None:
+    """Run what the command line asks `script` ("prepare.py") for; the word is taken out of `sys.argv`.
+
+    Args:
+        returns_memory: large arrays are given back as soon as they are freed (`return_freed_memory`).
+    """
     words = sys.argv[1:]
     if words:  # `eval=selftest` says the same as `selftest`, `mode=landmarks` as `landmarks`
         words[0] = words[0].removeprefix("eval=").removeprefix("mode=")
@@ -212,6 +219,8 @@ def run_subcommand(script: str, subcommands: Mapping[str, SubCommand]) -> None:
         return
     if word:
         del sys.argv[1]
+    if returns_memory:
+        return_freed_memory()
     command(subcommands[word].load(), config_name=subcommands[word].config_name)
 
 

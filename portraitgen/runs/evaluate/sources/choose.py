@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.evaluate.sources.pair_list import pairs_by_name, pairs_from_csv
 from portraitgen.runs.evaluate.sources.pairs import PairedFiles
-from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
 from portraitgen.runs.evaluate.sources.source import ClipSource
 
 PATHS = ("generated", "real", "pairs")
@@ -29,6 +28,9 @@ def choose_source(config: DictConfig) -> ClipSource:
                     f"{name}={config[name]}: clips of generate.py have the rate, length and size of what "
                     "drove them; this is for pairs of files (real=… or pairs=…)"
                 )
+        # Its prepared clips need Lightning: 130 MB, and seconds.
+        from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
+
         return GeneratedSamples(generated)
     if config.length not in LENGTHS:
         raise ValueError(f"length={config.length}: give one of {', '.join(LENGTHS)}")
