@@ -59,6 +59,7 @@ NOT_RUN = {
     r"source=pip:": "takes a whole clip: tests/runs/prepare/test_prepare.py runs it",
     r"^convert kind=lora$": "names a kind and is no whole command: tests/runs/test_convert_lora.py",
     r"features\.prompt\.": "needs T5 and CLIP whole: tests/runs/prepare/test_prompt_feature.py",
+    r"^evaluate history": "needs a run that was graded: tests/runs/train/test_clip_grading.py shows one",
     r"^generate ipvg": "needs photos of 200 people: tests/runs/generate/test_ipvg.py draws some",
     r"^evaluate selftest": "runs golden tests of this suite: tests/runs/evaluate/test_selftest.py",
     r"uniportrait|portraits|groups": (

@@ -37,11 +37,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a check; `passed` is None when a figure that it needs is missing."""
+    """What came of a check; `passed` is None when a figure that it needs is missing.
+
+    `gain` is by how much the generated clips are better than the control; NaN when a figure is missing.
+    """
 
     check: Check
     passed: bool | None
     text: str
+    gain: float = math.nan
 
 
 def judge(
@@ -94,4 +98,4 @@ def judge(
     if math.isfinite(low):
         text += f", {CONFIDENCE:.0%} interval {metric.show(low)} to {metric.show(high)}"
     needs = f"needs {check.margin:g}{metric.unit}" if check.margin else "needs to be better"
-    return Verdict(check, passed, f"{text} ({needs})")
+    return Verdict(check, passed, f"{text} ({needs})", gain)

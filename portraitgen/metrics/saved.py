@@ -14,7 +14,7 @@ from portraitgen.metrics.csv_text import from_text
 from portraitgen.metrics.grader import SetFigure
 from portraitgen.metrics.protocol import COMPARED, fingerprint, one_or_all
 from portraitgen.metrics.results import Results
-from portraitgen.metrics.scores import GENERATED, MetricInfo, Row
+from portraitgen.metrics.scores import GENERATED, METHODS, MetricInfo, Row
 
 _MAPPINGS = ("settings", "metrics", "source", "graders", "versions")
 _STATED = ("fingerprint", "commit")
@@ -48,7 +48,14 @@ def results_json(results: Results) -> dict[str, Any]:
         "skipped": dict(results.skipped),
         "passed": results.passed,
         "checks": [
-            {"passed": verdict.passed, "required": verdict.check.required, "text": verdict.text}
+            {
+                "metric": verdict.check.metric,
+                "against": verdict.check.against,
+                "passed": verdict.passed,
+                "required": verdict.check.required,
+                "gain": finite(verdict.gain),
+                "text": verdict.text,
+            }
             for verdict in results.verdicts
         ],
         "protocol": protocol_json(results),
@@ -117,6 +124,8 @@ class SavedResults:
         sets: figures of the generated clips as a set.
         protocol: as `protocol_json` wrote it.
         skipped: name of a grader -> why it was skipped.
+        figures: method -> metric -> mean, lower and upper bound; NaN where they are missing.
+        behind: metric -> control that the generated clips are behind -> what says so.
     """
 
     path: Path
@@ -125,6 +134,8 @@ class SavedResults:
     sets: Mapping[str, SetFigure]
     protocol: Mapping[str, Any]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+    behind: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def load_results(path: Path) -> SavedResults:
@@ -153,12 +164,38 @@ def load_results(path: Path) -> SavedResults:
             for name, counts in content["sets"].items()
         }
         _require_known(content, protocol)
+        figures = {
+            method: {
+                name: _figure(content[key], content["intervals"][key])
+                for name in metrics
+                if (key := _key(name, method)) in content
+            }
+            for method in METHODS
+        }
+        behind = _behind(content["checks"], metrics)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, csv.Error) as error:
         raise ValueError(
             f"{path} with {FRAMES} is not what this evaluate.py writes ({type(error).__name__}: {error}); "
             "evaluate again"
         ) from error
-    return SavedResults(path, rows, metrics, sets, protocol, content["skipped"])
+    return SavedResults(path, rows, metrics, sets, protocol, content["skipped"], figures, behind)
+
+
+def _figure(mean: Any, interval: Any) -> tuple[float, float, float]:
+    low, high = interval
+    values = [math.nan if each is None else float(each) for each in (mean, low, high)]
+    return values[0], values[1], values[2]
+
+
+def _behind(checks: Any, metrics: Mapping[str, MetricInfo]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for check in checks:
+        if float(check.get("gain") or 0) < 0:  # results of before it was stated have none
+            name, control = check["metric"], check["against"]
+            if name not in metrics or control not in METHODS:
+                raise ValueError(f"checks name {name} against {control}, which is not in the table")
+            found.setdefault(name, {})[control] = str(check["text"])
+    return found
 
 
 def _require_known(content: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:

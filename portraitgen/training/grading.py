@@ -254,11 +254,11 @@ def control_checks(metrics: Mapping[str, MetricInfo]) -> list[Check]:
 
 
 def beaten_figures(results: Results) -> dict[str, list[str]]:
-    """Figure → the controls that are at least as good as the generated clips by it, each with its value."""
+    """Figure → the controls that are better than the generated clips by it, each with its value."""
     found: dict[str, list[str]] = {}
     for verdict in results.verdicts:
         name, control = verdict.check.metric, verdict.check.against
-        if verdict.passed is False and verdict.check.margin == 0:
+        if verdict.gain < 0 and verdict.check.margin == 0:
             value = results.metrics[name].show(results.estimates[control][name].mean, unit=True)
             found.setdefault(name, []).append(f"{control} {value}")
     return found

@@ -1,11 +1,11 @@
-"""Report, comparison and sweep as Chromium shows them: on a desk and on a phone, by day and by night."""
+"""The pages of reports as Chromium shows them: on a desk and on a phone, by day and by night."""
 
 import pytest
 
 from tests.browser.page_probe import faults
 from tests.metrics.report.stranger_pages import write_pages
 
-PAGES = ("report", "comparison", "sweep")
+PAGES = ("report", "comparison", "sweep", "history")
 WIDTHS = (1280, 400)
 
 

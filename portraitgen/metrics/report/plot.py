@@ -1,7 +1,7 @@
 """Plots as inline SVG: no script, no network, coloured by the style sheet of the page they stand on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,11 +25,13 @@ class Line:
         label: what it shows, said when a point is pointed at.
         style: class of the style sheet that gives its colour and dashes.
         values: float64 [T]; NaN leaves a gap.
+        interval: float64 [T, 2], bounds of the values that are drawn as a band; None: there are none.
     """
 
     label: str
     style: str
     values: np.ndarray
+    interval: np.ndarray | None = None
 
 
 class _Point(NamedTuple):
@@ -43,6 +45,7 @@ class _DrawnLine(NamedTuple):
     style: str
     path: str
     points: list[_Point]
+    bands: list[str]
 
 
 def line_plot(
@@ -56,7 +59,8 @@ def line_plot(
         title: read aloud instead of the picture.
         digits: decimals of the values said.
     """
-    present = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    shown = [values for line in lines for values in (line.values, line.interval) if values is not None]
+    present = np.concatenate([values[np.isfinite(values)] for values in shown])
     ticks = _ticks(float(present.min()), float(present.max())) if len(present) else [0.0, 1.0]
     low, high = ticks[0], ticks[-1]
     x_ticks = [tick for tick in _ticks(x[0], x[-1]) if tick == int(tick) and x[0] <= tick <= x[-1]]
@@ -81,13 +85,14 @@ def line_plot(
         points = [
             _Point(
                 *places[index],
-                said=f"{line.label}, {x_label} {x[index]}: {values[index]:.{digits}f}",
+                said=f"{line.label}, {x_label} {x[index]}: {_said(line, index, digits)}",
                 lone=not any(here[max(index - 1, 0) : index] + here[index + 1 : index + 2]),
             )
             for index in range(len(values))
             if here[index]
         ]
-        return _DrawnLine(line.style, _path(places), points)
+        bands = [] if line.interval is None else _bands([across(at) for at in x], line.interval, down)
+        return _DrawnLine(line.style, _path(places), points, bands)
 
     return render(
         "line_plot.svg",
@@ -159,6 +164,32 @@ def interval_plot(bars: Sequence[Bar], *, title: str, digits: int) -> Markup:
         ticks=[(f"{tick:g}", across(tick)) for tick in shown],
         bars=[drawn(index, bar) for index, bar in enumerate(bars) if math.isfinite(bar.mean)],
     )
+
+
+def _said(line: Line, index: int, digits: int) -> str:
+    """The value of a point, with its interval where there is one."""
+    value = f"{line.values[index]:.{digits}f}"
+    if line.interval is None or not np.isfinite(line.interval[index]).all():
+        return value
+    low, high = line.interval[index]
+    return f"{value} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _bands(across: Sequence[float], interval: np.ndarray, down: Callable[[float], float]) -> list[str]:
+    """Closed SVG paths around the intervals, one for each run of points that have one."""
+    bands, run = [], []
+    for at, bounds in [*zip(across, interval, strict=True), (0.0, np.full(2, np.nan))]:
+        if np.isfinite(bounds).all():
+            run.append((at, down(float(bounds[0])), down(float(bounds[1]))))
+            continue
+        if len(run) > 1:
+            around = [(x, low) for x, low, _ in run] + [(x, high) for x, _, high in reversed(run)]
+            bands.append(f"{_path(around)}Z")
+        elif run:
+            ((x, low, high),) = run
+            bands.append(f"M{x - 2} {low}H{x + 2}V{high}H{x - 2}Z")
+        run = []
+    return bands
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:

@@ -8,6 +8,8 @@ from portraitgen.media.files import replace_file
 from portraitgen.metrics.comparison import Comparison
 from portraitgen.metrics.report.comparison_page import comparison_page
 from portraitgen.metrics.report.comparison_tables import comparison_csv, comparison_json, comparison_markdown
+from portraitgen.metrics.report.history_page import History, history_page
+from portraitgen.metrics.report.history_tables import history_csv
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.page import report_page
 from portraitgen.metrics.report.paper_tables import PaperTable, papers_markdown
@@ -94,6 +96,26 @@ def write_comparison(
         "html": ("comparison.html", page),
     }
     return _write(contents, folder)
+
+
+def write_history(
+    history: History,
+    folder: Path,
+    *,
+    title: str,
+    media: Sequence[Media] = (),
+    notes: Sequence[str] = (),
+) -> dict[str, Path]:
+    """Write history.html and history.csv (a line a round, figure and method); arguments as `history_page`.
+
+    Raises:
+        ValueError: a media file cannot be read, or the folder cannot be written.
+    """
+    try:
+        page = history_page(history, title=title, media=media, notes=notes)
+    except OSError as error:
+        raise ValueError(f"the page cannot embed {error.filename}: {error.strerror}") from error
+    return _write({"csv": ("history.csv", history_csv(history)), "html": ("history.html", page)}, folder)
 
 
 def _data(results: Results) -> dict[str, tuple[str, str]]:

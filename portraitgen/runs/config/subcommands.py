@@ -178,6 +178,12 @@ EVALUATE: dict[str, SubCommand] = {
         "results=[a/report,b/report] out=comparison/",
         "put results side by side that were taken by one protocol",
     ),
+    "history": SubCommand(
+        "portraitgen.runs.evaluate.history.show_history",
+        "evaluate_history",
+        "run=runs/quickstart/stage1",
+        "show the figures of a run that was graded while it trained, and its best weights beside the last",
+    ),
     "sensitivity": SubCommand(
         "portraitgen.runs.evaluate.sensitivity.sensitivity",
         "evaluate_sensitivity",

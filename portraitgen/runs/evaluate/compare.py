@@ -5,26 +5,24 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
-from portraitgen.media.encode import write_video
-from portraitgen.media.files import replacing, writable_folder
+from portraitgen.media.files import writable_folder
 from portraitgen.metrics.comparison import Comparison, compare, label_runs
-from portraitgen.metrics.frames import Frames, as_frames
+from portraitgen.metrics.grading import Material
 from portraitgen.metrics.report.comparison_tables import LOUD, comparison_notes, comparison_table
-from portraitgen.metrics.report.media import Media, media_name
-from portraitgen.metrics.report.panels import contact_sheet, encode_png, panel_frames
+from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.paper_tables import load_table
 from portraitgen.metrics.report.ranking import most_different
 from portraitgen.metrics.report.report import write_comparison
 from portraitgen.metrics.report.tables import terminal_table
 from portraitgen.metrics.saved import RESULTS, SavedResults, load_results
 from portraitgen.runs.config.check import check_config
+from portraitgen.runs.evaluate.side_by_side import side_by_side
 from portraitgen.runs.evaluate.sources.choose import source_of_results
 from portraitgen.runs.evaluate.wandb_report import send_report
 
@@ -109,7 +107,10 @@ def report_comparison(
     comparison = compare(runs, allow_other_protocols=allow_other_protocols)
     name, videos = most_different(comparison, by=config.show_by, count=config.show_videos)
     out = writable_folder(Path(config.out))
-    media = [item for video in videos for item in _side_by_side(comparison, video, out / "media")]
+    media: list[Media] = []
+    for video in videos:
+        materials = {label: _material(run, label, video) for label, run in comparison.runs.items()}
+        media += side_by_side(materials, video, out / "media")
     heading = "Side by side"
     if name is not None and len(videos) < len(comparison.videos):
         heading += f": the videos whose {comparison.metrics[name].label} differs most"
@@ -145,33 +146,10 @@ def report_comparison(
     return comparison
 
 
-def _side_by_side(comparison: Comparison, video: str, folder: Path) -> list[Media]:
-    """A video of all runs' clips beside each other, and its sheet; the caption explains the letters."""
-    columns: dict[str, Frames] = {}
-    said = []
-    fps, truth, frames, audio = 25.0, None, None, None
-    for letter, (label, run) in zip(ascii_uppercase, comparison.runs.items(), strict=False):
-        try:
-            material = source_of_results(run.protocol["source"]).read(video).material
-        except ValueError as error:
-            log.warning("%s of %s is not shown: %s", video, label, error)
-            continue
-        if material is not None:
-            columns[letter] = as_frames(material.generated, name=f"{video} of {label}")
-            fps, truth, frames = material.fps, material.truth, material.frame_index
-            audio = material.audio if audio is None else audio
-            said.append(f"{letter}: {label}")
-    if truth is not None:
-        columns["truth"] = as_frames(truth, name=f"{video}: truth")
-    if len({clip.shape for clip in columns.values()}) != 1:
-        return []
-    caption = f"{video}. {'; '.join(said)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = media_name(video)
-    media = []
-    if next(iter(columns.values())).shape[0] > 1:
-        write_video(folder / f"{name}.mp4", panel_frames(columns), fps=fps, audio=audio)
-        media.append(Media(folder / f"{name}.mp4", caption))
-    with replacing(folder / f"{name}.png") as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(columns, frame_index=frames)))
-    return [*media, Media(folder / f"{name}.png", caption)]
+def _material(run: SavedResults, label: str, video: str) -> Material | None:
+    """What a run made of a video; None where it is no longer there, which the log says."""
+    try:
+        return source_of_results(run.protocol["source"]).read(video).material
+    except ValueError as error:
+        log.warning("%s of %s is not shown: %s", video, label, error)
+        return None

@@ -11,10 +11,11 @@ from portraitgen.metrics.comparison import compare
 from portraitgen.metrics.graders.landmarks import METRICS as LANDMARK_METRICS
 from portraitgen.metrics.graders.pixels import METRICS as PIXEL_METRICS
 from portraitgen.metrics.protocol import Protocol, VideoFacts
+from portraitgen.metrics.report.history_page import History
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import encode_png
 from portraitgen.metrics.report.paper_tables import load_table
-from portraitgen.metrics.report.report import write_comparison, write_report
+from portraitgen.metrics.report.report import write_comparison, write_history, write_report
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import load_results
 from portraitgen.metrics.scores import Row
@@ -61,7 +62,7 @@ def graded(name: str, lead: float = 0.0, skipped: str = "no weights") -> Results
 
 
 def write_pages(folder: Path) -> dict[str, dict[str, Path]]:
-    """A report, a comparison of two runs, and one of the eight trials of a sweep, each in all its forms."""
+    """A report, a comparison of two runs, one of the eight trials of a sweep, a history; in all forms."""
     images = np.random.default_rng(0).integers(0, 255, (12, 64, 200, 3), dtype=np.uint8)
     write_video(folder / "panel.mp4", images, fps=25)
     (folder / "sheet.png").write_bytes(encode_png(images[0]))
@@ -80,7 +81,12 @@ def write_pages(folder: Path) -> dict[str, dict[str, Path]]:
         ]
         for number in range(8)
     }
+    rounds = {300: load_results(folder / "b"), 600: load_results(folder / "a")}
+    history = History(rounds, {f"best {MARKUP}": 300, "last": 600}, cost=MARKUP)
     return {
+        "history": write_history(
+            history, folder / "h", notes=[MARKUP], **{k: given[k] for k in ("title", "media")}
+        ),
         "report": report,
         "comparison": write_comparison(comparison, folder / "c", papers=[paper], **given),
         "sweep": write_comparison(compare(trials), folder / "d", papers=[paper], **given),

@@ -15,12 +15,14 @@ from portraitgen.media.public_weights import file_digest
 from portraitgen.metrics.saved import load_results
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.evaluate import grade_and_report
+from portraitgen.runs.evaluate.history import show_history
 from portraitgen.runs.generate.generate import generate
 from portraitgen.runs.train.train import train
 from portraitgen.systems.aniportrait.inputs import Inputs
 from portraitgen.systems.aniportrait.module import AniPortrait
 from portraitgen.training.throughput import Throughput
 from portraitgen.training.weights import load_facts, load_weights
+from tests.metrics.report.html_page import Page
 from tests.synthetic import synthetic_clip
 from tests.test_resume import finish, start
 
@@ -160,6 +162,20 @@ def test_a_killed_run_has_the_same_figures_and_the_same_best_file(runs, monkeypa
     listed = [json.loads((run / "graded/best.json").read_text())["psnr"] for run in (whole, again)]
     assert [listed[0].pop("sha256"), listed[1].pop("sha256")] == [file_digest(each) for each in best]
     assert listed[0] == listed[1]
+    # The page of the run: curves, and the best weights beside the last, playing.
+    config = composed_config("evaluate_history", f"run={again}", f"out={again}/history")
+    show_history(config)
+    page = Page((again / "history/history.html").read_text())
+    assert len(page.all("video")) == 1
+    assert f"last (step {4})" in "".join(page.said) or "best PSNR and last (step 4)" in "".join(page.said)
+    assert "steps 1 to 4" in "".join(page.said)
+    with (again / "history/history.csv").open(newline="") as file:
+        told = {
+            row["step"]: row["mean"]
+            for row in csv.DictReader(file)
+            if row["figure"] == "psnr" and row["method"] == "generated"
+        }
+    assert told == {str(step): row["grade/psnr"] for step, row in graded(again).items()}
 
 
 def test_a_misspelt_figure_is_named_before_anything_is_built(runs):
