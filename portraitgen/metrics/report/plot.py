@@ -112,6 +112,73 @@ def line_plot(
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """A point of two figures; without one of them (NaN) it is left out."""
+
+    label: str
+    style: str
+    x: float
+    y: float
+
+
+def scatter_plot(
+    spots: Sequence[Spot], *, title: str, x_label: str, y_label: str, digits: tuple[int, int]
+) -> Markup:
+    """An SVG element with the points, each of which says its name and values when it is pointed at.
+
+    Args:
+        spots: one at least has both figures.
+        title: read aloud instead of the picture.
+        digits: decimals of the values said, across and up.
+    """
+    shown = [spot for spot in spots if math.isfinite(spot.x) and math.isfinite(spot.y)]
+    x_ticks, y_ticks = (
+        _ticks(min(values), max(values))
+        for values in ([spot.x for spot in shown], [spot.y for spot in shown])
+    )
+    left = math.ceil(_AXIS_LABEL + _label_width(y_ticks))
+    right = _WIDTH - math.ceil(max(16.0, _label_width(x_ticks) / 2))
+    bottom = _HEIGHT - _BOTTOM
+
+    def across(value: float) -> float:
+        return round(left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left), 1)
+
+    def down(value: float) -> float:
+        return round(_TOP + (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0]) * (bottom - _TOP), 1)
+
+    return render(
+        "scatter_plot.svg",
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=left,
+        right=right,
+        top=_TOP,
+        bottom=bottom,
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[(f"{tick:g}", across(tick)) for tick in x_ticks],
+        y_ticks=[(f"{tick:g}", down(tick)) for tick in y_ticks],
+        spots=[
+            _DrawnSpot(
+                spot.style,
+                across(spot.x),
+                down(spot.y),
+                f"{spot.label}: {spot.x:.{digits[0]}f}, {spot.y:.{digits[1]}f}",
+            )
+            for spot in shown
+        ],
+    )
+
+
+class _DrawnSpot(NamedTuple):
+    style: str
+    x: float
+    y: float
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
     """A mean with its interval; NaN bounds leave the mean alone, a NaN mean leaves an empty line."""
 

@@ -14,8 +14,10 @@ from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.page import report_page
 from portraitgen.metrics.report.paper_tables import PaperTable, papers_markdown
 from portraitgen.metrics.report.tables import frames_csv, results_markdown, rows_csv
+from portraitgen.metrics.report.trials_page import Trial, trials_page
 from portraitgen.metrics.results import Results
 from portraitgen.metrics.saved import FRAMES, RESULTS, results_json
+from portraitgen.metrics.scores import MetricInfo
 
 
 def write_report(
@@ -116,6 +118,17 @@ def write_history(
     except OSError as error:
         raise ValueError(f"the page cannot embed {error.filename}: {error.strerror}") from error
     return _write({"csv": ("history.csv", history_csv(history)), "html": ("history.html", page)}, folder)
+
+
+def write_trials(
+    trials: Sequence[Trial], metrics: Mapping[str, MetricInfo], folder: Path, *, title: str
+) -> Path:
+    """Write trials.html into `folder`; arguments as `trials_page`.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    return _write({"html": ("trials.html", trials_page(trials, metrics, title=title))}, folder)["html"]
 
 
 def _data(results: Results) -> dict[str, tuple[str, str]]:

@@ -93,8 +93,8 @@ def _chosen(path: Path, found: Mapping[int, SavedResults]) -> dict[str, int]:
         raise ValueError(f"{path} is damaged: it is no list of figures; remove it")
     for name, best in listed.items():
         step = best.get("step") if isinstance(best, Mapping) else None
-        if name in metrics and step in found:
-            chosen[f"best {metrics[name].label}"] = int(step)
+        if name in metrics and isinstance(step, int) and step in found:
+            chosen[f"best {metrics[name].label}"] = step
         else:
             log.warning("the best weights by %s are not shown: their round is not there", name)
     return {**chosen, "last": last}

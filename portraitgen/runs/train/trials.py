@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from portraitgen.runs.config.words import override_words
 
@@ -74,9 +74,12 @@ class SweepTable(Callback):
     """Notes where and when a sweep begins, and prints the table of its trials when the process is done."""
 
     _begun: tuple[Path, float] | None = None
+    _folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         SweepTable._begun = Path(config.paths.runs, "sweeps"), time.time()
+        folder = OmegaConf.select(config, "hydra.sweep.dir")
+        SweepTable._folder = None if folder is None else Path(folder)
 
     @classmethod
     def lines(cls) -> list[str]:
@@ -91,7 +94,28 @@ class SweepTable(Callback):
         table = [columns, *([row.get(name, "") for name in columns] for row in rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table] if rows else []
-        return [*([f"all trials: {', '.join(shared)}"] if shared else []), *lines]
+        return [
+            *([f"all trials: {', '.join(shared)}"] if shared else []),
+            *lines,
+            *cls._page(logs, rows),
+        ]
+
+    @classmethod
+    def _page(cls, logs: Sequence[Path], rows: Sequence[Mapping[str, str]]) -> list[str]:
+        """Where the page of the trials lies, or why there is none; nothing where they look at no figure."""
+        if cls._folder is None or not rows:
+            return []
+        from portraitgen.runs.train.sweep_page import EndedTrial, write_sweep_page
+
+        found = [
+            EndedTrial(row["trial"], log.parent, row["state"], _last_values(log.parent / "metrics.csv"))
+            for log, row in zip(logs, rows, strict=True)
+        ]
+        try:
+            page = write_sweep_page(found, cls._folder)
+        except ValueError as error:  # files of trials that were damaged meanwhile
+            return [f"no page of the trials: {error}"]
+        return [] if page is None else [str(page)]
 
 
 def _shorten(rows: Sequence[dict[str, str]]) -> list[str]:

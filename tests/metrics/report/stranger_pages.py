@@ -1,5 +1,6 @@
 """Report pages in which every word that comes from outside is unfriendly, as a stranger's may be."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from portraitgen.metrics.report.history_page import History
 from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import encode_png
 from portraitgen.metrics.report.paper_tables import load_table
-from portraitgen.metrics.report.report import write_comparison, write_history, write_report
+from portraitgen.metrics.report.report import write_comparison, write_history, write_report, write_trials
+from portraitgen.metrics.report.trials_page import Trial
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import load_results
-from portraitgen.metrics.scores import Row
+from portraitgen.metrics.scores import MetricInfo, Row
 
 MARKUP = '<img src="x"><script>alert(1)</script>'
 FORMULA = "=HYPERLINK(1)"
@@ -62,7 +64,7 @@ def graded(name: str, lead: float = 0.0, skipped: str = "no weights") -> Results
 
 
 def write_pages(folder: Path) -> dict[str, dict[str, Path]]:
-    """A report, a comparison of two runs, one of the eight trials of a sweep, a history; in all forms."""
+    """A report, a comparison of two runs, one of the eight trials of a sweep, a history, trials."""
     images = np.random.default_rng(0).integers(0, 255, (12, 64, 200, 3), dtype=np.uint8)
     write_video(folder / "panel.mp4", images, fps=25)
     (folder / "sheet.png").write_bytes(encode_png(images[0]))
@@ -83,7 +85,15 @@ def write_pages(folder: Path) -> dict[str, dict[str, Path]]:
     }
     rounds = {300: load_results(folder / "b"), 600: load_results(folder / "a")}
     history = History(rounds, {f"best {MARKUP}": 300, "last": 600}, cost=MARKUP)
+    marked = MetricInfo(MARKUP, MARKUP, 2, True, MARKUP)
+    ended = [
+        Trial(f"{MARKUP} {LONG}", MARKUP, {"a": (0.9, 0.8, 1.0), "b": (0.5, 0.4, 0.6)}),
+        Trial(FORMULA, "ended", {"a": (0.7, 0.6, 0.8), "b": (0.4, 0.1, 0.5)}),
+        Trial("without", "failed", {"a": (math.nan,) * 3, "b": (math.nan,) * 3}),
+    ]
+    figures = {"a": marked, "b": replace(marked, higher_is_better=False)}
     return {
+        "trials": {"html": write_trials(ended, figures, folder / "t", title=MARKUP)},
         "history": write_history(
             history, folder / "h", notes=[MARKUP], **{k: given[k] for k in ("title", "media")}
         ),

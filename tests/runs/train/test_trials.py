@@ -8,9 +8,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from portraitgen.data.shards import ShardWriter
+from portraitgen.metrics.report.report import write_results
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.train.trials import SWEPT, SweepTable, sweep_words, trial_overrides
 from tests.command_line import run_command
+from tests.metrics.report.html_page import Page
+from tests.metrics.report.stranger_pages import graded
 from tests.synthetic import synthetic_clip
 
 
@@ -118,3 +121,39 @@ def test_the_table_tells_what_came_of_each(tmp_path: Path, monkeypatch: pytest.M
     assert rows == [["exp/lr=1", "2", "0.5", "0.8", "ended"], ["exp/lr=2", "0", "failed"]]
     monkeypatch.setattr(SweepTable, "_begun", (tmp_path / "sweeps", time.time() + 60))
     assert SweepTable.lines() == []
+
+
+def test_two_figures_make_a_page_with_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identity up, copy-paste down; of a graded figure the rounds of the trials say which side is better."""
+    monkeypatch.setattr(SweepTable, "_begun", None)
+    monkeypatch.setattr(SweepTable, "_folder", None)
+    sweep = {"dir": str(tmp_path / "sweeps/exp")}
+    SweepTable().on_multirun_start(
+        OmegaConf.create({"paths": {"runs": str(tmp_path)}, "hydra": {"sweep": sweep}})
+    )
+    for name, psnr, error in (("lr=1", 20.0, 0.5), ("lr=2", 22.0, 0.9), ("lr=3", 19.0, 0.6)):
+        folder = tmp_path / "sweeps/exp" / name
+        write_results(graded("a"), folder / "graded/step_00000002")
+        (folder / "train.rank0.log").touch()
+        (folder / "config.yaml").write_text("optimized_metric: [grade/psnr, grade/landmark_error]\n")
+        columns = "step,grade/psnr,grade/psnr.low,grade/psnr.high,grade/landmark_error"
+        (folder / "metrics.csv").write_text(f"{columns}\n2,{psnr},{psnr - 1},{psnr + 1},{error}\n")
+    page = SweepTable.lines()[-1]
+    assert page == str(tmp_path / "sweeps/exp/trials.html")
+    shown = Page(Path(page).read_text())
+    assert [circle["cx"] for circle in shown.all("circle")]
+    text = Path(page).read_text()
+    assert text.count("on the front") == 2, "lr=3 is beaten by lr=1 in both"
+    assert "20.00" in text
+
+
+def test_a_figure_without_a_better_side_makes_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sweeps/exp/lr=1"
+    folder.mkdir(parents=True)
+    (folder / "train.rank0.log").touch()
+    (folder / "config.yaml").write_text("optimized_metric: perf/samples_per_s\n")
+    monkeypatch.setattr(SweepTable, "_begun", (tmp_path / "sweeps", 0.0))
+    monkeypatch.setattr(SweepTable, "_folder", tmp_path / "sweeps/exp")
+    assert SweepTable.lines()[-1].startswith("exp/lr=1")
