@@ -27,7 +27,7 @@ TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-pe
 ONE_TASK = ("--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-gpu=1")
 # Pictures at every step, which leave a moment to interrupt a run and must not touch what it learns.
 DRAWN = ("callbacks.samples.every_steps=1", "callbacks.samples.num_clips=4")
-UNHURRIED, SLOW = (*DRAWN, "sampling.num_steps=8"), (*DRAWN, "sampling.num_steps=40")
+UNHURRIED, SLOW = (*DRAWN, "sampling.num_steps=4"), (*DRAWN, "sampling.num_steps=40")
 
 
 @pytest.fixture(scope="module")
