@@ -18,6 +18,8 @@ from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import Grades, MetricInfo
 
 Part = TypeVar("Part")
+UNKNOWN = "unknown: "
+"""In front of the name of a recognition network whose SHA-256 is not known, in its place."""
 Fact: TypeAlias = str | int | float | bool | None
 """A setting on which a figure depends: two results may be compared only when all of them agree."""
 

@@ -26,9 +26,6 @@ from portraitgen.training.zero import Zero
 
 Batch = dict[str, Any]
 
-UNKNOWN = "unknown: "
-"""In front of the name of a network whose SHA-256 is not known, in its place."""
-
 # Frozen parts are in eval mode on purpose, see Learner.train.
 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
 

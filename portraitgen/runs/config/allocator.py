@@ -9,6 +9,8 @@ none of them.
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h."""
@@ -22,7 +24,19 @@ def return_freed_memory() -> bool:
     With glibc alone (other C libraries give memory back by themselves), and not where the user says it
     otherwise (MALLOC_MMAP_THRESHOLD_).
     """
-    if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_MMAP_THRESHOLD, MAPPED_BYTES) == 1
+    return mallopt(_MMAP_THRESHOLD, MAPPED_BYTES) == 1
+
+
+def trim_heap() -> None:
+    """Give back the pages of the heap on which nothing is left, between what stays (glibc): milliseconds."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

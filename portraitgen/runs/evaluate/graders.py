@@ -9,10 +9,9 @@ from omegaconf import DictConfig
 
 from portraitgen.faces.backend import FaceBackend
 from portraitgen.metrics.checks import Check
-from portraitgen.metrics.grader import Grader, MissingWeights, RecognizingGrader
+from portraitgen.metrics.grader import UNKNOWN, Grader, MissingWeights, RecognizingGrader
 from portraitgen.metrics.scores import MetricInfo
 from portraitgen.runs.config.targets import did_you_mean
-from portraitgen.training.learner import UNKNOWN
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from portraitgen.data.catalog import Catalog, find_shards
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.manifest import shard_digest
+from portraitgen.metrics.grader import UNKNOWN
 from portraitgen.runs.pretrained import library_bases
 from portraitgen.runs.secrets import without_secrets
 from portraitgen.runs.train.clip_grading import ClipGrading, GradedClips
 from portraitgen.runs.train.rundir import describe_commit
-from portraitgen.training.learner import UNKNOWN
 
 if TYPE_CHECKING:
     from portraitgen.training.preemption import Preemption

@@ -11,7 +11,7 @@ from tests.command_line import ROOT
 PROGRAM = """
 import os, sys
 import numpy as np
-from portraitgen.runs.config.allocator import return_freed_memory
+from portraitgen.runs.config.allocator import return_freed_memory, trim_heap
 
 def held_mb():
     with open("/proc/self/statm") as file:
@@ -25,6 +25,8 @@ for _ in range(100):
     large.append(np.ones(2**18))  # 2 MB
     small.append(np.ones(100))
 large.clear()
+if "trim" in sys.argv:
+    trim_heap()
 print(done, held_mb() - before)
 """
 
@@ -44,5 +46,6 @@ def test_freed_arrays_leave_the_process():
     assert said == "True"
     assert grown < 20
     assert run(**environment)[1] > 150, "the default keeps them: without this the setting does nothing"
+    assert run("trim", **environment)[1] < 20
     said, _ = run("set", **environment, MALLOC_MMAP_THRESHOLD_="33554432")
     assert said == "False", "what the user says stays"

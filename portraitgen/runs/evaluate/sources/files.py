@@ -20,6 +20,7 @@ from portraitgen.media.decode import VIDEO_SUFFIXES, Frame, iter_frames, probe_v
 from portraitgen.media.photo import PHOTO_SUFFIXES, PhotoError, read_photo
 from portraitgen.metrics.frames import CHUNK, HeldFrames, pick
 from portraitgen.metrics.saved import RESULTS
+from portraitgen.runs.config.allocator import trim_heap
 from portraitgen.runs.evaluate.kept_rows import FOLDER
 
 VIDEOS = tuple(sorted(VIDEO_SUFFIXES))
@@ -88,6 +89,7 @@ class VideoFrames:
         while chunk := [*islice(images, CHUNK)]:
             frames = torch.from_numpy(np.stack(chunk)).movedim(-1, 1)
             yield frames if self._size is None else resize_frames(frames, self._size)
+            trim_heap()  # or what was found in these would lie between the holes that they left
 
     def at(self, places: np.ndarray) -> Tensor:
         """See `Frames.at`."""
