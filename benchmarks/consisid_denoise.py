@@ -9,7 +9,7 @@ Both sample the same clip with guidance from the same noise, so their latents mu
     ours       ConsisIDPipeline: face tokens once, both prompts in one pass, adapters merged into the weights
 
 In rounds that take turns; figures are CPU seconds, medians. The goals are a ratio of at least 1 and latents
-within 1e-4. Exits with 1 if one is missed. What a full-size network costs in training: `train.py … plan=true`.
+within 1e-4. Exits with 1 if one is missed. What a full-size network costs: `train.py … plan=true`.
 """
 
 import argparse

@@ -3,10 +3,12 @@
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_ASKING = threading.Lock()
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -95,10 +97,19 @@ def temporary_path(path: Path, *, owner: int | None = None) -> Path:
 
 
 def _umask() -> int:
-    """What new files must not allow; it can only be asked for by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    """What new files must not allow.
+
+    It can only be asked for by setting it, which files that other threads make meanwhile would see, and two
+    that ask at once would leave it changed; but Linux tells.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    with _ASKING:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
 
 
 def sync(path: Path) -> None:

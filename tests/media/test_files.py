@@ -2,11 +2,19 @@
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
-from portraitgen.media.files import replacing, writable_folder
+from portraitgen.media.files import replace_file, replacing, writable_folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it can only be set")
+def test_the_umask_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another thread made at that moment had the rights of the mask that was set to ask."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("it was set"))
+    replace_file(tmp_path / "a", b"a")
 
 
 def test_files_get_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
