@@ -203,12 +203,13 @@ class ShardDataModule(LightningDataModule):
 
 def _span(name: str, values: Sequence[float]) -> tuple[float, float]:
     low, high = _pair(name, values)
-    if not 0 <= low < high <= 1:
+    if not all(isinstance(end, int | float) for end in (low, high)) or not 0 <= low < high <= 1:
         raise DataError(f"data.{name} {list(values)} must be a range within [0, 1], such as [0, 0.75]")
     return low, high
 
 
 def _pair(name: str, values: Sequence[T]) -> tuple[T, T]:
-    if len(values) != 2:
-        raise DataError(f"data.{name} must be a pair, found {list(values)}")
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2:
+        found = "null" if values is None else values
+        raise DataError(f"data.{name} must be a pair, such as [0, 1], found {found}")
     return values[0], values[1]

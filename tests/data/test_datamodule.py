@@ -195,6 +195,10 @@ def test_overlapping_spans_are_reported(root, caplog):
     ("settings", "message"),
     [
         ({"train_span": [0.5]}, "data.train_span must be a pair"),
+        ({"train_span": None}, r"data.train_span must be a pair, such as \[0, 1\], found null"),
+        ({"train_span": 0.5}, "data.train_span must be a pair, .* found 0.5"),
+        ({"val_span": ["a", "b"]}, "data.val_span .* must be a range within"),
+        ({"filters": {"min_face": 64}}, "data.filters.min_face must be a pair, .* found 64"),
         ({"pose_size": [1, 2, 3]}, "data.examples.pose_size must be a side or a pair"),
         ({"filters": {"min_face": [1]}}, "data.filters.min_face must be a pair"),
     ],
