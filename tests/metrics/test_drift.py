@@ -67,4 +67,5 @@ def test_a_clip_that_fades_blurs_and_one_that_stays(carphone):
     assert fades.scores["drift_sharpness"] > 1
     nobody = grade(still, reference=None)
     assert nobody.reasons == {"drift_identity": "no reference picture"}
+    assert grade(still[:13], reference=None).reasons == nobody.reasons, "of an odd number of frames"
     assert set(grade(still[:9]).reasons.values()) == {"fewer than 13 frames"}

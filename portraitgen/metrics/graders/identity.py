@@ -121,7 +121,7 @@ class IdentityGrader:
 
     def grade_frames(self, clip: GradedClip, chosen: np.ndarray) -> Grades | Watch[Any]:
         """As `grade`, of these frames, int64 [N] places, alone."""
-        count = len(clip.pictures)
+        count = len(chosen)
         if self.against == "truth":
             return self._grade_by_frame(clip, chosen)
         if clip.people and self.people == "largest":
@@ -177,7 +177,7 @@ class IdentityGrader:
         """Similarity of each frame's face to that of the true frame."""
         truth = clip.truth
         if truth is None:
-            return missing_grades(self.metrics, len(clip.pictures), "no true frames are given")
+            return missing_grades(self.metrics, len(chosen), "no true frames are given")
 
         def see(chunk: Chunk) -> tuple[Embeddings, Embeddings]:
             return (
