@@ -25,8 +25,8 @@ class WandbLog(WandbLogger):
 
     The run on W&B belongs to the folder: its id lies there, so that a resumed run goes on in its own curves,
     and two people's runs of one name are two. What is logged of a step is one row, also after a resume and
-    in parts that were written without a network, which W&B puts together by these steps. W&B's own process
-    waits for a network that is gone; if that process ends, the run goes on without it and says so once.
+    in parts that were written without a network, which W&B puts together by these steps. If W&B's own
+    process on the machine ends, the run goes on without it and says so once.
 
     Args:
         save_dir: the folder of the run.
