@@ -51,7 +51,9 @@ def fit_expression(driving: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.asarray(known @ affine)
 
 
-def retarget_pose(driving: np.ndarray, reference: np.ndarray, *, window: int = 3) -> np.ndarray:
+def retarget_pose(
+    driving: np.ndarray, reference: np.ndarray, *, window: int = 3, origin: int = 0
+) -> np.ndarray:
     """The reference head, moved as the driving head.
 
     It turns to where the driving head is turned, and from its own place it moves as far as the driving head
@@ -60,13 +62,25 @@ def retarget_pose(driving: np.ndarray, reference: np.ndarray, *, window: int = 3
     Args:
         driving: float [T, 4, 4], poses of the driving head.
         reference: float [4, 4], pose of the reference head.
+        origin: the frame in which the head is at its own place; with AniPortrait the first.
 
     Returns:
         float64 [T, 4, 4], with rotations free of scale.
     """
     poses = pose_vectors(driving)
-    poses[:, 3:] += reference[:3, 3] - poses[0, 3:]
+    poses[:, 3:] += reference[:3, 3] - poses[origin, 3:]
     return pose_matrices(smooth_poses(poses, window))
+
+
+def nearest_turn(driving: np.ndarray, reference: np.ndarray) -> int:
+    """The frame in which a head is turned most as another one.
+
+    Args:
+        driving: float [T, 4, 4], poses.
+        reference: float [4, 4].
+    """
+    turns = driving[:, :3, :3] / np.cbrt(np.linalg.det(driving[:, :3, :3]))[:, None, None]
+    return int((turns * reference[:3, :3]).sum(axis=(1, 2)).argmax())  # the cosine of the angle between
 
 
 def pose_template(driving: np.ndarray, *, fps: float, target_fps: float = 30, window: int = 5) -> np.ndarray:

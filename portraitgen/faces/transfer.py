@@ -7,7 +7,13 @@ import numpy as np
 from portraitgen.faces.face_geometry import face_geometry
 from portraitgen.faces.head_pose import project
 from portraitgen.faces.landmark_sequence import LandmarkSequence
-from portraitgen.faces.retarget import fit_expression, neutral_frame, retarget_expression, retarget_pose
+from portraitgen.faces.retarget import (
+    fit_expression,
+    nearest_turn,
+    neutral_frame,
+    retarget_expression,
+    retarget_pose,
+)
 from portraitgen.media.geometry import apply_affine, similarity_transform
 
 Transfer = Literal["auto", "3d", "2d"]
@@ -24,9 +30,11 @@ def transfer_motion(
     """Landmarks of the reference face that moves as the driving face does.
 
     In 3D (AniPortrait's video to video) the reference keeps its own shape, and takes the expression and the
-    turns of the driving head. In 2D, for landmarks without depth, the driving landmarks are laid over the
-    reference's by the similarity that fits the frame whose pose is nearest to the reference's: place and size
-    of the head are the reference's, shape, turns and expression the driving face's.
+    turns of the driving head. It is at its own place in the frame that is turned most as it is (AniPortrait:
+    in the first), and the whole clip is shifted where the head would leave the picture. In 2D, for landmarks
+    without depth, the driving landmarks are laid over the reference's by the similarity that fits the frame
+    whose pose is nearest to the reference's: place and size of the head are the reference's, shape, turns and
+    expression the driving face's.
 
     Args:
         driving: T frames.
@@ -92,5 +100,22 @@ def _transfer_in_3d(
         # Without MediaPipe's first blendshape, "_neutral".
         neutral = neutral_frame(driving.blendshapes[:, 1:])
         vertices = retarget_expression(vertices, face, neutral=neutral)
-    moved = retarget_pose(np.stack(poses), pose, window=smooth_frames)
-    return project(vertices, moved, image_size=reference.image_size).astype(np.float32)
+    heads = np.stack(poses)
+    moved = retarget_pose(heads, pose, window=smooth_frames, origin=nearest_turn(heads, pose))
+    landmarks = project(vertices, moved, image_size=reference.image_size)
+    return shifted_inside(landmarks, reference.image_size).astype(np.float32)
+
+
+def shifted_inside(landmarks: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Landmarks of a clip, all shifted alike and as little as possible, so that none is out of the picture.
+
+    Of motion that is wider than the picture, equally much leaves it on both sides.
+
+    Args:
+        landmarks: [T, K, 2] in pixels.
+        image_size: (height, width).
+    """
+    size = np.array(image_size[::-1])
+    low, high = landmarks.min(axis=(0, 1)), landmarks.max(axis=(0, 1))
+    inside = np.clip(0.0, -low, size - high)
+    return landmarks + np.where(high - low > size, (size - low - high) / 2, inside)

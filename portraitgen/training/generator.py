@@ -104,11 +104,14 @@ class Generator(Learner):
         """Draw with other settings of the sampling, such as `num_steps`, as long as the context lasts.
 
         Raises:
-            ValueError: one cannot be.
+            ValueError: one cannot be, or the system has no pipeline by `make_pipeline`.
         """
         if not settings:
             yield
             return
+        if not hasattr(self, "_make_pipeline"):
+            names = ", ".join(settings)
+            raise ValueError(f"{type(self).__name__} has no pipeline with {names}: leave that out")
         usual = self.pipeline
         self.pipeline = self._make_pipeline(**settings)
         try:
@@ -155,25 +158,6 @@ class Generator(Learner):
                 many there are.
         """
         yield self.sample(batch, generator=generator)
-
-    @contextmanager
-    def denoising_steps(self, count: int | None) -> Iterator[None]:
-        """Pictures are drawn in so many steps inside the block; None: in as many as its settings say.
-
-        Raises:
-            ValueError: the system draws without a `pipeline` that has steps.
-        """
-        pipeline: Any = getattr(self, "pipeline", None)
-        if count is None:
-            yield
-            return
-        if not hasattr(pipeline, "num_steps"):
-            raise ValueError(f"{type(self).__name__} has no pipeline with num_steps: leave num_steps out")
-        before, pipeline.num_steps = pipeline.num_steps, count
-        try:
-            yield
-        finally:
-            pipeline.num_steps = before
 
     @abstractmethod
     def shown(self, batch: Batch) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 from portraitgen.faces.face_geometry import VERTICAL_FOV, canonical_face
 from portraitgen.faces.head_pose import pose_matrices, project
 from portraitgen.faces.landmark_sequence import LandmarkSequence
-from portraitgen.faces.transfer import nearest_in_pose, transfer_motion
+from portraitgen.faces.transfer import nearest_in_pose, shifted_inside, transfer_motion
 
 SIZE = (360, 640)
 
@@ -64,6 +64,31 @@ def test_the_reference_keeps_its_shape_and_takes_expression_and_turns(faces, raw
     expected = project(vertices - vertices[0] + wide, pose_matrices(expected_poses), image_size=(512, 512))
     assert moved.shape == (5, 468, 2)
     np.testing.assert_allclose(moved, expected, atol=0.5)
+
+
+def test_a_head_that_drifts_stays_in_the_picture(faces):
+    """It begins at the border of the driving video; AniPortrait's head then leaves the photo's picture."""
+    vertices, poses, wide = faces
+    poses = np.tile(poses[:1], (5, 1))
+    poses[:, 3] = np.linspace(0, 24, 5)
+    poses[0, 1] = 25  # turned away, so that another frame is nearest to the photo
+    driving = seen(vertices, pose_matrices(poses))
+    home = pose_matrices(np.array([[0.0, 0, 0, 0, 0, -40]]))
+    reference = seen(wide[None], home, image_size=SIZE)
+    moved = transfer_motion(driving, reference, smooth_frames=1)
+    height, width = SIZE
+    assert moved.min() >= -1e-3
+    assert (moved <= np.array([width, height]) + 1e-3).all()
+    travelled = moved[4, :, 0].mean() - moved[1, :, 0].mean()
+    unbound = seen(vertices, pose_matrices(poses)).points[:, :468]
+    assert travelled == pytest.approx(unbound[4, :, 0].mean() - unbound[1, :, 0].mean(), rel=0.05), "as far"
+
+
+def test_motion_wider_than_the_picture_leaves_it_on_both_sides():
+    landmarks = np.array([[[-50.0, 20]], [[170.0, 30]]])
+    np.testing.assert_allclose(shifted_inside(landmarks, (100, 100)), [[[-60, 20]], [[160, 30]]])
+    np.testing.assert_allclose(shifted_inside(landmarks[1:], (100, 100)), [[[100, 30]]])
+    np.testing.assert_allclose(shifted_inside(landmarks[1:], (100, 200)), landmarks[1:])
 
 
 def test_the_least_expression_is_the_neutral_one(faces):

@@ -144,12 +144,13 @@ class ClipGrading(Grading):
         """
         processes = Processes(trainer.global_rank, trainer.world_size)
         share, place = self._share(processes, module, folder)
+        steps = {} if self.num_steps is None else {"num_steps": self.num_steps}
         with (
             isolated_rng(int(self._config.seed), module.device),
             torch.no_grad(),
             averaged_weights(trainer),
             trainer.precision_plugin.forward_context(),
-            module.denoising_steps(self.num_steps),
+            module.sampled_with(**steps),
         ):
             module.eval()
             self._draw(trainer, module, place, share)
