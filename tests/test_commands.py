@@ -10,6 +10,7 @@ from hydra.errors import ConfigCompositionException
 from portraitgen.runs.config.check import find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.config.subcommands import CONVERT, DEMO, EVALUATE, GENERATE, PREPARE
+from portraitgen.runs.config.words import readable_words
 from tests.documented import DOCUMENTS, commands, is_override, words_of
 
 # What a reader must give, where a document leaves it out.
@@ -72,7 +73,7 @@ def test_the_command_composes(document, name, arguments):
             with pytest.raises(ConfigCompositionException, match="chanels"):
                 compose(name, overrides)
         else:
-            assert find_problems(compose(name, overrides)) == []
+            assert find_problems(compose(name, readable_words(overrides))) == []
 
 
 def test_commands_are_found():

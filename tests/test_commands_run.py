@@ -51,6 +51,7 @@ VARIABLES = {
 
 NOT_RUN = {
     r"^demo ": "serves a page until it is ended: tests/browser/test_demo_page.py",
+    r"data\.shards=(s3|https|pipe):": "needs a store: tests/data/remote",
     r"engine=ray": "starts a Ray: tests/data/engines/test_ray.py",
     r"engine=slurm": "submits jobs: tests/data/engines/test_slurm.py",
     r"trainer=slurm|slurm_a100": "is for a SLURM job: tests/test_slurm_scripts.py",

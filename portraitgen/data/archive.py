@@ -1,19 +1,26 @@
 """Tar shards as bytes in place: list the members without trusting them, read just what is asked for.
 
 Nothing is mapped: a page of a map that the file no longer reaches ends the process without a word (SIGBUS),
-whenever it is touched. A read that finds less than it should is an error with a name.
+whenever it is touched. A read that finds less than it should is an error with a name. Of a shard that lies
+elsewhere (data/remote) what is read is fetched.
 """
 
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from portraitgen.data.remote.address import Address
+from portraitgen.data.remote.opened import open_bytes
 from portraitgen.data.sample import DataError
+
+Shard = Path | Address
+"""Where a tar lies: on a disk of this machine, or elsewhere."""
 
 _BLOCK = 512
 # More than the order of samples mixes, fewer than a process may hold files open.
@@ -32,6 +39,21 @@ class Member(NamedTuple):
     size: int
 
 
+class ReadableBytes(Protocol):
+    """Bytes that are read by position."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """So many bytes from there on; fewer behind the end."""
+        ...
+
+    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Bring near what will be read: first byte, and the first behind."""
+        ...
+
+
 class LocalFile:
     """Bytes of a file on a disk, read by position: forked processes may share one.
 
@@ -44,20 +66,24 @@ class LocalFile:
         self._file = path.open("rb", buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
 
+    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """It lies here."""
+
     def read(self, offset: int, size: int) -> memoryview:
         """So many bytes from there on, read once into memory of their own; fewer behind the end.
 
         Raises:
-            DataError: the file has been cut short since it was opened.
+            DataError: the file has been cut short since it was opened, or the place is before its beginning.
         """
+        if offset < 0:
+            raise DataError(f"{self._path}: bytes before its beginning are asked for")
+        size = max(min(size, self.size - offset), 0)  # memory is taken for what is there alone
         data = os.pread(self._file.fileno(), size, offset)
-        if len(data) < min(size, self.size - offset):
-            return self._read_on(data, offset, size)
-        return memoryview(data)
+        return memoryview(data) if len(data) == size else self._read_on(data, offset, size)
 
     def _read_on(self, data: bytes, offset: int, size: int) -> memoryview:
         """The rest of a read that gave less than was asked for, as beyond two gigabytes."""
-        parts, missing = [data], min(size, self.size - offset) - len(data)
+        parts, missing = [data], size - len(data)
         while missing:
             parts.append(os.pread(self._file.fileno(), missing, offset + size - missing))
             missing -= len(parts[-1])
@@ -70,17 +96,25 @@ class LocalFile:
         return memoryview(b"".join(parts))
 
 
+class Place(NamedTuple):
+    """Bytes of an open tar that will be read: the first one, and the first one behind them."""
+
+    archive: "Archive"
+    begin: int
+    end: int
+
+
 class Archive:
     """A tar opened read-only, of which any part costs only its own bytes.
 
     Args:
-        path: the shard. OSError when it cannot be opened.
+        path: the shard. OSError when it cannot be opened, DataError when it cannot be fetched.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Shard) -> None:
         self.path = path
-        self._file = LocalFile(path)
-        self.size = self._file.size
+        self.file: ReadableBytes = LocalFile(path) if isinstance(path, Path) else open_bytes(path)
+        self.size = self.file.size
 
     def read(self, member: Member) -> memoryview:
         """The bytes of a member; fewer where the file ended when it was opened.
@@ -88,11 +122,23 @@ class Archive:
         Raises:
             DataError: the file has been cut short since.
         """
-        return self._file.read(member.offset, member.size)
+        return self.file.read(member.offset, member.size)
 
     def part(self, member: Member) -> "MemberBytes":
         """A member of which only what is taken is read."""
         return MemberBytes(self, member)
+
+    def place(self, member: Member) -> Place:
+        """Where a member lies."""
+        return Place(self, member.offset, member.offset + member.size)
+
+    def row_places(self, offset: int, row_bytes: int, rows: np.ndarray) -> list[Place]:
+        """Where rows of an array lie, see `rows`; those that are read together in one."""
+        runs = _row_runs(np.unique(rows), row_bytes)
+        return [
+            Place(self, offset + int(run[0]) * row_bytes, offset + (int(run[-1]) + 1) * row_bytes)
+            for run in runs
+        ]
 
     def rows(self, offset: int, row_bytes: int, rows: np.ndarray) -> np.ndarray:
         """Rows (int64 [n], any order) of an array of such rows that begins there: uint8 [n, row_bytes].
@@ -103,11 +149,10 @@ class Archive:
         if not row_bytes or not len(rows):
             return np.empty((len(rows), row_bytes), np.uint8)
         wanted, places = np.unique(rows, return_inverse=True)
-        starts = np.flatnonzero(np.diff(wanted, prepend=-_MAX_GAP - 2) > 1 + _MAX_GAP // row_bytes)
         found = []
-        for run in np.split(wanted, starts[1:]):
+        for run in _row_runs(wanted, row_bytes):
             first, count = int(run[0]), int(run[-1] - run[0]) + 1
-            data = self._file.read(offset + first * row_bytes, count * row_bytes)
+            data = self.file.read(offset + first * row_bytes, count * row_bytes)
             if len(data) < count * row_bytes:
                 raise DataError(f"{self.path} ends before row {int(run[-1])} of an array")
             read = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
@@ -122,7 +167,7 @@ class Archive:
         """
         offset = 0
         while offset + _BLOCK <= self.size:
-            header = bytes(self._file.read(offset, _BLOCK))
+            header = bytes(self.file.read(offset, _BLOCK))
             size = _member_size(header)
             if size is None or offset + _BLOCK + size > self.size:
                 return
@@ -166,6 +211,15 @@ class MemberBytes(io.RawIOBase):
         return len(data)
 
 
+def fetch_places(places: Iterable[Place]) -> None:
+    """Bring near what will be read. DataError where it cannot be fetched."""
+    spans: dict[int, tuple[Archive, list[tuple[int, int]]]] = {}
+    for archive, begin, end in places:
+        spans.setdefault(id(archive), (archive, []))[1].append((begin, end))
+    for archive, wanted in spans.values():
+        archive.file.fetch(wanted)
+
+
 class OpenArchives:
     """Archives by number, opened when they are first asked for. One a process.
 
@@ -173,16 +227,25 @@ class OpenArchives:
         paths: of all that may be asked for.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Shard]) -> None:
         self._paths = paths
         self._open: dict[int, Archive] = {}
+        self._lock = threading.Lock()  # what is fetched ahead is so by other threads
 
     def __getitem__(self, number: int) -> Archive:
-        if number not in self._open:
-            if len(self._open) >= _MAX_OPEN:
-                del self._open[next(iter(self._open))]
-            self._open[number] = Archive(self._paths[number])
-        return self._open[number]
+        archive = self._open.get(number)
+        if archive is None:
+            with self._lock:
+                archive = self._open.get(number) or Archive(self._paths[number])
+                if len(self._open) >= _MAX_OPEN:
+                    del self._open[next(iter(self._open))]
+                self._open[number] = archive
+        return archive
+
+
+def _row_runs(wanted: np.ndarray, row_bytes: int) -> list[np.ndarray]:
+    """Rows, ascending, by what is read together: those between which there is little."""
+    return np.split(wanted, np.flatnonzero(np.diff(wanted) > 1 + _MAX_GAP // row_bytes) + 1)
 
 
 def _text(field: bytes) -> str:

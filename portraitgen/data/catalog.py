@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from portraitgen.data.archive import Shard
 from portraitgen.data.index import ShardIndex
+from portraitgen.data.remote.address import Address, is_address, local_path
+from portraitgen.data.remote.settings import RemoteShards
+from portraitgen.data.remote.shards import find_addresses, open_indexes
 from portraitgen.data.sample import DataError
 from portraitgen.data.scan import open_index
 
@@ -20,14 +24,38 @@ _MOST_NUMBERS = 1_000_000
 
 
 def find_shards(patterns: str | Sequence[str]) -> list[Path]:
+    """Paths of shards on a disk, see `find_all_shards`.
+
+    Raises:
+        DataError: a pattern finds nothing, or is an address.
+    """
+    found = find_all_shards(patterns)
+    for shard in found:
+        if isinstance(shard, Address):
+            raise DataError(f"{shard} is an address; here shards on a disk are needed: copy them to one")
+    return [shard for shard in found if isinstance(shard, Path)]
+
+
+def find_all_shards(patterns: str | Sequence[str], remote: RemoteShards | None = None) -> list[Shard]:
     """Sorted paths of shards, from patterns such as "shards/train-{000000..000127}.tar" or "{a,b}-*.tar".
+
+    After them the addresses, of "s3://bucket/shards/train-*.tar" and the like; see data/remote.
+
+    Args:
+        remote: how addresses are read.
 
     Raises:
         DataError: a pattern finds nothing, or a shard that a range names is missing.
     """
     found: set[Path] = set()
+    elsewhere: set[Address] = set()
+    remote = remote or RemoteShards()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for path in map(Path, _expand_braces(str(pattern))):
+        for name in map(local_path, _expand_braces(str(pattern))):
+            if is_address(name):
+                elsewhere.update(find_addresses(name, remote))
+                continue
+            path = Path(name)
             if path.is_dir():
                 raise DataError(
                     f"data.shards: {path} is a folder; name its shards: '{path}/shards/train-*.tar'"
@@ -36,9 +64,9 @@ def find_shards(patterns: str | Sequence[str]) -> list[Path]:
             if not names:
                 raise DataError(f"data.shards: no shard matches '{path}' (of '{pattern}')")
             found.update(names)
-    if not found:
+    if not found and not elsewhere:
         raise DataError("data.shards is empty: give a path or pattern such as 'out/shards/train-*.tar'")
-    return sorted(found)
+    return [*sorted(found), *sorted(elsewhere)]
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -57,13 +85,24 @@ def _expand_braces(pattern: str) -> list[str]:
 class Catalog:
     """The shards of a data set with their indexes.
 
+    Args:
+        patterns: see `find_all_shards`.
+        remote: how addresses among them are read.
+
     Raises:
         DataError: no shard matches, a shard cannot be opened, or shards differ in their landmarks.
     """
 
-    def __init__(self, patterns: str | Sequence[str]) -> None:
-        self.shards = find_shards(patterns)
-        self.indexes = [open_index(shard) for shard in self.shards]
+    def __init__(self, patterns: str | Sequence[str], remote: RemoteShards | None = None) -> None:
+        self.remote = remote or RemoteShards()
+        self.shards = find_all_shards(patterns, self.remote)
+        here = [shard for shard in self.shards if isinstance(shard, Path)]
+        elsewhere = [shard for shard in self.shards if isinstance(shard, Address)]
+        self.indexes = [open_index(shard) for shard in here]
+        self.is_remote = bool(elsewhere)
+        """Whether some lie elsewhere, so that it is worth while to fetch ahead."""
+        if elsewhere:
+            self.indexes += open_indexes(elsewhere)
         filled = [(s, i) for s, i in zip(self.shards, self.indexes, strict=True) if len(i)]
         if not filled:
             raise DataError(

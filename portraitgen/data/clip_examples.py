@@ -5,8 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from portraitgen.data.archive import Place
 from portraitgen.data.batch import BOOL, FLOAT32, INT64, UINT8, BatchLayout, Field
 from portraitgen.data.catalog import Catalog, Range
+from portraitgen.data.clip_choice import ClipChoice
 from portraitgen.data.clips import ClipWindows, Window, run_before
 from portraitgen.data.examples import Span, Texts
 from portraitgen.data.face_choice import FaceChoice
@@ -18,7 +20,6 @@ from portraitgen.data.selection import Candidates, Selection, check_region
 from portraitgen.data.sizes import as_size
 from portraitgen.data.window_selection import need_starts, need_windows
 from portraitgen.faces.drawing import draw_landmarks
-from portraitgen.faces.measure import mouth_closed_frame
 from portraitgen.media.audio import frame_audio_window
 from portraitgen.media.framing import Framing, largest_frame
 from portraitgen.media.geometry import union_box
@@ -168,27 +169,53 @@ class OpenClips:
         pictures: tuple[str, ...],
     ) -> None:
         self.selection = selection
-        self._settings, self._windows, self._features, self._pictures = settings, windows, features, pictures
+        self._settings, self._features, self._pictures = settings, features, pictures
         self._catalog, self._reader = selection.catalog, ClipReader(selection.catalog)
         self.constants = empty_values(features)
-        self._restrictions = [f.window_starts for f in features if f.restricts_windows]
-        self._of_faces = [feature for feature in features if feature.kind.unit == "face"]
+        self._choice = ClipChoice(
+            self._catalog,
+            windows,
+            self._reader,
+            motion=settings.motion,
+            clip_frames=settings.clip_frames,
+            stride=settings.strides[0],
+            sound_margin=settings.sound_margin,
+            features=features,
+        )
         self._size = settings.size or selection.frame_size()
-        self._audio_frames = settings.clip_frames * settings.strides[0] + 2 * settings.sound_margin
         self.layouts = (BatchLayout(self._fields()),)
+
+    def places(self, sample: int, rng: np.random.Generator) -> list[Place]:
+        """See `OpenExamples`."""
+        settings, reader = self._settings, self._reader
+        shard, row = self.selection.place(sample)
+        chosen = self._choice.choose(shard, row, rng)
+        (track, frames, _), groups = chosen.window, chosen.groups()
+        points = np.concatenate(list(groups.values()))
+        places = reader.landmark_places(shard, row, points)
+        for name in self._pictures:
+            places += reader.frame_places(shard, row, np.unique(groups[name]))
+        if settings.key_points or settings.boxes or settings.size is not None:
+            places += reader.member_places(shard, row, "tracks.npz")
+        if settings.masks is not None:
+            places += reader.mask_places(shard, row, track, frames, settings.masks)
+        if settings.audio:
+            places += reader.audio_places(shard, row, *self._choice.sound(shard, row, frames))
+        if settings.captions:
+            places += reader.member_places(shard, row, "txt")
+        for feature in self._features:
+            places += feature.places(shard, row, track, points)
+        return places
 
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
         """See `OpenExamples`."""
         settings, reader = self._settings, self._reader
         shard, row = self.selection.place(sample)
         index = self._catalog.indexes[shard]
-        window, history = self._choose(shard, row, rng)
+        chosen = self._choice.choose(shard, row, rng)
+        window, history = chosen
         track, frames, reference = window
-        groups = {"frames": frames}
-        if reference is not None:
-            groups["reference"] = np.array([reference])
-        if history is not None:
-            groups["motion"] = history.frames[history.found]
+        groups = chosen.groups()
         points = np.concatenate(list(groups.values()))
         framing = self._framing(shard, row, track, points)
 
@@ -214,8 +241,7 @@ class OpenClips:
             boxes = reader.boxes(shard, row, track, frames)
             targets["boxes"][:] = boxes if framing is None else framing.boxes_to_frame(boxes)
         if settings.audio:
-            first = int(frames[0]) - settings.sound_margin
-            begin, _ = frame_audio_window(first, self._audio_frames, fps=Fraction(*index.fps[row].tolist()))
+            begin, _ = self._choice.sound(shard, row, frames)
             reader.audio(shard, row, begin, out=targets["audio"])
         if settings.fps:
             targets["fps"][...] = float(Fraction(*index.fps[row].tolist()))
@@ -229,46 +255,15 @@ class OpenClips:
             )
         texts: Texts = {"caption": reader.caption(shard, row)} if settings.captions else {}
         for feature in self._features:
-            if feature in self._of_faces:
+            if feature.kind.unit == "face":
                 number = settings.face.choose(feature.faces(shard, row), track, frames, rng)
                 feature.fill_face(shard, row, number, targets)
                 continue
-            heard = self._heard(feature, frames, int(index.num_frames[row]))
+            heard = self._choice.heard(feature, frames, int(index.num_frames[row]))
             texts |= feature.fill(shard, row, track, heard, reference, targets)
             if history is not None and feature.kind.unit == "frame":
                 self._fill_motion(feature, shard, row, window, history, targets)
         return texts
-
-    def _choose(self, shard: int, row: int, rng: np.random.Generator) -> tuple[Window, History | None]:
-        index = self._catalog.indexes[shard]
-        num_frames, runs = int(index.num_frames[row]), index.clip_runs(row)
-        for feature in self._of_faces:
-            runs = runs[np.isin(runs[:, 0], feature.faces(shard, row)[:, 0])]
-        packets = index.packets(row)
-        keyframes = np.ones(num_frames, bool) if packets is None else packets.keyframes
-        starts = None
-        if self._restrictions:
-            starts = np.logical_and.reduce([allowed(shard, row) for allowed in self._restrictions])
-        window = self._windows.choose(num_frames, runs, keyframes, rng, starts)
-        if self._windows.reference == "neutral":
-            window = window._replace(reference=self._neutral_frame(shard, row, window.track))
-        motion = self._settings.motion
-        if motion is None:
-            return window, None
-        first = int(window.frames[0])
-        run_start = run_before(runs, window.track, first)
-        stride = self._settings.strides[0]
-        return window, motion.before(first, stride=stride, run_start=run_start, rng=rng)
-
-    def _heard(self, feature: FeatureReader, frames: np.ndarray, num_frames: int) -> np.ndarray:
-        """The frames whose values are given: those of the window, of speech those around it too."""
-        margin = self._margin(feature)
-        if not margin:
-            return frames
-        return np.arange(frames[0] - margin, frames[-1] + margin + 1).clip(0, num_frames - 1)
-
-    def _margin(self, feature: FeatureReader) -> int:
-        return self._settings.sound_margin if feature.kind.batch_key == "speech" else 0
 
     def _framing(self, shard: int, row: int, track: int, frames: np.ndarray) -> Framing | None:
         """What is shown of these frames, the same of all; None where all of it is, at its own size."""
@@ -348,13 +343,6 @@ class OpenClips:
         for place in np.flatnonzero(history.found).tolist():
             target[place] = feature.values(shard, row, ranges[place]).mean(axis=0, dtype=np.float32)
 
-    def _neutral_frame(self, shard: int, row: int, track: int) -> int:
-        """Of all valid frames of a person the one with the most closed mouth."""
-        runs = self._catalog.indexes[shard].clip_runs(row)
-        frames = np.concatenate([np.arange(start, end) for of, start, end in runs.tolist() if of == track])
-        landmarks = self._reader.landmarks(shard, row, track, frames)
-        return int(frames[mouth_closed_frame(landmarks, self._catalog.landmark_scheme)])
-
     def _fields(self) -> dict[str, Field]:
         """The batch's fields, see data/batch."""
         settings, points = self._settings, (self._catalog.num_landmarks, 2)
@@ -373,7 +361,7 @@ class OpenClips:
             table["motion_found"] = Field(lead["motion"], BOOL)
         if settings.audio:
             rate = self.selection.frame_rate()
-            table["audio"] = Field((frame_audio_window(0, self._audio_frames, fps=rate)[1],), FLOAT32)
+            table["audio"] = Field((frame_audio_window(0, self._choice.audio_frames, fps=rate)[1],), FLOAT32)
         if settings.pose_size is not None:
             table["pose"] = Field((settings.clip_frames, 3, *settings.pose_size), UINT8)
         if settings.masks is not None:
@@ -389,7 +377,7 @@ class OpenClips:
         return table
 
     def _feature_fields(self, feature: FeatureReader, motion: tuple[int, ...]) -> dict[str, Field]:
-        fields = dict(feature.fields(self._settings.clip_frames + 2 * self._margin(feature)))
+        fields = dict(feature.fields(self._settings.clip_frames + 2 * self._choice.margin(feature)))
         key, unit, shape, dtype = feature.kind
         if unit == "frame":
             if self._settings.reference is None:

@@ -13,6 +13,7 @@ from portraitgen.data.examples import Examples, ExamplesByPosition, OpenExamples
 from portraitgen.data.loader import FixedLoader, ResumableLoader
 from portraitgen.data.on_device import to_floats
 from portraitgen.data.order import BucketOrder, BucketSpread, EvenSpread, SampleOrder
+from portraitgen.data.remote.settings import RemoteShards
 from portraitgen.data.sample import DataError
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class ShardDataModule(LightningDataModule):
         val_shards: shards to grade on; default the training shards, in val_span. No grading without either.
         val_samples: number of examples to grade on; default one of each sample.
         filters: score -> [at least, at most], null for no limit, such as {"min_face": [64, null]}.
+        remote: how shards are read that are given by address, such as "s3://bucket/shards/train-*.tar".
 
     Raises:
         DataError: in `setup`, when the shards cannot be used as asked.
@@ -55,10 +57,11 @@ class ShardDataModule(LightningDataModule):
         val_shards: str | Sequence[str] | None = None,
         val_samples: int | None = None,
         filters: Mapping[str, Sequence[float | None]] | None = None,
+        remote: RemoteShards | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
-        self._shards, self._val_shards = shards, val_shards
+        self._shards, self._val_shards, self._remote = shards, val_shards, remote
         self._examples = examples
         self._num_workers, self._seed = num_workers, seed
         self._samples_per_epoch, self._val_samples = samples_per_epoch, val_samples
@@ -80,11 +83,12 @@ class ShardDataModule(LightningDataModule):
         """Open the indexes and choose the samples; once, whatever the stage."""
         if self._train is not None:
             return
-        catalog = Catalog(self._shards)
+        catalog = Catalog(self._shards, self._remote)
         self.landmark_scheme = catalog.landmark_scheme
         self._train = self._open(catalog, self._train_span, grading=False)
         if self._val_span is not None:
-            catalog = Catalog(self._val_shards) if self._val_shards else catalog
+            if self._val_shards and self._val_shards != self._shards:
+                catalog = Catalog(self._val_shards, self._remote)
             self._val = self._open(catalog, self._val_span, grading=True)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -156,10 +160,15 @@ class ShardDataModule(LightningDataModule):
             pin_memory=pin_memory,
         )
 
+    @property
+    def catalog(self) -> Catalog:
+        """The shards that are trained on; from `setup` on."""
+        assert self._train is not None
+        return self._train.selection.catalog
+
     def state_dict(self) -> dict[str, Any]:
         """What the order of the training samples depends on beside the settings; for checkpoints."""
-        assert self._train is not None
-        catalog = self._train.selection.catalog
+        catalog = self.catalog
         digest = hashlib.sha256()
         for shard, index in zip(catalog.shards, catalog.indexes, strict=True):
             digest.update(f"{shard.name} {int(index.shard_bytes)}\n".encode() + index.keys.tobytes())

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from portraitgen.data.archive import Place, fetch_places
 from portraitgen.data.batch import BatchLayout
 from portraitgen.data.catalog import Catalog, Range
 from portraitgen.data.order import Order
+from portraitgen.data.remote.ahead import Ahead, Upcoming
+from portraitgen.data.remote.settings import RemoteShards
+from portraitgen.data.remote.store import StoreError
 from portraitgen.data.sample import DataError
 from portraitgen.data.selection import Selection
 from portraitgen.data.slabs import Slab, SlabRing
@@ -64,6 +68,15 @@ class OpenExamples(Protocol):
         """What every batch has beside, the same in all of them; batch axis 1."""
         ...
 
+    def places(self, sample: int, rng: np.random.Generator) -> list[Place]:
+        """What `fill` will read of a sample, given a generator in the same state; it may be called by other
+        threads. What is left out is fetched later, when it is read.
+
+        Raises:
+            ValueError, OSError: it cannot be said.
+        """
+        ...
+
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
         """Read a sample of the selection into its part of a batch.
 
@@ -79,6 +92,14 @@ class Failure(NamedTuple):
     shard: str
     key: str
     reason: str
+
+
+class _Wanted(NamedTuple):
+    """A sample that is read for a position, after so many that could not be."""
+
+    position: int
+    attempt: int
+    sample: int
 
 
 class ReadBatch(NamedTuple):
@@ -103,12 +124,22 @@ class ExamplesByPosition:
         self.order, self.layouts, self.constants = order, examples.layouts, examples.constants
         self._examples, self._seed = examples, seed
         self.ring: SlabRing | None = None
+        self._ahead: Ahead[_Wanted] | None = None
 
-    def __getitems__(self, positions: Sequence[int]) -> ReadBatch | DataError:
+    @property
+    def remote(self) -> RemoteShards | None:
+        """How shards that lie elsewhere are read; None where all lie here."""
+        catalog = self._examples.selection.catalog
+        return catalog.remote if catalog.is_remote else None
+
+    def __getitems__(self, wanted: Sequence[int] | Upcoming) -> ReadBatch | DataError:
         """Read a batch, of one bucket; a sample that cannot be read is replaced by the next in order.
 
         A DataError is returned, not raised, so that it crosses from a worker without a traceback.
         """
+        positions = wanted.now if isinstance(wanted, Upcoming) else wanted
+        if self.remote is not None:
+            self._fetch_ahead(wanted)
         tensors, arrays = self._allocate(self.order.bucket(positions[0]), len(positions))
         keys: list[str] = []
         texts: dict[str, list[str | list[str]]] = defaultdict(list)
@@ -123,6 +154,21 @@ class ExamplesByPosition:
         except DataError as error:
             return error
         return ReadBatch(keys, dict(texts), tensors, failures)
+
+    def _fetch_ahead(self, wanted: Sequence[int] | Upcoming) -> None:
+        """Begin to fetch what these positions, and those after them, need."""
+        assert self.remote is not None
+        if self._ahead is None:  # in the process that reads: threads do not come along into a fork
+            self._ahead = Ahead(self._fetch, threads=self.remote.connections)
+        positions = [*wanted.now, *wanted.ahead] if isinstance(wanted, Upcoming) else wanted
+        self._ahead.begin(_Wanted(position, 0, self.order(position)) for position in positions)
+
+    def _fetch(self, wanted: "_Wanted") -> None:
+        """Fetch what `fill` will read."""
+        fetch_places(self._examples.places(wanted.sample, self._generator(wanted)))
+
+    def _generator(self, wanted: "_Wanted") -> np.random.Generator:
+        return np.random.default_rng([self._seed, 1, wanted.position, wanted.attempt])
 
     def _allocate(
         self, bucket: int, batch_size: int
@@ -147,9 +193,13 @@ class ExamplesByPosition:
             sample = self.order(position, ahead=attempt)
             shard, row = selection.place(sample)
             key = selection.catalog.indexes[shard].key(row)
+            wanted = _Wanted(position, attempt, sample)
             try:
-                rng = np.random.default_rng([self._seed, 1, position, attempt])
-                texts = self._examples.fill(sample, rng, targets)
+                if self._ahead is not None:
+                    self._ahead.wait(wanted)
+                texts = self._examples.fill(sample, self._generator(wanted), targets)
+            except StoreError:
+                raise  # another sample in its place would be another result
             except (ValueError, OSError) as error:
                 failures.append(Failure(selection.catalog.shards[shard].name, key, str(error)))
             else:

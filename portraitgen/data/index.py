@@ -6,12 +6,13 @@ data/scan makes it from the tar, once; it is kept beside the shard.
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from portraitgen.data.archive import Member
 from portraitgen.data.description import MAX_LANDMARKS, MAX_PEOPLE, MAX_SIDE, SCHEMA_VERSION
+from portraitgen.data.remote.address import Address
 from portraitgen.data.sample import DAMAGE, REGIONS, DataError
 from portraitgen.media.bounded import read_arrays
 from portraitgen.media.files import replace_file
@@ -135,10 +136,13 @@ class ShardIndex:
         replace_file(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> "ShardIndex":
-        """DataError when the file is not an index of this schema version."""
+    def load(cls, source: Path | bytes, *, name: str | None = None) -> "ShardIndex":
+        """From a file, or from its bytes; DataError, which calls it `name`, when it is not an index of this
+        schema version.
+        """
+        path = name or str(source)
         try:
-            columns = read_arrays(path)
+            columns = read_arrays(source)
         except (OSError, *DAMAGE) as error:
             raise DataError(f"{path} is not an index: {error}") from error
         if columns.get("version") != SCHEMA_VERSION or columns.keys() != {
@@ -219,6 +223,9 @@ def _rows(column: np.ndarray, first: int, count: int) -> bool:
     return bool(((column >= first) & (column < count)).all())
 
 
-def index_path(shard: Path) -> Path:
+AnyPath = TypeVar("AnyPath", Path, Address, Path | Address)
+
+
+def index_path(shard: AnyPath) -> AnyPath:
     """`root/index/NAME.idx.npz` for `root/shards/NAME.tar`."""
     return shard.parent.parent / "index" / f"{shard.stem}.idx.npz"

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from portraitgen.data.examples import ExamplesByPosition, Failure
+from portraitgen.data.remote.ahead import Upcoming, with_upcoming
 from portraitgen.data.sample import DataError
 from portraitgen.data.slabs import Slab, SlabRing
 
@@ -49,6 +50,9 @@ class _BatchReader:
             slabs_per_worker=_SLABS_PER_WORKER,
         )
         self._examples.ring = ring
+        batches: Iterable[list[int]] | Iterator[Upcoming] = positions
+        if (remote := self._examples.remote) is not None:
+            batches = with_upcoming(positions, readers=max(self._num_workers, 1), samples=remote.ahead)
         # Slabs are inherited, so workers must be forked. OpenCV's threads do not survive that.
         ahead = {
             "prefetch_factor": _PREFETCH_FACTOR,
@@ -57,7 +61,7 @@ class _BatchReader:
         }
         loader: DataLoader[Any] = DataLoader(
             self._examples,  # type: ignore[arg-type]
-            batch_sampler=positions,  # type: ignore[arg-type]
+            batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self._num_workers,
             collate_fn=_as_read,
             pin_memory=self._pin_memory,

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from portraitgen.data.index import index_path
+from portraitgen.data.archive import Shard
+from portraitgen.data.index import AnyPath, index_path
+from portraitgen.data.remote.address import Address
+from portraitgen.data.remote.opened import source_of
 from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file
 
@@ -15,15 +18,17 @@ _CONTENT = ("sizes", "fps", "codecs", "landmark_schemes", "licences")
 _ERROR = ("source", "stage", "type", "message")
 
 
-def manifest_path(shard: Path) -> Path:
+def manifest_path(shard: AnyPath) -> AnyPath:
     """`root/manifests/NAME.json` for `root/shards/NAME.tar`."""
     return shard.parent.parent / "manifests" / f"{shard.stem}.json"
 
 
-def read_manifest(shard: Path) -> dict[str, Any] | None:
+def read_manifest(shard: Shard) -> dict[str, Any] | None:
     """The manifest of a shard; None when there is none that can be read, or what it says is no manifest's."""
     try:
-        manifest = read_json(manifest_path(shard))
+        if isinstance(shard, Address) and shard.is_pipe:
+            return None
+        manifest = read_json(source_of(manifest_path(shard)))
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and _is_sound(manifest) else None
@@ -50,7 +55,7 @@ def _are_texts(values: Any) -> bool:
     return isinstance(values, Iterable) and all(isinstance(each, str) for each in values)
 
 
-def shard_digest(shard: Path) -> str | None:
+def shard_digest(shard: Shard) -> str | None:
     """SHA-256 of a shard as its manifest states it; None where none does."""
     return (read_manifest(shard) or {}).get("sha256")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from portraitgen.data.archive import Place
 from portraitgen.data.batch import BOOL, FLOAT32, UINT8, BatchLayout, Field
 from portraitgen.data.catalog import Catalog, Range
 from portraitgen.data.examples import Span, Texts
@@ -180,6 +181,16 @@ class OpenPhotos:
         self._crops = None if settings.faces is None else FaceCrops(self._reader, settings.faces)
         self.constants = empty_values(features)
         self.layouts = tuple(BatchLayout(self._fields(size)) for size in settings.sizes)
+
+    def places(self, sample: int, rng: np.random.Generator) -> list[Place]:
+        """See `OpenExamples`. What is drawn of other photos is fetched when it is read."""
+        shard, row = self.selection.place(sample)
+        people = range(int(self._catalog.indexes[shard].num_tracks[row]))
+        places = self._reader.sample_places(shard, row)
+        for feature in self._features:
+            for track in people if feature.kind.unit == "person" else people[:1]:
+                places += feature.places(shard, row, track, np.zeros(1, np.int64))
+        return places
 
     def fill(self, sample: int, rng: np.random.Generator, targets: dict[str, np.ndarray]) -> Texts:
         """See `OpenExamples`."""

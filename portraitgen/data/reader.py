@@ -5,15 +5,17 @@ import io
 import cv2
 import numpy as np
 
-from portraitgen.data.archive import Member, OpenArchives
+from portraitgen.data.archive import Member, OpenArchives, Place
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.members import sample_from_members
 from portraitgen.data.pictures import decode_jpeg, photo_planes
 from portraitgen.data.sample import DAMAGE, ClipSample, DataError
 from portraitgen.media.audio import SAMPLE_RATE, decode_wav
 from portraitgen.media.bounded import read_arrays
-from portraitgen.media.gop import GopDecoder
+from portraitgen.media.gop import GopDecoder, packet_spans
 from portraitgen.media.masks import decode_rle, unpack_runs
+
+_WAV_HEADER = 44
 
 
 class ClipReader:
@@ -43,13 +45,47 @@ class ClipReader:
             video = self._archives[shard].part(members["mp4"])
             self._decoder.decode_frames(video, frames, table=packets, out=out, name="mp4")
 
+    def frame_places(self, shard: int, row: int, frames: np.ndarray) -> list[Place]:
+        """What `frames` reads."""
+        index, archive = self._catalog.indexes[shard], self._archives[shard]
+        members, packets = index.members(row), index.packets(row)
+        if packets is None:
+            return [archive.place(members["jpg"])]
+        begin = members["mp4"].offset
+        return [Place(archive, begin + first, begin + end) for first, end in packet_spans(packets, frames)]
+
+    def landmark_places(self, shard: int, row: int, frames: np.ndarray) -> list[Place]:
+        """What `landmarks` reads."""
+        return self._archives[shard].row_places(*self._landmark_rows(shard, row), frames)
+
+    def mask_places(self, shard: int, row: int, track: int, frames: np.ndarray, region: str) -> list[Place]:
+        """What `masks` reads; for where that is, something has to be read now."""
+        return [self._archives[shard].place(self._mask_cuts(shard, row, track, frames, region)[0])]
+
+    def member_places(self, shard: int, row: int, *names: str) -> list[Place]:
+        """Whole members, of those that the sample has."""
+        members = self._catalog.indexes[shard].members(row)
+        return [self._archives[shard].place(members[name]) for name in names if name in members]
+
+    def sample_places(self, shard: int, row: int) -> list[Place]:
+        """All members of a sample."""
+        return self.member_places(shard, row, *self._catalog.indexes[shard].members(row))
+
+    def audio_places(self, shard: int, row: int, begin: int, count: int) -> list[Place]:
+        """What `audio` reads."""
+        wav, archive = self._catalog.indexes[shard].members(row)["wav"], self._archives[shard]
+        first, end = (wav.offset + _WAV_HEADER + 2 * max(sample, 0) for sample in (begin, begin + count))
+        limit = wav.offset + wav.size
+        header = Place(archive, wav.offset, min(wav.offset + io.DEFAULT_BUFFER_SIZE, limit))
+        return [header, Place(archive, min(first, limit), min(end, limit))]
+
     def landmarks(self, shard: int, row: int, track: int, frames: np.ndarray) -> np.ndarray:
         """Landmarks of person `track` in these frames: float32 [n, K, 2], pixels; NaN where not found."""
         index = self._catalog.indexes[shard]
-        people, points = int(index.num_tracks[row]), self._catalog.num_landmarks
-        offset = int(index.landmarks_offset[row])
-        stored = self._archives[shard].rows(offset, 8 * people * points, frames).view("<f4")
-        found = stored.reshape(len(frames), people, points, 2)[:, track]
+        offset, row_bytes = self._landmark_rows(shard, row)
+        stored = self._archives[shard].rows(offset, row_bytes, frames).view("<f4")
+        shape = (len(frames), int(index.num_tracks[row]), self._catalog.num_landmarks, 2)
+        found = stored.reshape(shape)[:, track]
         # Where there is no face they are NaN, all of them; an infinite one would reach the loss.
         if np.isinf(found).any():
             raise DataError(f"landmarks of person {track + 1} are infinite")
@@ -99,19 +135,10 @@ class ClipReader:
         Raises:
             ValueError: the person has no mask of this region, or a mask is damaged.
         """
-        index = self._catalog.indexes[shard]
-        column = index.mask_column(row, track, region)
-        if column < 0:
-            raise DataError(f"has no mask of the {region} of person {track + 1}")
-        height, width = index.size[row].tolist()
-        number, archive = int(index.num_masks[row]), self._archives[shard]
-        num_cuts = int(index.num_frames[row]) * number + 1
-        cuts = archive.read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
-        offsets = np.frombuffer(cuts, "<i8")
-        places = (frames * number + column).tolist()
-        first, end = int(offsets[min(places)]), int(offsets[max(places) + 1])
-        packed = archive.read(Member("packed", int(index.mask_packed_offset[row]) + first, end - first))
-        chosen = [unpack_runs(packed[offsets[i] - first : offsets[i + 1] - first]) for i in places]
+        height, width = self._catalog.indexes[shard].size[row].tolist()
+        place, cuts = self._mask_cuts(shard, row, track, frames, region)
+        packed = self._archives[shard].read(place)
+        chosen = [unpack_runs(packed[begin:end]) for begin, end in cuts]
         return np.stack([decode_rle(runs, (height, width)) for runs in chosen])
 
     def has_face_crop(self, shard: int, row: int, track: int) -> bool:
@@ -151,6 +178,30 @@ class ClipReader:
         members = self._catalog.indexes[shard].members(row)
         archive = self._archives[shard]
         return sample_from_members({name: archive.read(member) for name, member in members.items()})
+
+    def _landmark_rows(self, shard: int, row: int) -> tuple[int, int]:
+        """Where the landmarks of a sample begin, and how many bytes those of a frame are."""
+        index = self._catalog.indexes[shard]
+        row_bytes = 8 * int(index.num_tracks[row]) * self._catalog.num_landmarks
+        return int(index.landmarks_offset[row]), row_bytes
+
+    def _mask_cuts(
+        self, shard: int, row: int, track: int, frames: np.ndarray, region: str
+    ) -> tuple[Member, list[tuple[int, int]]]:
+        """Bytes that hold the masks of all these frames, and which of them are each one's."""
+        index = self._catalog.indexes[shard]
+        column = index.mask_column(row, track, region)
+        if column < 0:
+            raise DataError(f"has no mask of the {region} of person {track + 1}")
+        number = int(index.num_masks[row])
+        num_cuts = int(index.num_frames[row]) * number + 1
+        cuts = self._archives[shard].read(Member("off", int(index.mask_cuts_offset[row]), 8 * num_cuts))
+        offsets = np.frombuffer(cuts, "<i8")
+        places = frames * number + column
+        begins, ends = offsets[places], offsets[places + 1]
+        first = int(begins.min())
+        member = Member("packed", int(index.mask_packed_offset[row]) + first, int(ends.max()) - first)
+        return member, list(zip((begins - first).tolist(), (ends - first).tolist(), strict=True))
 
     def _tracks(self, shard: int, row: int) -> dict[str, np.ndarray]:
         """Boxes and key points of a sample, kept until another one is asked for."""

@@ -44,6 +44,11 @@ def scan_shard(shard: Path) -> tuple[ShardIndex, list[Unusable]]:
         archive = Archive(shard)
     except OSError as error:
         raise DataError(f"shard {shard} cannot be opened: {error.strerror}") from error
+    return scan_archive(archive)
+
+
+def scan_archive(archive: Archive) -> tuple[ShardIndex, list[Unusable]]:
+    """As `scan_shard`, of one that is open."""
     found: dict[str, dict[str, Member]] = defaultdict(dict)
     for member in archive.members():
         key, _, extension = member.name.partition(".")

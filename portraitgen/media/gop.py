@@ -98,6 +98,26 @@ def packet_table(data: Buffer, *, name: str = "<clip in memory>") -> PacketTable
     )
 
 
+def _runs(table: PacketTable, wanted: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """What is decoded for frames, increasing: first and last frame of each run, the first being a key frame,
+    and the places in `wanted` of what is wanted of it.
+    """
+    starts = np.flatnonzero(table.keyframes)
+    gop_of = np.searchsorted(starts, wanted, side="right") - 1
+    for gop in np.unique(gop_of):
+        places = np.flatnonzero(gop_of == gop)
+        yield int(starts[gop]), int(wanted[places[-1]]), places
+
+
+def packet_spans(table: PacketTable, frames: np.ndarray) -> list[tuple[int, int]]:
+    """The bytes of an mp4 that are read for frames (int64 [n], increasing): first, and first behind."""
+    spans = []
+    for first, last, _ in _runs(table, frames):
+        ends = table.offsets[first : last + 1] + table.sizes[first : last + 1]
+        spans.append((int(table.offsets[first : last + 1].min()), int(ends.max())))
+    return spans
+
+
 def _packets(data: Buffer | Sliced, table: PacketTable, first: int, last: int) -> list[Buffer]:
     """Bytes of packets first..last, sliced at once where they lie one behind the other, as encoders write."""
     begins = table.offsets[first : last + 1]
@@ -181,11 +201,8 @@ class GopDecoder:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out[0].flags.c_contiguous:
             raise ValueError(f"{name}: out is {out.dtype} {out.shape}, must be uint8 {shape}, contiguous")
-        starts = np.flatnonzero(table.keyframes)
-        gop_of = np.searchsorted(starts, wanted, side="right") - 1
-        for gop in np.unique(gop_of):
-            rows = {int(wanted[row]): int(row) for row in np.flatnonzero(gop_of == gop)}
-            first, last = int(starts[gop]), max(rows)
+        for first, last, places in _runs(table, wanted):
+            rows = {int(wanted[row]): int(row) for row in places}
             decoded = first
             for picture in self._decode_run(data, table, first, last, name):
                 # Copied while the decoder's output is still in the cache.

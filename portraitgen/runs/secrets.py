@@ -21,6 +21,10 @@ _TOKEN_NAME = re.compile(r"(^|[._-])token$", re.IGNORECASE)
 _CREDENTIAL = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w.~+/=:-]{16,}|[\w.~+/=:-]{32,}", re.ASCII)
 """One long word of letters and digits, without spaces and brackets: `hf_…`, a UUID, base64, a JWT."""
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_IN_QUERY = re.compile(
+    r"([?&](?:X-(?:Amz|Goog)-)?(?:Signature|Credential|Security-Token|sig|token)=)[^&\s'\"]+", re.IGNORECASE
+)
+"""What signs an address for whoever has it."""
 _LEAST = 6
 """Characters of a value that is looked for elsewhere: shorter ones would be found in words."""
 
@@ -75,7 +79,7 @@ def _replaced(text: str, known: Iterable[str]) -> str:
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= _LEAST:
             text = text.replace(secret, MASK)
-    return _IN_ADDRESS.sub(MASK, text)
+    return _IN_QUERY.sub(rf"\g<1>{MASK}", _IN_ADDRESS.sub(MASK, text))
 
 
 def _values(config: Any, name: str = "") -> Iterator[str]:

@@ -67,6 +67,15 @@ def test_rows_beyond_the_end_are_an_error(tmp_path: Path) -> None:
         archive.rows(512, 12, np.array([1, 9999]))
 
 
+def test_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
+    """Sizes and places may be a stranger's."""
+    archive = Archive(write_tar(tmp_path / "a.tar", bytes(100)))
+    assert len(archive.read(Member("a", 512, 1 << 60))) == archive.size - 512
+    assert len(archive.read(Member("a", 1 << 60, 100))) == len(archive.read(Member("a", 512, -5))) == 0
+    with pytest.raises(DataError, match="before its beginning"):
+        archive.read(Member("a", -1, 100))
+
+
 def test_a_shard_that_is_cut_short_while_it_is_open_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", bytes(1 << 16))
     archive = Archive(path)

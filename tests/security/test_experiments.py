@@ -14,6 +14,7 @@ from portraitgen.runs.config import hydra_settings
 from portraitgen.runs.config.check import ConfigError, find_problems
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.config.targets import COMMAND_TARGETS, resolve_target
+from portraitgen.runs.config.words import readable_words
 from portraitgen.runs.config.yaml_files import check_yaml, load_yaml
 from portraitgen.runs.train import rundir
 from tests.command_line import ROOT, run_command
@@ -331,3 +332,19 @@ def test_interpolations_that_lead_on_and_on_are_refused(experiment):
     chain = "".join(f"  a{number}: ${{data.a{number + 1}}}\n" for number in range(3000))
     said = refused(experiment(f"{HEAD}data:\n{chain}  a3000: 1\n"), "train", *GIVEN)
     assert "data: its interpolations lead from one to the next for hundreds of times" in said
+
+
+def test_a_shell_command_that_prints_shards_is_the_users_own(experiment, tmp_path):
+    """An experiment of somebody else could name one, data.shards=pipe:…, and training would run it."""
+    command = f"pipe:touch {tmp_path}/MARKER"
+    said = "data.shards: a shell command (pipe:…) that a configuration file gives is not run"
+    given = TINY.replace("\ndata:\n", f"\ndata:\n  shards: '{command}'\n")
+    assert said in refused(experiment(given), "train")
+    listed = TINY.replace("\ndata:\n", f"\ndata:\n  more: '{command}'\n  shards: [a.tar, '${{data.more}}']\n")
+    assert said in refused(experiment(listed), "train")
+    register_configs()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for typed in (command, f"{command}; echo 'a,b' \"$HOME\""):
+            words = readable_words(["experiment=aniportrait/tiny_stage1", f"data.shards={typed}"])
+            assert compose("train", words).data.shards == typed
+    assert not (tmp_path / "MARKER").exists()

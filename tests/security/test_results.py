@@ -210,12 +210,14 @@ def test_secrets_are_hidden_wherever_they_stand(tmp_path, monkeypatch):
     config = {
         "logger": {"api_key": "abcdefgh", "note": "with abcdefgh in it", "none_token": None},
         "data": [{"password": "x"}, TOKEN, "sqlite://ann:pw@host/db"],
+        "shards": "https://host/a.tar?X-Amz-Date=1&X-Amz-Signature=0123abcdef&x=1",
         "model": {"max_tokens": 77, "tokenizer": "t5"},
     }
     hidden = without_secrets(config)
     assert hidden == {
         "logger": {"api_key": MASK, "note": f"with {MASK} in it", "none_token": None},
         "data": [{"password": MASK}, MASK, f"sqlite://{MASK}@host/db"],
+        "shards": f"https://host/a.tar?X-Amz-Date=1&X-Amz-Signature={MASK}&x=1",
         "model": {"max_tokens": 77, "tokenizer": "t5"},
     }
     run = RunDirectory(tmp_path)

@@ -1,26 +1,28 @@
 """Read features of windows in place: twelve frames of latents cost the bytes of twelve frames."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from portraitgen.data.archive import Member, OpenArchives
+from portraitgen.data.archive import Member, OpenArchives, Place, Shard
 from portraitgen.data.batch import Field
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.features.store import (
     FeatureFacts,
     FeatureIndex,
     dtype_of,
+    feature_folders,
     feature_tar,
     has_empty,
     read_empty,
     shard_sha256,
 )
+from portraitgen.data.index import AnyPath
 from portraitgen.data.sample import DataError
 
 
@@ -51,10 +53,9 @@ class FeatureReader:
         tars = [feature_tar(_folder(shard, self.name), shard) for shard in catalog.shards]
         self._facts = FeatureFacts.load(tars[0].parent)
         self._folder = tars[0].parent
-        self._indexes = [
-            _checked_index(tar, shard, index.keys)
-            for tar, shard, index in zip(tars, catalog.shards, catalog.indexes, strict=True)
-        ]
+        keys = [index.keys for index in catalog.indexes]
+        with ThreadPoolExecutor(catalog.remote.connections if catalog.is_remote else 1) as pool:
+            self._indexes = list(pool.map(_checked_index, tars, catalog.shards, keys))
         self._archives = OpenArchives(tars)
         self.kind = self._kind()
 
@@ -125,6 +126,23 @@ class FeatureReader:
             raise DataError(f"{self.name}: windows of several kinds {sorted(found)}; compute it anew")
         ((stride, frames),) = found
         return stride, frames
+
+    def places(self, shard: int, row: int, track: int, frames: np.ndarray) -> list[Place]:
+        """Where the values lie that an example of these frames of a person reads, those of its window first.
+
+        Nothing of faces: which of them is chosen later.
+        """
+        index = self._indexes[shard]
+        shape, offset = index.shapes[row].tolist(), int(index.offsets[row])
+        unit = self.kind.unit
+        if offset < 0 or unit == "face":
+            return []
+        if unit == "text":
+            return [Place(self._archives[shard], offset, offset + shape[0])]
+        chosen = {"frame": frames, "person": np.array([track])}.get(unit, np.arange(shape[0]))
+        if unit == "window":
+            chosen = np.flatnonzero(self._windows(shard, row)[:, 0] == frames[0])
+        return self._archives[shard].row_places(offset, prod(shape[1:]) * self.kind.dtype.itemsize, chosen)
 
     def values(self, shard: int, row: int, places: np.ndarray | int | slice) -> np.ndarray:
         """Values of frames (or a window, a person, tokens) of a sample; only their bytes are read."""
@@ -269,14 +287,16 @@ def _evenly(frames: np.ndarray) -> np.ndarray | slice:
     return frames
 
 
-def _folder(shard: Path, name: str) -> Path:
+def _folder(shard: AnyPath, name: str) -> AnyPath:
     return shard.parent.parent / "aux" / name
 
 
-def _resolved(shards: Sequence[Path], name: str) -> str:
+def _resolved(shards: Sequence[Shard], name: str) -> str:
     """`name` with its fingerprint; DataError unless every data set of the shards has it."""
-    roots = sorted({shard.parent.parent for shard in shards})
-    present = [{folder.name for folder in (root / "aux").glob("*@*") if folder.is_dir()} for root in roots]
+    roots: list[Shard] = sorted({shard.parent.parent for shard in shards}, key=str)
+    present = [feature_folders(root) for root in roots]
+    if "@" in name and not any(present):
+        return name  # a server may not say what it has; whether it has this one is seen in a moment
     matching = sorted({each for each in set.intersection(*present) if name in (each, each.partition("@")[0])})
     if len(matching) == 1:
         return matching[0]
@@ -298,7 +318,7 @@ def _among(name: str, folders: set[str]) -> bool:
     return any(name in (each, each.partition("@")[0]) for each in folders)
 
 
-def _checked_index(tar: Path, shard: Path, keys: np.ndarray) -> FeatureIndex:
+def _checked_index(tar: Shard, shard: Shard, keys: np.ndarray) -> FeatureIndex:
     index = FeatureIndex.load(tar)
     if str(index.shard_sha256) != shard_sha256(shard) or not np.array_equal(index.keys, keys):
         raise DataError(

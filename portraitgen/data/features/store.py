@@ -19,10 +19,14 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
+from portraitgen.data.archive import Shard
 from portraitgen.data.features.feature import FaceValues, Feature, Unit, Value, WindowValues
+from portraitgen.data.index import AnyPath
 from portraitgen.data.manifest import read_manifest, write_json
+from portraitgen.data.remote.opened import open_bytes, read_object, source_of
+from portraitgen.data.remote.store import Missing, store_of
 from portraitgen.data.sample import DAMAGE, DataError
 from portraitgen.media.bounded import read_arrays, read_json
 from portraitgen.media.files import replace_file, replacing
@@ -54,10 +58,12 @@ class FeatureFacts:
         return cls(name, digest[:8], batch_key, unit, depends_on)
 
     @classmethod
-    def load(cls, folder: Path) -> "FeatureFacts":
+    def load(cls, folder: Shard) -> "FeatureFacts":
         """DataError when the folder is not one of features of this version."""
         try:
-            facts = cls(**_renamed(dict(read_json(folder / "feature.json")), {"identity": "depends_on"}))
+            facts = cls(
+                **_renamed(dict(read_json(source_of(folder / "feature.json"))), {"identity": "depends_on"})
+            )
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{folder} holds no features ({error}); make them again") from error
         if facts.version != VERSION or facts.folder_name != folder.name:
@@ -116,7 +122,7 @@ class FeatureIndex:
     face_splits: np.ndarray | None = None
 
     @classmethod
-    def load(cls, tar: Path) -> "FeatureIndex":
+    def load(cls, tar: Shard) -> "FeatureIndex":
         """The index of a tar of features.
 
         Raises:
@@ -124,8 +130,8 @@ class FeatureIndex:
         """
         path = feature_index_path(tar)
         try:
-            index = cls(**read_arrays(path))
-            size = tar.stat().st_size
+            index = cls(**read_arrays(source_of(path)))
+            size = tar.stat().st_size if isinstance(tar, Path) else open_bytes(tar).size
             index.check(size)
         except (OSError, *DAMAGE) as error:
             raise DataError(f"features {tar} are not finished or damaged ({error})") from error
@@ -150,11 +156,22 @@ class FeatureIndex:
                 raise ValueError("its windows or faces are damaged")
 
 
-def feature_index_path(tar: Path) -> Path:
-    return tar.with_suffix(".idx.npz")
+def feature_index_path(tar: AnyPath) -> AnyPath:
+    return tar.parent / f"{tar.stem}.idx.npz"
 
 
-def feature_tar(folder: Path, shard: Path) -> Path:
+def feature_folders(root: Shard) -> set[str]:
+    """Names of the folders of features in a data set; none where a server does not say what it has."""
+    folder = root / "aux"
+    if isinstance(folder, Path):
+        return {each.name for each in folder.glob("*@*") if each.is_dir()}
+    try:
+        return {each.name for each in store_of(folder).children(folder) if "@" in each.name}
+    except Missing:
+        return set()
+
+
+def feature_tar(folder: AnyPath, shard: Shard) -> AnyPath:
     """Where the features of a shard lie."""
     return folder / shard.name
 
@@ -168,7 +185,7 @@ def is_finished(folder: Path, shard: Path) -> bool:
     return str(index.shard_sha256) == shard_sha256(shard)
 
 
-def shard_sha256(shard: Path) -> str:
+def shard_sha256(shard: Shard) -> str:
     """Of a shard, as its manifest says.
 
     Raises:
@@ -251,9 +268,15 @@ def _joined(places: list[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | N
     return (np.concatenate(places).astype(np.int64), splits) if splits[-1] else (None, None)
 
 
-def has_empty(folder: Path) -> bool:
+def has_empty(folder: Shard) -> bool:
     """Whether the value of an empty caption lies there."""
-    return (folder / _EMPTY).is_file()
+    if isinstance(folder, Path):
+        return (folder / _EMPTY).is_file()
+    try:
+        read_object(folder / _EMPTY)
+    except Missing:
+        return False
+    return True
 
 
 def write_empty(folder: Path, value: np.ndarray) -> None:
@@ -262,10 +285,11 @@ def write_empty(folder: Path, value: np.ndarray) -> None:
         save_file({"empty": np.ascontiguousarray(value)}, temporary)
 
 
-def read_empty(folder: Path) -> np.ndarray:
+def read_empty(folder: Shard) -> np.ndarray:
     """What `write_empty` wrote; DataError when it is damaged."""
     try:
-        return load_file(folder / _EMPTY)["empty"]
+        stored = source_of(folder / _EMPTY)
+        return (load(stored) if isinstance(stored, bytes) else load_file(stored))["empty"]
     except (OSError, KeyError, SafetensorError) as error:
         raise DataError(f"{folder / _EMPTY} is damaged ({error}); remove it and compute it again") from error
 

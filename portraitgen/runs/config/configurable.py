@@ -34,6 +34,7 @@ OWN_COMMAND = (
     "portraitgen.data.photo_examples.PhotoExamples",
     "portraitgen.data.prepare.masks.*",
     "portraitgen.data.prepare.sam2.Sam2Masks",
+    "portraitgen.data.remote.settings.RemoteShards",
     "portraitgen.faces.dlib.DlibBackend",
     "portraitgen.faces.insightface.InsightFaceBackend",
     "portraitgen.faces.mediapipe.MediaPipeBackend",

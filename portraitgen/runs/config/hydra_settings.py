@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.interpolations import check_interpolations
 from portraitgen.runs.config.keys import is_under, leaves
+from portraitgen.runs.config.shell_commands import command_problems
 from portraitgen.runs.config.yaml_files import CONF, load_yaml
 
 SETTABLE = (
@@ -128,6 +129,8 @@ class CheckedConfigLoader(ConfigLoaderImpl):
             said = f"the files cannot be composed ({type(error).__name__}: {error})"
             raise ConfigError([said]) from error
         problems = [*hydra_problems(config.hydra, overrides, conf=CONF), *check_interpolations(config)]
+        # Only then values are resolved: some interpolations would grow for ever.
+        problems = problems or [*command_problems(config, overrides, conf=CONF)]
         if problems:
             raise ConfigError(problems)
         return config

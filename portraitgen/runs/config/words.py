@@ -1,9 +1,9 @@
 """The words of a command line, as people type them, in the grammar that Hydra reads.
 
 Hydra's grammar takes letters of English, digits and a few signs; file names hold anything. So a value that
-names a file, a folder or a pattern that is there is quoted for it; `~` at its beginning is the home folder.
-Agents of W&B sweeps write `--key=value`, the value as Python prints it. What still cannot be read is answered
-with the words that can.
+names a file, a folder or a pattern that is there, or an address, is quoted for it; `~` at its beginning is
+the home folder. Agents of W&B sweeps write `--key=value`, the value as Python prints it. What still cannot be
+read is answered with the words that can.
 """
 
 import ast
@@ -17,6 +17,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+
+from portraitgen.data.remote.address import PIPE, is_address
 
 _OPTIONS = tuple(
     option
@@ -106,6 +108,8 @@ def _readable(word: str) -> str:
         return word  # a number, a list …
     if _is_there(value):
         return quoted(key, _expanded(value))
+    if is_address(value) and (parsed is None or value.startswith(PIPE)):
+        return quoted(key, value)  # patterns have braces, commands have anything
     if value.startswith("[") and value.endswith("]"):
         return f"{key}={_readable_list(value)}"
     return word

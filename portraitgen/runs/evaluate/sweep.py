@@ -20,7 +20,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from portraitgen.data.catalog import find_shards
+from portraitgen.data.archive import Shard
+from portraitgen.data.catalog import find_all_shards
 from portraitgen.data.manifest import shard_digest
 from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file, writable_folder
@@ -123,10 +124,19 @@ def trial_fingerprint(config: DictConfig) -> str:
     """
     decides = {name: value for name, value in _settings(config).items() if name not in PLACES}
     decides["weights"] = file_digest(Path(config.weights))
-    shards = find_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
-    decides["shards"] = [shard_digest(shard) or file_digest(shard) for shard in shards]
+    shards = find_all_shards(config.shards if isinstance(config.shards, str) else list(config.shards))
+    decides["shards"] = [shard_digest(shard) or _digest(shard) for shard in shards]
     decides["files"] = dict(_files_named_in([decides[name] for name in ("metrics", "faces", "inputs")]))
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(shard: Shard) -> str:
+    """Of a shard without a manifest."""
+    if not isinstance(shard, Path):
+        raise ValueError(
+            f"{shard} has no manifest, which would tell whether it is the shard of earlier trials"
+        )
+    return file_digest(shard)
 
 
 def _files_named_in(settings: Any) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.data.catalog import find_shards
+from portraitgen.data.catalog import find_all_shards
 from portraitgen.runs.config.bounds import generation_problems
 from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.generate.requests_file import read_requests
@@ -153,7 +153,7 @@ def want(
     given = accept(inputs, own, name=name, seed=seed, place=place)
     inputs.check(given, facts)
     if is_of_shards(given):
-        find_shards(given["shards"])
+        find_all_shards(given["shards"])
     samples = (Given(given.way, given.values, seed + number) for number in range(count))
     return Wanted(None if key is None else str(key), tuple(samples))
 

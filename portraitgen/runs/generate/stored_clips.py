@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,9 @@ class ShardClips:
         return min(start for _, start, _ in self._runs(key))
 
     def shard(self, key: str) -> str:
-        """Path of the shard that holds a clip."""
-        return str(self._catalog.shards[self._places[key][0]].resolve())
+        """Path or address of the shard that holds a clip."""
+        shard = self._catalog.shards[self._places[key][0]]
+        return str(shard.resolve() if isinstance(shard, Path) else shard)
 
     def _runs(self, key: str) -> list[list[int]]:
         shard, row = self._places[key]

@@ -22,6 +22,7 @@ from portraitgen.media.files import writable_folder
 from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.schema import CONF
+from portraitgen.runs.prepare.out_folder import out_folder
 from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def compute_features(config: DictConfig) -> None:
     if not config.features:
         known = ", ".join(sorted(path.stem for path in (CONF / "features").glob("*.yaml")))
         raise ValueError(f"name what to compute, such as 'features=[vae]'; there are {known}")
-    root = Path(config.out)
+    root = out_folder(config)
     shards = [shard for shard in find_all_shards(root) if shard.is_file() and read_manifest(shard)]
     engine: Engine = instantiate(config.engine)
     features: list[Feature] = [instantiate(node) for node in config.features.values()]

@@ -23,6 +23,7 @@ from portraitgen.data.sample import ClipSample
 from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.prepare.data_set import check_split, make_data_set
+from portraitgen.runs.prepare.out_folder import out_folder
 from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def import_consisid(config: DictConfig) -> None:
     if masks is not None and isinstance(masks.make, HullMasks) and not config.landmarks:
         raise ValueError("masks=hull: hulls are of landmarks; set landmarks=true, or masks=ellipse")
     engine: Engine = instantiate(config.engine)
-    out = Path(config.out)
+    out = out_folder(config)
     clips = find_clips(config.source, root=config.root, min_frames=config.min_frames)
     described = {
         "layout": "consisid",
@@ -144,13 +145,13 @@ def export_consisid(config: DictConfig) -> None:
     catalog = Catalog(patterns)
     reader = ClipReader(catalog)
     places = [(shard, row) for shard, index in enumerate(catalog.indexes) for row in range(len(index))]
-    folder = ConsisIDFolder(Path(config.out), originals=videos, keyed_by=config.keyed_by)
-    with one_writer(Path(config.out)), progress("exporting") as show:
+    folder = ConsisIDFolder(out_folder(config), originals=videos, keyed_by=config.keyed_by)
+    with one_writer(out_folder(config)), progress("exporting") as show:
         for number, (shard, row) in enumerate(places, start=1):
             folder.add(reader.sample(shard, row))
             show(number, len(places))
         total = folder.finish()
     log.info(
         f"{count(total, 'clip')} written, {folder.copied} with the original video; "
-        f"the list is {Path(config.out) / LIST}"
+        f"the list is {out_folder(config) / LIST}"
     )

@@ -16,6 +16,7 @@ from portraitgen.data.scan import open_index
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.runs.prepare.data_set import draw_samples, save_picture
+from portraitgen.runs.prepare.out_folder import out_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def inspect(config: DictConfig) -> None:
         ValueError: no such shards, or no such sample.
     """
     check_config(config)
-    root = Path(config.out)
+    root = out_folder(config)
     if not (root / "shards").is_dir():
         raise DataError(f"out={root} holds no shards: give the folder that prepare.py wrote")
     shards = find_shards(str(root / "shards" / f"{config.shards}.tar"))

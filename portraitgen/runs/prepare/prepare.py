@@ -20,6 +20,7 @@ from portraitgen.data.prepare.settings import PrepareSettings
 from portraitgen.data.prepare.sources import Source, find_sources
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.prepare.data_set import check_split, make_data_set
+from portraitgen.runs.prepare.out_folder import out_folder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def prepare(config: DictConfig) -> None:
     settings = PrepareSettings(**{field.name: config[field.name] for field in fields(PrepareSettings)})
     check_split(config.split)
     engine: Engine = instantiate(config.engine)
-    out = Path(config.out)
+    out = out_folder(config)
     if config.identities and not settings.embed_every:
         raise ValueError("identities looks for people by embedding, which embed_every=0 turns off")
     people = find_people(config.identities) if config.identities else []

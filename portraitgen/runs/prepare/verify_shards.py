@@ -18,6 +18,7 @@ from portraitgen.data.manifest import manifest_path
 from portraitgen.data.prepare.outcome import count
 from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
 from portraitgen.runs.config.check import check_config
+from portraitgen.runs.prepare.out_folder import out_folder
 from portraitgen.runs.progress import progress
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def verify(config: DictConfig) -> None:
         SystemExit: there is a problem (code 1).
     """
     check_config(config)
-    root = Path(config.out)
+    root = out_folder(config)
     engine: Engine = instantiate(config.engine)
     shards = find_all_shards(root)
     sizes = [shard.stat().st_size if shard.is_file() else 0 for shard in shards]

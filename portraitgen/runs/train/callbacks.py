@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from portraitgen.data.catalog import Catalog, find_shards
+from portraitgen.data.catalog import Catalog
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.manifest import shard_digest
 from portraitgen.metrics.grader import UNKNOWN
@@ -45,7 +45,7 @@ def build_callbacks(
     settings: dict[str, Any],
     *,
     system: str,
-    landmark_scheme: str | None,
+    catalog: Catalog,
     preemption: "Preemption | None",
     grading: ClipGrading | None,
 ) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def build_callbacks(
     Args:
         config, settings: see `build_grading`.
         system: name of the system that trains.
-        landmark_scheme: of the data.
+        catalog: of the data.
         preemption, grading: those that are there already.
     """
     there = {"preemption": preemption, "grading": grading}
@@ -71,8 +71,8 @@ def build_callbacks(
             provenance={
                 "run": config.name,
                 "data": without_secrets(settings["data"]),
-                "landmark_scheme": landmark_scheme,
-                "shards": [shard_digest(shard) for shard in find_shards(settings["data"]["shards"])],
+                "landmark_scheme": catalog.landmark_scheme,
+                "shards": [shard_digest(shard) for shard in catalog.shards],
                 **({"bases": bases} if bases else {}),
                 **describe_commit(),
             },
@@ -80,13 +80,14 @@ def build_callbacks(
     return callbacks
 
 
-def stored_recognizers(shards: str | Sequence[str], features: Sequence[str]) -> dict[str, str]:
+def stored_recognizers(catalog: Catalog, features: Sequence[str]) -> dict[str, str]:
     """The recognition networks that stored features were made with, as `Learner.stored_recognizers` has them.
 
     Args:
-        shards, features: as the data module takes them.
+        catalog: of the data.
+        features: as the data module takes them.
     """
-    catalog, found = Catalog(shards), {}
+    found = {}
     for made in (FeatureReader(catalog, name).depends_on for name in features):
         name = made.get("network") or made.get("recognizer")
         if isinstance(name, str):

@@ -30,7 +30,7 @@ _LARGEST_ERROR = 0.05
 
 
 def check_features(
-    shards: str | Sequence[str],
+    catalog: Catalog,
     features: Sequence[str],
     model: nn.Module,
     *,
@@ -39,8 +39,8 @@ def check_features(
     """Encode one frame (or one window) of the shards anew and compare it with what is stored of it.
 
     Args:
-        shards, features: as the data module takes them; features that the model has no encoder for are not
-            looked at.
+        catalog: the shards.
+        features: as the data module takes them; those that the model has no encoder for are not looked at.
         model: its `codec` makes latents, its `image_encoder` image embeddings; its `reference_noise` is what
             lies on pictures of faces.
         losses: those of the run, of which one may compare faces with stored identities.
@@ -48,7 +48,7 @@ def check_features(
     Raises:
         ValueError: they are not what this model makes.
     """
-    catalog, encoders = Catalog(shards), _encoders(model)
+    encoders = _encoders(model)
     for reader in (FeatureReader(catalog, name) for name in features):
         for loss in losses:
             if isinstance(loss, DifferentiableFaceLoss) and loss.face_target == "identity":

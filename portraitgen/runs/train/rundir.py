@@ -80,6 +80,7 @@ CANNOT_CHANGE = (
 
 FREE_TO_CHANGE = (
     "data.num_workers",  # batches are the same for any number
+    "data.remote",  # … and wherever shards lie
     "stage.init_from",  # what trains comes from the checkpoint, the frozen weights are compared
     "model.sampling",
     "model.optimizer",  # the group is compared

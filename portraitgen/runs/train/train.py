@@ -114,17 +114,17 @@ def _fit(
     model.may_change = data.may_change = config.allow_config_change
     features = settings["data"]["examples"].get("features")
     if features:
-        model.stored_recognizers = stored_recognizers(settings["data"]["shards"], features)
+        model.stored_recognizers = stored_recognizers(data.catalog, features)
     if features and process_rank() == 0:
         from portraitgen.runs.train.check_features import check_features
 
-        check_features(settings["data"]["shards"], features, model, losses=losses.values())
+        check_features(data.catalog, features, model, losses=losses.values())
     stage = instantiate(config.stage, _convert_="all")
     callbacks = build_callbacks(
         config,
         settings,
         system=system,
-        landmark_scheme=data.landmark_scheme,
+        catalog=data.catalog,
         preemption=preemption,
         grading=grading,
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 import webdataset
 
+from portraitgen.data.archive import LocalFile
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.datamodule import ShardDataModule
 from portraitgen.data.engines.local import LocalEngine
@@ -209,12 +210,15 @@ def test_what_was_interrupted_is_done_anew(root, prepared, tmp_path):
     assert all((folder / name).read_bytes() == (undisturbed / name).read_bytes() for name in files)
 
 
-def test_only_the_bytes_of_the_window_are_touched(root):
+def test_only_the_bytes_of_the_window_are_read(root, monkeypatch):
     compute(root, Numbered())
     reader = FeatureReader(Catalog(str(root / "shards" / "*.tar")), "numbered")
+    sizes, read = [], LocalFile.read
+    monkeypatch.setattr(LocalFile, "read", lambda *given: sizes.append(given[2]) or read(*given))
     values = reader.values(0, 1, slice(3, 5))
-    assert values.base is not None, "a view of the mapped file"
     assert values.shape == (2, 2, 3)
+    assert sizes == [values.nbytes]
+    assert reader.places(0, 1, 0, np.array([3, 4]))[0][1:] == reader.places(0, 1, 0, np.array([4, 3]))[0][1:]
 
 
 def test_a_sample_without_a_value_is_left_out(root):

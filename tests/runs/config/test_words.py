@@ -58,6 +58,25 @@ def test_patterns_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         assert value(word) == f"{folder}/train-{pattern}.tar"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://bucket/shards/train-*.tar",
+        "https://host/shards/train-{000000..000127}.tar?x=1&y=2",
+        "pipe:ssh host 'cat /a/train-{0..3}.tar' | tee a,b",
+    ],
+)
+def test_addresses_are_taken_as_they_stand(address: str) -> None:
+    (word,) = readable_words([f"data.shards={address}"])
+    assert value(word) == address
+
+
+def test_several_addresses_are_tried_one_after_the_other() -> None:
+    assert readable_words(["data.shards=s3://a/b.tar,s3://c/d.tar"]) == [
+        "data.shards=s3://a/b.tar,s3://c/d.tar"
+    ]
+
+
 def test_what_names_no_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("5", "null", "true", "tiny"):

@@ -223,14 +223,14 @@ def test_latents_of_noised_pictures(run, root, video_vae):
     for batch in batches(root, features=[name]):
         assert batch["face_latent_distribution"].shape == (2, 3, 2, 2, 4, 8, 8)
 
-    check_features(shards, [name], Model(codec, noise))
-    check_features(shards, [name], Model(codec, None))
+    check_features(Catalog(shards), [name], Model(codec, noise))
+    check_features(Catalog(shards), [name], Model(codec, None))
     with pytest.raises(DataError, match=r"noise of mean -3.0 and std 0.1, and model.reference_noise has -3"):
-        check_features(shards, [name], Model(codec, ReferenceNoise()))
+        check_features(Catalog(shards), [name], Model(codec, ReferenceNoise()))
     torch.manual_seed(1)
     other = CogVideoXCodec(AutoencoderKLCogVideoX.from_config(codec.vae.config))
     with pytest.raises(DataError, match=r"face@\w{8} are not what this model's codec makes \(of clip0-0"):
-        check_features(shards, [name], Model(other, noise))
+        check_features(Catalog(shards), [name], Model(other, noise))
 
     run(f"out={root}", *words)
     assert newest(root) != name, "other noise is another feature"

@@ -107,15 +107,15 @@ def test_latents_of_another_codec_are_refused_before_training(run, root, vae, di
     run(f"out={root}", *words)
     shards = str(root / "shards" / "*.tar")
     model = AutoencoderKL.from_pretrained(vae)
-    check_features(shards, ["vae"], Model(codec=VAECodec(model)))
-    check_features(shards, ["vae"], Model(codec=VAECodec(model.to(torch.bfloat16))))
+    check_features(Catalog(shards), ["vae"], Model(codec=VAECodec(model)))
+    check_features(Catalog(shards), ["vae"], Model(codec=VAECodec(model.to(torch.bfloat16))))
     with pytest.raises(DataError, match=r"they are \[.*4, 16, 16\] and \[.*48, 16, 16\]"):
-        check_features(shards, ["vae"], Model(codec=PixelCodec(4)))
+        check_features(Catalog(shards), ["vae"], Model(codec=PixelCodec(4)))
     torch.manual_seed(1)
     other = VAECodec(AutoencoderKL.from_config(model.config))
     with pytest.raises(DataError, match=r"vae@\w{8} are not what this model's codec makes \(of clip0-0"):
-        check_features(shards, ["vae"], Model(codec=other))
-    check_features(shards, ["vae"], Model())
+        check_features(Catalog(shards), ["vae"], Model(codec=other))
+    check_features(Catalog(shards), ["vae"], Model())
 
 
 def test_other_weights_are_another_feature(run, root, vae, tmp_path):
@@ -147,11 +147,11 @@ def test_clip_embeddings_are_those_of_the_frames(run, root, tmp_path):
         expected = encoder(batch["reference"])[:, 0]
         torch.testing.assert_close(batch["reference_image_embeds"], expected, rtol=2e-3, atol=2e-3)
     shards = str(root / "shards" / "*.tar")
-    check_features(shards, ["clip"], Model(image_encoder=encoder))
+    check_features(Catalog(shards), ["clip"], Model(image_encoder=encoder))
     torch.manual_seed(1)
     other = ClipImageEncoder(CLIPVisionModelWithProjection(config))
     with pytest.raises(DataError, match=r"clip@\w{8} are not what this model's image encoder makes"):
-        check_features(shards, ["clip"], Model(image_encoder=other))
+        check_features(Catalog(shards), ["clip"], Model(image_encoder=other))
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +190,10 @@ def test_latents_of_windows_are_those_of_the_codec(run, tmp_path, video_vae, dis
         [],
     ]
     codec = CogVideoXCodec(AutoencoderKLCogVideoX.from_pretrained(video_vae))
-    check_features(str(root / "shards" / "*.tar"), ["video_vae"], Model(codec=codec))
+    check_features(catalog, ["video_vae"], Model(codec=codec))
     other = AutoencoderKLCogVideoX.from_config(codec.vae.config, latent_channels=8)
     with pytest.raises(DataError, match=r"they are \[2, .*4, 8, 8\] and \[2, .*8, 8, 8\]"):
-        check_features(str(root / "shards" / "*.tar"), ["video_vae"], Model(codec=CogVideoXCodec(other)))
+        check_features(catalog, ["video_vae"], Model(codec=CogVideoXCodec(other)))
     reader.check_windows(5, [2])
     with pytest.raises(DataError, match=r"of windows of 5 frames, 2 apart: set data\.examples\.clip_fr"):
         reader.check_windows(5, [1])

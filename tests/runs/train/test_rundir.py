@@ -53,6 +53,7 @@ def test_config_is_written_whole(run):
     [
         {},
         {"data__num_workers": 4},
+        {"data__remote": {"cache": "elsewhere"}},
         {"trainer__max_steps": 10},
         {"stage__init_from": "b"},
         {"model__sampling__num_steps": 50},

@@ -1,0 +1,1 @@
+"""Shards that lie elsewhere: object stores and servers by byte ranges, or whole where there are none."""

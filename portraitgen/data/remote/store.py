@@ -1,0 +1,248 @@
+"""Objects of a store by fsspec: what is there, ranges of bytes; with retries, and errors that say what to do.
+
+A file system runs its requests in a thread of its own, which a forked process does not have: every process
+opens its own (`store_of`).
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
+
+from portraitgen.data.remote.address import Address, redacted
+from portraitgen.data.remote.settings import RemoteShards
+from portraitgen.data.sample import DataError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Span = tuple[int, int]
+"""First byte, and the first byte behind."""
+
+_PROTOCOLS = ("s3", "gs", "http", "https")
+"""What is read. fsspec knows more, some of which run what they are given; an address may be anybody's."""
+
+_PACKAGES = {"s3": ("s3fs", "'portraitgen[s3]'"), "gs": ("gcsfs", "gcsfs")}
+"""Protocol → package that fsspec needs for it, and what pip installs it by."""
+
+_SIGN_IN = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+    " data.remote.options={anon: true} for what is public",
+    "gs": "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS, or"
+    " data.remote.options={token: anon}",
+}
+_NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "SSOTokenLoadError"),
+}
+_LIBRARIES = {"aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "requests", "urllib3"}
+_REFUSED = (401, 403)
+_WORTH_RETRYING = (408, 425, 429)
+_LONGEST_DELAY = 60.0
+
+
+class ObjectFacts(NamedTuple):
+    """What a store says of an object: its size, what changes with its content, whether it gives ranges.
+
+    `size` is None where a server does not say.
+    """
+
+    size: int | None
+    version: str
+    has_ranges: bool
+
+
+class StoreError(DataError):
+    """A store does not give what it should. It is not a broken sample, which training goes on without."""
+
+
+class Missing(StoreError):
+    """There is no such object."""
+
+
+class Store:
+    """The objects of one protocol, for one process.
+
+    Args:
+        protocol: such as "s3".
+        remote: retries, time-outs, options of the file system.
+
+    Raises:
+        DataError: it is none that is read, or the package for it is not installed.
+    """
+
+    def __init__(self, protocol: str, remote: RemoteShards) -> None:
+        self._protocol, self._remote = protocol, remote
+        options: dict[str, Any] = dict(remote.options)
+        if protocol not in _PROTOCOLS:
+            known = ", ".join(f"{name}://" for name in _PROTOCOLS)
+            raise DataError(f"data.shards: {protocol}:// is no kind of store that is read ({known}, pipe:)")
+        if protocol == "s3":
+            limits: dict[str, Any] = {"connect_timeout": remote.timeout, "read_timeout": remote.timeout}
+            for library in ("botocore", "aiobotocore"):  # each process says where it found credentials
+                logging.getLogger(f"{library}.credentials").setLevel(logging.WARNING)
+            # Requests are made again here, where a line says so.
+            limits["retries"] = {"max_attempts": 1}
+            options["config_kwargs"] = {**limits, **options.get("config_kwargs", {})}
+        if protocol in ("http", "https"):
+            # Of aiohttp's own limit, five minutes for all of an object, a whole shard may take more.
+            limit = aiohttp.ClientTimeout(total=None, sock_connect=remote.timeout, sock_read=remote.timeout)
+            options["client_kwargs"] = {"timeout": limit, **options.get("client_kwargs", {})}
+        try:
+            self._files = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
+        except ImportError as error:
+            package, name = _PACKAGES[protocol]
+            raise DataError(
+                f"data.shards: {protocol}:// needs the package {package}: pip install {name}"
+            ) from error
+        except TypeError as error:
+            raise DataError(f"data.remote.options do not fit {protocol}://: {error}") from error
+
+    def facts(self, address: Address) -> ObjectFacts:
+        """What is known of an object; `Missing` where there is none."""
+        if self._protocol in ("http", "https"):
+            return retrying(address, functools.partial(self._sync, self._probe, address.url))
+        return _facts(retrying(address, functools.partial(self._files.info, address.url, refresh=True)))
+
+    def read(self, address: Address, spans: Sequence[Span]) -> list[bytes]:
+        """The bytes of these spans, asked for at once; what failed is asked for again, not what came."""
+        found: dict[Span, bytes] = {}
+
+        def fetch() -> list[bytes]:
+            left = [span for span in spans if span not in found]
+            starts, ends = (list(each) for each in zip(*left, strict=True))
+            parts = self._files.cat_ranges([address.url] * len(left), starts, ends, on_error="return")
+            failure: Exception | None = None
+            for (start, end), part in zip(left, parts, strict=True):
+                if isinstance(part, Exception):
+                    failure = part
+                elif len(part) != end - start:
+                    failure = EOFError(f"{len(part)} bytes came of bytes {start} to {end}")
+                else:
+                    found[start, end] = part
+            if failure is not None:
+                raise failure
+            return [found[span] for span in spans]
+
+        return retrying(address, fetch)
+
+    def whole(self, address: Address) -> bytes:
+        """All bytes of a small object; `Missing` where there is none."""
+        return retrying(address, functools.partial(self._files.cat_file, address.url))
+
+    def stream(self, address: Address) -> Any:
+        """An object as a file to be read from its beginning to its end."""
+        return retrying(address, functools.partial(self._files.open, address.url, "rb", block_size=0))
+
+    def children(self, folder: Address) -> dict[Address, ObjectFacts | None]:
+        """What lies in a folder, and what is known of it; nothing where the store cannot say."""
+        found = retrying(folder, functools.partial(self._files.ls, folder.url, detail=True, refresh=True))
+        known = {}
+        for info in sorted(found, key=itemgetter("name")):
+            address = Address(self._files.unstrip_protocol(info["name"]), folder.remote)
+            says = info.get("type") == "file" and self._protocol not in ("http", "https")
+            known[address] = _facts(info) if says else None
+        return known
+
+    def _sync(self, function: Callable[..., Any], *given: Any) -> Any:
+        assert isinstance(self._files, AsyncFileSystem)
+        return sync(self._files.loop, function, *given, timeout=self._remote.timeout)
+
+    async def _probe(self, url: str) -> ObjectFacts:
+        """Ask a server for one byte: its answer says more surely than a header whether it gives ranges."""
+        given = dict(self._files.kwargs)
+        headers = {**given.pop("headers", {}), "Range": "bytes=0-0", "Accept-Encoding": "identity"}
+        session = await self._files.set_session()
+        async with session.get(self._files.encode_url(url), headers=headers, **given) as answer:
+            if answer.status == 404:
+                raise FileNotFoundError(url)
+            answer.raise_for_status()
+            told = answer.headers
+            version = "|".join(told[name] for name in ("ETag", "Last-Modified") if name in told)
+            total = told.get("Content-Range", "").rpartition("/")[2]
+            if answer.status == 206 and total.isdecimal():
+                return ObjectFacts(int(total), f"{version}|{total}", has_ranges=True)
+            length = told.get("Content-Length", "")
+            version = f"{version}|{length}"
+            answer.close()  # else the whole object would be read
+            return ObjectFacts(int(length) if length.isdecimal() else None, version, has_ranges=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _store(process: int, protocol: str, remote: RemoteShards) -> Store:
+    return Store(protocol, remote)
+
+
+def store_of(address: Address) -> Store:
+    """The store of an address, this process's own."""
+    return _store(os.getpid(), address.protocol, address.remote)
+
+
+def _facts(info: Mapping[str, Any]) -> ObjectFacts:
+    """What fsspec's file system of a store with byte ranges says of an object."""
+    version = [
+        str(info[name]) for name in ("ETag", "etag", "md5Hash", "LastModified", "size") if name in info
+    ]
+    return ObjectFacts(int(info["size"]), "|".join(version), has_ranges=True)
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    return type(error).__name__ in _NO_CREDENTIALS
+
+
+def _is_outside(error: Exception) -> bool:
+    """Whether it is a failure of the network or of the store, not of this program."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | EOFError | asyncio.TimeoutError) or library in _LIBRARIES
+
+
+def _said(error: Exception) -> str:
+    text = redacted(" ".join(str(error).split()))[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def retrying(address: Address, request: Callable[[], T]) -> T:
+    """What a request gives; made again after failures that may pass, each time after a longer while.
+
+    Raises:
+        Missing: there is no such object.
+        StoreError: it may not be read, or the last attempt failed too.
+    """
+    remote = address.remote
+    for attempt in range(remote.retries + 1):
+        try:
+            return request()
+        except FileNotFoundError as error:
+            raise Missing(f"data.shards: there is no {address}") from error
+        except DataError:
+            raise
+        except Exception as error:  # every library has errors of its own; those of none are passed on
+            status = getattr(error, "status", None) or getattr(error, "code", None)
+            if isinstance(error, PermissionError) or status in _REFUSED or _lacks_credentials(error):
+                cure = _SIGN_IN.get(address.protocol, "give what the server wants in data.remote.options")
+                raise StoreError(
+                    f"data.shards: {address} may not be read ({_said(error)}): {cure}"
+                ) from error
+            if not _is_outside(error):
+                raise
+            if isinstance(status, int) and 400 <= status < 500 and status not in _WORTH_RETRYING:
+                raise StoreError(f"data.shards: {address} cannot be read: {_said(error)}") from error
+            if attempt == remote.retries:
+                raise StoreError(
+                    f"data.shards: {address} could not be read in {attempt + 1} attempts, the last error"
+                    f" being {_said(error)}; look at the network and the store, or raise data.remote.retries"
+                ) from error
+            delay = min(remote.retry_delay * 2**attempt, _LONGEST_DELAY) * random.uniform(0.75, 1.25)
+            log.info(f"{address}: {_said(error)}; asked again in {delay:.1f} s")
+            time.sleep(delay)
+    raise AssertionError("the last attempt returns or raises")
