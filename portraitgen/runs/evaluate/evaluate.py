@@ -21,6 +21,7 @@ from portraitgen.metrics.report.tables import figure_table, mark, terminal_table
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, TRUTH, Row
+from portraitgen.runs.config.allocator import collecting_new_garbage_alone
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.evaluate.engine import grade_videos, protocol_of, set_figures
 from portraitgen.runs.evaluate.graders import (
@@ -72,7 +73,7 @@ def grade_and_report(config: DictConfig) -> Results | None:
     out = Path(config.out)
     backend: FaceBackend = instantiate(config.faces, _convert_="all")
     refuse_own_judges(graders, source.recognizers, backend)
-    with evaluation_processes() as processes:
+    with evaluation_processes() as processes, collecting_new_garbage_alone():
         if not processes.rank:
             writable_folder(out)
         kept = KeptRows(out, _graded_by(source, graders, backend), rank=processes.rank)

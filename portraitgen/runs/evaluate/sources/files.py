@@ -20,7 +20,7 @@ from portraitgen.media.decode import VIDEO_SUFFIXES, Frame, iter_frames, probe_v
 from portraitgen.media.photo import PHOTO_SUFFIXES, PhotoError, read_photo
 from portraitgen.metrics.frames import CHUNK, HeldFrames, pick
 from portraitgen.metrics.saved import RESULTS
-from portraitgen.runs.config.allocator import trim_heap
+from portraitgen.runs.config.allocator import collect_garbage, trim_heap
 from portraitgen.runs.evaluate.kept_rows import FOLDER
 
 VIDEOS = tuple(sorted(VIDEO_SUFFIXES))
@@ -72,6 +72,7 @@ class VideoFrames:
         for frame in self._decode():
             count, damaged = count + 1, damaged + frame.corrupt
             height, width = frame.image.shape[:2]
+        collect_garbage()
         if damaged:
             raise VideoError(f"{path}: {damaged} of {count} frames are damaged; write it again")
         width, height = size or (width, height)
@@ -90,6 +91,7 @@ class VideoFrames:
             frames = torch.from_numpy(np.stack(chunk)).movedim(-1, 1)
             yield frames if self._size is None else resize_frames(frames, self._size)
             trim_heap()  # or what was found in these would lie between the holes that they left
+        collect_garbage()
 
     def at(self, places: np.ndarray) -> Tensor:
         """See `Frames.at`."""
