@@ -73,7 +73,7 @@ $(AXE):
 	npm install --no-save --no-package-lock --no-audit --no-fund --prefix build/axe axe-core@4.14
 
 # Those that need weights, photos or trained runs are started by hand: the head of each says with what.
-BY_HAND := consisid_identity identity_training loopy_lip_sync uniportrait_people
+BY_HAND := consisid_identity grading identity_training loopy_lip_sync uniportrait_people
 
 benchmarks: setup
 	for name in $(filter-out $(BY_HAND),$(basename $(notdir $(wildcard benchmarks/*.py)))); do \

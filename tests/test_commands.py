@@ -18,6 +18,7 @@ REQUIRED = {
     "train": {"data.shards": "shards.tar"},
     "generate": {"weights": "w", "shards": "s", "out": "o"},
     "evaluate": {"generated": "g"},
+    "evaluate_history": {"run": "r"},
     "demo": {"weights": "w"},
     "generate_landmarks": {"driving": "d", "out": "o"},
     "generate_ipvg": {"people": "p", "prompts": "t", "out": "o.jsonl"},
