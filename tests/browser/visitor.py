@@ -52,12 +52,9 @@ class Visitor:
 
     def give(self, label: str, *files: Path) -> None:
         """Put files into the field for files that is called `label`."""
-        named = (
-            f"each.offsetParent && each.innerText.includes({json.dumps(label)})"
-            " && each.querySelector('input[type=file]')"
-        )
-        field = f"[...document.querySelectorAll('.pg-field')].find(each => {named})"
-        found = f"{field}?.querySelector('input[type=file]')"
+        named = f"each.offsetParent && each.innerText.includes({json.dumps(label)})"
+        inputs = "[...document.querySelectorAll('.pg-field input[type=file]')]"
+        found = f"{inputs}.find(({{parentElement}}) => (each => {named})(parentElement.closest('.block')))"
         self.until(f"the field {label} is there", lambda: self.tab.run(f"!!({found})"))
         handle = self.tab.ask("Runtime.evaluate", expression=found)["result"]["objectId"]
         self.tab.ask("DOM.setFileInputFiles", objectId=handle, files=[str(file) for file in files])
@@ -78,17 +75,19 @@ class Visitor:
         self.tab.run(f"{field}.querySelector('button[aria-label=Clear]').click()")
 
     def write(self, label: str, text: str) -> None:
-        """Write into the field whose label begins with `label`."""
-        self.tab.run(
-            f"""(() => {{
-              const label = [...document.querySelectorAll('label')].find(
-                each => each.innerText.trim().startsWith({json.dumps(label)}));
-              const field = (label.querySelector('input, textarea') ? label : label.closest('.block'))
-                .querySelector('input, textarea');  // that of a slider lies beside its label
-              field.value = {json.dumps(text)};
-              field.dispatchEvent(new Event('input', {{bubbles: true}}));
-            }})()"""
-        )
+        """Write into the field whose label begins with `label`, until the page keeps it."""
+        written = f"""(async () => {{
+          const label = [...document.querySelectorAll('label')].find(
+            each => each.offsetParent && each.innerText.trim().startsWith({json.dumps(label)}));
+          if (!label) return null;
+          const field = (label.querySelector('input, textarea') ? label : label.closest('.block'))
+            .querySelector('input, textarea');  // that of a slider lies beside its label
+          field.value = {json.dumps(text)};
+          field.dispatchEvent(new Event('input', {{bubbles: true}}));
+          await new Promise(done => setTimeout(done, 500));
+          return field.isConnected ? field.value : null;
+        }})()"""
+        self.until(f"{label} is {text}", lambda: self.tab.run(written) == text)
 
     def draw(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Draw a box with the mouse where boxes are drawn; corners in shares of width and height."""
