@@ -154,7 +154,7 @@ class FeatureReader:
         chosen = np.arange(length)[places]
         rows = np.atleast_1d(chosen)
         data = self._archives[shard].rows(offset, prod(shape) * dtype.itemsize, rows)
-        return data.view(dtype).reshape(*np.shape(chosen), *shape)
+        return data.view(dtype).reshape((*np.shape(chosen), *shape))[()]
 
     def fields(self, clip_frames: int) -> list[tuple[str, Field]]:
         """What it adds to the tensors of a batch of windows of so many frames."""
