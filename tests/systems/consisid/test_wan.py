@@ -78,6 +78,10 @@ def test_at_zero_gates_it_is_wan_to_the_bit_and_has_all_of_its_tensors():
     open_gates(net)
     opened = prediction(net, given, face)
     assert not torch.allclose(opened, expected)
+    started = network(lora={"rank": 2, "alpha": 2}, gate=0.5)
+    gates = [float(each) for name, each in started.named_parameters() if name.endswith("face_gate")]
+    assert gates
+    assert set(gates) == {0.5}, "open from the start, where that is asked for"
     without = prediction(net, given, face, face_scale=0.0)
     other = prediction(net, given, face | {"embedding": face["embedding"] + 1}, face_scale=0.0)
     assert torch.equal(without, other)

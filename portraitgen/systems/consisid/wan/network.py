@@ -15,7 +15,7 @@ from portraitgen.systems.consisid.step_cache import BlockMemory
 from portraitgen.systems.consisid.wan.seam import FaceWan, add_face_attention
 
 _TIME_SCALE = 1000
-_FACE = {"every": 2, "heads": 16, "head_dim": 128}
+_FACE = {"every": 2, "heads": 16, "head_dim": 128, "gate": 0.0}
 _EXTRACTOR = {
     "id_dim": 1280,
     "vit_dim": 1024,
@@ -36,7 +36,8 @@ class WanNetwork(Host):
         transformer: arguments of diffusers' ``WanTransformer3DModel``; None: those of `base`.
         base: where its weights are, see `build_model`; None: random ones.
         extractor: arguments of `FaceTokens`; its output has the transformer's width.
-        face: `every`, `heads` and `head_dim` of the attention to the tokens, see `add_face_attention`.
+        face: `every`, `heads`, `head_dim` and `gate` of the attention to the tokens, see
+            `add_face_attention`.
         lora: adapters by name, see `add_lora`.
 
     Raises:

@@ -18,7 +18,7 @@ from portraitgen.nn.perceiver import PerceiverAttention
 class FaceWanBlock(WanTransformerBlock):
     """A block of Wan that keeps face tokens from its text attention and may attend to them itself.
 
-    The gate starts at zero: the block then is Wan's, bit for bit.
+    At a gate of zero the block is Wan's, bit for bit.
     """
 
     num_tokens: int
@@ -48,7 +48,7 @@ class FaceWan(WanTransformer3DModel):
 
 
 def add_face_attention(
-    model: WanTransformer3DModel, *, num_tokens: int, every: int, heads: int, head_dim: int
+    model: WanTransformer3DModel, *, num_tokens: int, every: int, heads: int, head_dim: int, gate: float
 ) -> FaceWan:
     """Turn a Wan of text to video into one that is told who somebody is, in place.
 
@@ -58,6 +58,8 @@ def add_face_attention(
         num_tokens: of a face; known beforehand, since no shape tells them from the text's.
         every: blocks 0, every, 2·every … attend to the tokens.
         heads, head_dim: of that attention.
+        gate: what it is multiplied by at first. 0 leaves a pretrained Wan as it is, but tells the attention
+            nothing until the gate has moved, which takes long where nothing is pretrained.
 
     Raises:
         ValueError: the model has an image of its own, or `every` does not fit.
@@ -79,7 +81,7 @@ def add_face_attention(
             block.face_attention = PerceiverAttention(
                 width, heads=heads, head_dim=head_dim, context_dim=width, reads_latents=False
             )
-            block.face_gate = nn.Parameter(torch.zeros(1))
+            block.face_gate = nn.Parameter(torch.full((1,), float(gate)))
     model.__class__ = FaceWan
     assert isinstance(model, FaceWan)
     return model
