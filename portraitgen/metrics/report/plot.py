@@ -13,6 +13,8 @@ from portraitgen.metrics.report.render import render
 _WIDTH, _HEIGHT = 860, 300
 _TOP, _BOTTOM = 14, 44
 _AXIS_LABEL = 30
+_LABEL = 32
+"""Letters of a label that fit beside the height of a plot; what reads the title aloud says all of it."""
 _DIGIT = 7.5
 """Width of a digit at the style sheet's 12 pixels, in the widest of its fonts."""
 
@@ -156,7 +158,7 @@ def scatter_plot(
         bottom=bottom,
         title=title,
         x_label=x_label,
-        y_label=y_label,
+        y_label=y_label if len(y_label) <= _LABEL else f"{y_label[:_LABEL]}…",
         x_ticks=[(f"{tick:g}", across(tick)) for tick in x_ticks],
         y_ticks=[(f"{tick:g}", down(tick)) for tick in y_ticks],
         spots=[
