@@ -46,6 +46,10 @@ def training_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(rate, int | float) and rate < 0:
         yield f"optimizer.lr: {rate}, but it must be 0 or more"
     yield from sampling_problems(config["sampling"], "sampling")
+    steps = ((config["callbacks"] or {}).get("grading") or {}).get("num_steps")
+    if steps is not None:
+        drawn = {"scheduler": config["sampling"].get("scheduler"), "num_steps": steps}
+        yield from sampling_problems(drawn, "callbacks.grading")
 
 
 def generation_problems(config: Mapping[str, Any]) -> Iterator[str]:

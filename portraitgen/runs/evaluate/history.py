@@ -76,7 +76,7 @@ def show_history(config: DictConfig) -> None:
     paths = write_history(
         history,
         out,
-        title=config.title or f"{run.parent.name}/{run.name}" if run.parent.name else run.name,
+        title=config.title or "/".join(run.absolute().parts[-2:]),
         media=_media(history, folders, out / "media", config.show_videos),
         notes=notes,
     )
@@ -111,7 +111,7 @@ def _cost(path: Path) -> str | None:
         share = [float(each) for _, each in rows if each]
     except ValueError:
         return None  # damaged: the page does without
-    if not seconds or not all(map(math.isfinite, seconds + share)):
+    if not (seconds and share and all(map(math.isfinite, seconds + share))):
         return None
     return f"{len(seconds)} rounds took {sum(seconds):.0f} s, {share[-1]:.1%} of the time of the last start."
 

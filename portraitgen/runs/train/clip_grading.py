@@ -116,7 +116,7 @@ class ClipGrading(Grading):
                 "paths": {"runs": "", "models": models},
             }
         )
-        self.num_steps = num_steps
+        self._changed = {} if num_steps is None else {"num_steps": num_steps}
         self._model = model
         self._controls: dict[str, tuple[Row, ...]] = {}
 
@@ -124,8 +124,8 @@ class ClipGrading(Grading):
         """Before the run begins: is there something to grade, and do these graders judge this model?
 
         Raises:
-            ValueError: the system draws no prepared clips, or a grader looks with a network that a loss or a
-                condition of this model looks with.
+            ValueError: the system draws no prepared clips, or not in `num_steps`; or a grader looks with a
+                network that a loss or a condition of this model looks with.
         """
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
@@ -135,6 +135,8 @@ class ClipGrading(Grading):
         chosen = self._chosen(trainer, pl_module)
         name = chosen.described.system
         what_is_wanted(chosen.config, chosen.inputs, chosen.described.facts, name=name)
+        with pl_module.sampled_with(**self._changed):
+            pass  # it refuses what it cannot draw with, which the first round would be late for
 
     def grade(self, trainer: Trainer, module: Generator, folder: Path) -> Results:
         """See `Grading.grade`.
@@ -144,13 +146,12 @@ class ClipGrading(Grading):
         """
         processes = Processes(trainer.global_rank, trainer.world_size)
         share, place = self._share(processes, module, folder)
-        steps = {} if self.num_steps is None else {"num_steps": self.num_steps}
         with (
             isolated_rng(int(self._config.seed), module.device),
             torch.no_grad(),
             averaged_weights(trainer),
             trainer.precision_plugin.forward_context(),
-            module.sampled_with(**steps),
+            module.sampled_with(**self._changed),
         ):
             module.eval()
             self._draw(trainer, module, place, share)

@@ -1,6 +1,7 @@
 """The page of a run that was graded while it trained, from the files that its rounds left."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -41,6 +42,16 @@ def test_the_best_and_the_last_weights_stand_beside_each_other(run, caplog):
     assert "the best weights by gone are not shown" in caplog.text
     assert "the clips of step 200 are not shown" in caplog.text
     assert not page.all("video")
+
+
+@pytest.mark.parametrize(("overrides", "heading"), [([], "{parent}/short"), (["title=Mine"], "Mine")])
+def test_a_run_in_this_folder_has_its_name_or_the_title_that_was_given(run, monkeypatch, overrides, heading):
+    """The title was passed over."""
+    (run / "short").mkdir()
+    (run / "graded").rename(run / "short/graded")
+    monkeypatch.chdir(run)
+    page = show(Path("short"), *overrides)
+    assert heading.format(parent=run.name) in page.said
 
 
 def test_every_figure_has_its_curve_with_intervals(run):

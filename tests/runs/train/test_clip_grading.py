@@ -214,6 +214,16 @@ def test_clips_of_which_nothing_can_be_drawn_are_said_to_be_so(runs, monkeypatch
         runs("run", "trainer.max_steps=1")
 
 
+def test_a_system_that_cannot_draw_in_other_steps_says_so_before_the_first_one(runs, monkeypatch):
+    """It did after the first round's a thousand steps."""
+    monkeypatch.setattr(
+        AniPortrait, "make_pipeline", lambda _, sampling, *parts, **more: sampling(*parts, **more)
+    )
+    monkeypatch.setattr(AniPortrait, "training_step", lambda *_: pytest.fail("it trains"))
+    with pytest.raises(ValueError, match="AniPortrait has no pipeline with num_steps"):
+        runs("run", "trainer.max_steps=1")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -223,6 +233,7 @@ def test_clips_of_which_nothing_can_be_drawn_are_said_to_be_so(runs, monkeypatch
         (["optimized_metric=[val/loss,val/loss]"], "name a figure, or two"),
         (["callbacks.grading.frames=0"], "callbacks.grading.frames is 0"),
         (["callbacks.grading.num_clips=0"], "callbacks.grading.num_clips is 0"),
+        (["callbacks.grading.num_steps=2000"], "callbacks.grading.num_steps: 2000, .* between 1 and 1000"),
         (["+callbacks.grading.framse=3"], "ClipGrading takes no such argument; did you mean .frames."),
     ],
 )
