@@ -38,7 +38,6 @@ class ToyGrading(Grading):
         settings = {"every_steps": 1, "best": BEST, **settings}
         super().__init__(folder, metrics=METRICS, **settings)
         self.script = dict(enumerate(script, start=1))
-        self.seeds: list[int] = []
 
     def grade(self, trainer: Trainer, module: Generator, folder: Path) -> Results:
         with averaged_weights(trainer):
