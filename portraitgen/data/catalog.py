@@ -9,7 +9,7 @@ import numpy as np
 
 from portraitgen.data.archive import Shard
 from portraitgen.data.index import ShardIndex
-from portraitgen.data.remote.address import Address, is_address, local_path
+from portraitgen.data.remote.address import PIPE, Address, is_address, local_path
 from portraitgen.data.remote.settings import RemoteShards
 from portraitgen.data.remote.shards import find_addresses, open_indexes
 from portraitgen.data.sample import DataError
@@ -50,8 +50,13 @@ def find_all_shards(patterns: str | Sequence[str], remote: RemoteShards | None =
     found: set[Path] = set()
     elsewhere: set[Address] = set()
     remote = remote or RemoteShards()
+    if isinstance(patterns, Mapping):
+        raise DataError("data.shards is a mapping: give a pattern, or a list of them")
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for name in map(local_path, _expand_braces(str(pattern))):
+            if name.startswith(PIPE) and not str(pattern).startswith(PIPE):
+                # Whoever looks for commands among settings sees the pattern.
+                raise DataError(f"data.shards: {PIPE} stands at the beginning of a pattern alone")
             if is_address(name):
                 elsewhere.update(find_addresses(name, remote))
                 continue

@@ -10,6 +10,7 @@ from portraitgen.data.archive import Shard
 from portraitgen.data.index import AnyPath, index_path
 from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.opened import source_of
+from portraitgen.data.remote.store import Missing, StoreError
 from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file
 
@@ -24,11 +25,19 @@ def manifest_path(shard: AnyPath) -> AnyPath:
 
 
 def read_manifest(shard: Shard) -> dict[str, Any] | None:
-    """The manifest of a shard; None when there is none that can be read, or what it says is no manifest's."""
+    """The manifest of a shard; None when there is none that can be read, or what it says is no manifest's.
+
+    Raises:
+        DataError: a store does not answer, or refuses.
+    """
     try:
         if isinstance(shard, Address) and shard.is_pipe:
             return None
         manifest = read_json(source_of(manifest_path(shard)))
+    except Missing:
+        return None
+    except StoreError:
+        raise  # whether there is one is not known
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and _is_sound(manifest) else None

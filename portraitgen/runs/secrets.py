@@ -14,7 +14,7 @@ from typing import Any
 MASK = "(hidden)"
 
 _SECRET_NAME = re.compile(
-    r"(^|[._-])(pass(word|wd|phrase)?|secret|credentials?|auth|bearer|(api|access|private|secret|auth)[_-]?key)$",
+    r"(^|[._-])(pass(word|wd|phrase)?|secret|credentials?|auth|(proxy-)?authorization|cookie|bearer|(api|access|private|secret|auth)[_-]?key)$",
     re.IGNORECASE,
 )
 _TOKEN_NAME = re.compile(r"(^|[._-])token$", re.IGNORECASE)

@@ -342,6 +342,11 @@ def test_a_shell_command_that_prints_shards_is_the_users_own(experiment, tmp_pat
     assert said in refused(experiment(given), "train")
     listed = TINY.replace("\ndata:\n", f"\ndata:\n  more: '{command}'\n  shards: [a.tar, '${{data.more}}']\n")
     assert said in refused(experiment(listed), "train")
+    for hidden in (f"'{{{command},b.tar}}'", f"{{'{command}': 1}}", f"'{command} ${{hydra:runtime.cwd}}'"):
+        folder = experiment(TINY.replace("\ndata:\n", f"\ndata:\n  shards: {hidden}\n"))
+        words = [f"--config-dir={folder}", "experiment=evil", f"paths.runs={tmp_path}/runs"]
+        assert run_command("train.py", *words, folder=tmp_path) == 1
+        assert not (tmp_path / "MARKER").exists(), hidden
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for typed in (command, f"{command}; echo 'a,b' \"$HOME\""):

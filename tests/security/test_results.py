@@ -76,6 +76,7 @@ def test_files_of_a_row_lie_in_its_folder(name, value, tmp_path):
         ("system", 3),
         ("weights", []),
         ("shard", {}),
+        ("shard", "pipe:touch MARKER"),
         ("reference_frame", "x"),
         ("part", [0, 0, 1, 1]),
         ("part", [0, 0, 10**9, 10**9, 8, 8]),
@@ -211,6 +212,7 @@ def test_secrets_are_hidden_wherever_they_stand(tmp_path, monkeypatch):
         "logger": {"api_key": "abcdefgh", "note": "with abcdefgh in it", "none_token": None},
         "data": [{"password": "x"}, TOKEN, "sqlite://ann:pw@host/db"],
         "shards": "https://host/a.tar?X-Amz-Date=1&X-Amz-Signature=0123abcdef&x=1",
+        "headers": {"Authorization": "Bearer x1", "Cookie": "a=b", "Accept": "*/*"},
         "model": {"max_tokens": 77, "tokenizer": "t5"},
     }
     hidden = without_secrets(config)
@@ -218,6 +220,7 @@ def test_secrets_are_hidden_wherever_they_stand(tmp_path, monkeypatch):
         "logger": {"api_key": MASK, "note": f"with {MASK} in it", "none_token": None},
         "data": [{"password": MASK}, MASK, f"sqlite://{MASK}@host/db"],
         "shards": f"https://host/a.tar?X-Amz-Date=1&X-Amz-Signature={MASK}&x=1",
+        "headers": {"Authorization": MASK, "Cookie": MASK, "Accept": "*/*"},
         "model": {"max_tokens": 77, "tokenizer": "t5"},
     }
     run = RunDirectory(tmp_path)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PIPE = "pipe:"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_SECRET = re.compile(r"(?<=://)[^/@\s]+@|\?[^\s'\")>]*")
+_SECRET = re.compile(r"(?<=://)[^/\s]+@|\?[^\s'\")>]*")
 _TAR_NAME = re.compile(r"[\w.-]+\.tar\b")
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from portraitgen.data.remote.blocks import DATA, SUMS, CachedBlocks
+from portraitgen.media.files import replace_file
 
 log = logging.getLogger(__name__)
 
+_SIZE = ".size"
 _LEFT = 0.9
 _CHECKED_AFTER = 100  # times per capacity
 
@@ -46,6 +48,18 @@ class Cache:
         """Of an object's files, without what they end in."""
         return self.folder / hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:32]
 
+    def size(self, url: str, version: str) -> int | None:
+        """Bytes of an object whose store does not say, as `keep_size` noted them; None: not known."""
+        path = self.path(url, version).with_suffix(_SIZE)
+        return int(path.read_bytes()) if path.is_file() else None
+
+    def keep_size(self, url: str, version: str, size: int) -> None:
+        """Note how many bytes an object has; one line says so where that cannot be."""
+        try:
+            replace_file(self.path(url, version).with_suffix(_SIZE), str(size).encode())
+        except OSError as error:
+            self._say(error)
+
     def keep(self, target: CachedBlocks, blocks: Mapping[int, bytes | memoryview]) -> None:
         """Write blocks of an object; what cannot be kept is not, and one line says so."""
         try:
@@ -55,12 +69,15 @@ class Cache:
                 self._written = 0
                 self.make_room()
         except OSError as error:
-            if not self._full:
-                log.warning(
-                    f"{self.folder} takes nothing more ({error.strerror}): what is fetched from now on is"
-                    " fetched again when it is read again. Make room, or lower data.remote.cache_gb"
-                )
-            self._full = True
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if not self._full:
+            log.warning(
+                f"{self.folder} takes nothing more ({error.strerror}): what is fetched from now on is"
+                " fetched again when it is read again. Make room, or lower data.remote.cache_gb"
+            )
+        self._full = True
 
     def make_room(self) -> None:
         """Remove what was not read for longest, if there is too much; one process at a time."""

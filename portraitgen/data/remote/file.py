@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.blocks import BLOCK
 from portraitgen.data.remote.cache import Cache
-from portraitgen.data.remote.store import Span, store_of
+from portraitgen.data.remote.store import Span, StoreError, store_of
 from portraitgen.data.sample import DataError
 
 Blocks = dict[int, bytes | memoryview]
@@ -25,11 +25,20 @@ class RemoteFile(ABC):
         cache: of the node.
         version: changes when the object does.
         size: in bytes.
+
+    Raises:
+        DataError: the cache cannot be opened.
     """
 
     def __init__(self, address: Address, cache: Cache, *, version: str, size: int = 0) -> None:
         self._address, self._cache, self.version = address, cache, version
-        self._blocks = cache.blocks(address.url, version, size)
+        try:
+            self._blocks = cache.blocks(address.url, version, size)
+        except OSError as error:  # it would else count as a broken sample
+            raise StoreError(
+                f"data.shards: {address} cannot be kept in {cache.folder} ({error.strerror}): make room, or"
+                " choose another folder (data.remote.cache=…)"
+            ) from error
 
     @property
     def size(self) -> int:

@@ -10,7 +10,6 @@ from portraitgen.data.remote.settings import RemoteShards
 from portraitgen.data.remote.store import ObjectFacts, store_of
 from portraitgen.data.remote.stream import StreamedFile
 from portraitgen.data.sample import DataError
-from portraitgen.media.files import replace_file
 
 _known: dict[Address, ObjectFacts] = {}
 """What stores said when shards were looked for: forked processes, and those who read them, need not ask."""
@@ -76,15 +75,14 @@ def read_object(address: Address, *, version: str | None = None) -> bytes:
     if version is None:
         return store.whole(address)
     cache = cache_of(address.remote)
-    stated = cache.path(address.url, version).with_suffix(".size")
     blocks = cache.blocks(address.url, version)
-    if stated.is_file():
-        blocks.size = int(stated.read_bytes())
+    if (size := cache.size(address.url, version)) is not None:
+        blocks.size = size
         kept = blocks.read(range(blocks.count))
         if len(kept) == blocks.count:
             return b"".join(kept.values())
     data = store.whole(address)
     blocks.size = len(data)
     cache.keep(blocks, {n: data[slice(*blocks.span(n))] for n in range(blocks.count)})
-    replace_file(stated, str(len(data)).encode())
+    cache.keep_size(address.url, version, len(data))
     return data

@@ -17,7 +17,8 @@ from portraitgen.data.scan import scan_archive
 
 log = logging.getLogger(__name__)
 
-_WILD = frozenset("*?[")
+# A "?" begins the query of an address.
+_WILD = frozenset("*[")
 
 
 def find_addresses(pattern: str, remote: RemoteShards) -> list[Address]:
@@ -27,12 +28,10 @@ def find_addresses(pattern: str, remote: RemoteShards) -> list[Address]:
         DataError: none does, or the store cannot list a folder.
     """
     address = Address(pattern, remote)
-    # A "?" begins the query of a web address.
-    wild = _WILD - {"?"} if address.protocol in ("http", "https") else _WILD
-    if address.is_pipe or not wild & set(address.name):
+    if address.is_pipe or not _WILD & set(address.name):
         found(address, None)
         return [address]
-    if wild & set(address.parent.url):
+    if _WILD & set(address.parent.url):
         raise DataError(f"data.shards: {address}: stars may stand in the last part of an address only")
     folder = address.parent
     try:

@@ -93,11 +93,13 @@ class Store:
                 logging.getLogger(f"{library}.credentials").setLevel(logging.WARNING)
             # Requests are made again here, where a line says so.
             limits["retries"] = {"max_attempts": 1}
+            limits["max_pool_connections"] = remote.connections
             options["config_kwargs"] = {**limits, **options.get("config_kwargs", {})}
         if protocol in ("http", "https"):
             # Of aiohttp's own limit, five minutes for all of an object, a whole shard may take more.
             limit = aiohttp.ClientTimeout(total=None, sock_connect=remote.timeout, sock_read=remote.timeout)
             options["client_kwargs"] = {"timeout": limit, **options.get("client_kwargs", {})}
+            options.setdefault("get_client", functools.partial(_session, remote.connections))
         try:
             self._files = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
         except ImportError as error:
@@ -176,6 +178,10 @@ class Store:
             version = f"{version}|{length}"
             answer.close()  # else the whole object would be read
             return ObjectFacts(int(length) if length.isdecimal() else None, version, has_ranges=False)
+
+
+async def _session(connections: int, **given: Any) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), **given)
 
 
 @functools.lru_cache(maxsize=64)

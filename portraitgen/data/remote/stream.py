@@ -17,8 +17,7 @@ from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.blocks import BLOCK
 from portraitgen.data.remote.cache import Cache
 from portraitgen.data.remote.file import Blocks, RemoteFile
-from portraitgen.data.remote.store import retrying, store_of
-from portraitgen.media.files import replace_file
+from portraitgen.data.remote.store import StoreError, retrying, store_of
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +39,9 @@ class StreamedFile(RemoteFile):
 
     def __init__(self, address: Address, cache: Cache, *, version: str, size: int | None = None) -> None:
         super().__init__(address, cache, version=version)
-        path = cache.path(address.url, version)
-        self._lock, self._stated = path.with_suffix(".lock"), path.with_suffix(".size")
+        self._lock = cache.path(address.url, version).with_suffix(".lock")
         if size is None:
-            size = int(self._stated.read_bytes()) if self._stated.is_file() else None
+            size = cache.size(address.url, version)
         if size is None:
             self._fetch([])
         else:
@@ -52,8 +50,8 @@ class StreamedFile(RemoteFile):
     def _fetch(self, numbers: Sequence[int]) -> Blocks:
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._stated.is_file():
-                self._blocks.size = int(self._stated.read_bytes())
+            if (known := self._cache.size(self._address.url, self.version)) is not None:
+                self._blocks.size = known
                 # What another process has streamed meanwhile.
                 found: Blocks = {}
                 for number in numbers:
@@ -63,8 +61,13 @@ class StreamedFile(RemoteFile):
             log.info(f"{self._address} is streamed onto the disk")
             wanted = set(numbers)
             blocks, size = retrying(self._address, lambda: self._streamed(wanted))
-            replace_file(self._stated, str(size).encode())
+            self._cache.keep_size(self._address.url, self.version, size)
             self._blocks.size = size
+            if len(blocks) < len(wanted):
+                raise StoreError(
+                    f"data.shards: {self._address} has become shorter since it was opened, {size} bytes:"
+                    " start again, and shards are looked for anew"
+                )
             return blocks
 
     def _streamed(self, wanted: Collection[int]) -> tuple[Blocks, int]:

@@ -1,6 +1,6 @@
 """Numbers that cannot be, or that would keep a machine busy for days, named before anything is loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from portraitgen.runs.config.targets import did_you_mean
@@ -65,7 +65,8 @@ def generation_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def sought_problems(sought: Any, config: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with `optimized_metric`: a name, a list of one or two, or None."""
-    names = [sought] if isinstance(sought, str) else [*(sought or ())]
+    several = isinstance(sought, Sequence) and not isinstance(sought, str)
+    names = [*sought] if several else [] if sought is None else [sought]
     if not all(isinstance(name, str) for name in names) or len(names) > 2 or len({*names}) < len(names):
         yield f"optimized_metric: {names}; name a figure, or two of which both are to be good"
         return

@@ -30,6 +30,7 @@ from portraitgen.runs.config.disk import disk_full_message, is_disk_full
 from portraitgen.runs.config.lost_process import is_process_lost, process_lost_message
 from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
+from portraitgen.runs.config.shell_commands import command_problems
 from portraitgen.runs.config.threads import set_threads
 from portraitgen.runs.config.words import override_words, readable_words, unreadable
 from portraitgen.runs.train.trials import SweepTable, sweep_words
@@ -103,6 +104,10 @@ def _guarded(task: Callable[[DictConfig], Any], threads: str | None) -> Callable
         if threads is not None and not process_rank():
             logging.getLogger("portraitgen").info(threads)
         try:
+            # Some interpolations can be resolved only now.
+            given = HydraConfig.get().overrides.task
+            if problems := [*command_problems(config, given, conf=CONF)]:
+                raise ConfigError(problems)
             with _held(folder):
                 return task(config)
         except Exception as error:

@@ -54,7 +54,7 @@ def _commands(config: DictConfig, key: str) -> Iterator[str]:
     try:
         value: Any = OmegaConf.select(config, key)
     except OmegaConfBaseException:
-        return  # not known yet, or damaged: said elsewhere
+        return  # not known yet, when it is looked at again, or damaged: said elsewhere
     for each in value if OmegaConf.is_list(value) else [value]:
         if isinstance(each, str) and each.strip().startswith(PIPE):
             yield each

@@ -1,7 +1,5 @@
 """How much memory is left on this machine, or to the container that this process runs in (cgroup v2)."""
 
-import ctypes
-import gc
 import re
 from pathlib import Path
 
@@ -32,14 +30,3 @@ def _of_group() -> int | None:
     except OSError:
         return None
     return int(limit) - used + (int(files[1]) if files else 0) if limit.isdecimal() else None
-
-
-def give_back_memory() -> None:
-    """Give what is no longer used back to the system: glibc keeps it, for each thread that was at work.
-
-    Other C libraries have no `malloc_trim`, and there is nothing to be done with them.
-    """
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))

@@ -10,13 +10,13 @@ import gradio as gr
 import torch
 from gradio.components.base import Component
 
+from portraitgen.runs.config.allocator import collect_garbage
 from portraitgen.runs.demo.blame import blamed, longest
 from portraitgen.runs.demo.desk import Cancelled, Desk, Job, OutOfMemory
 from portraitgen.runs.demo.examples import Example
 from portraitgen.runs.demo.fields import Field, label_of, make_field
 from portraitgen.runs.demo.given_files import GivenFiles, Uploaded
 from portraitgen.runs.demo.look import Look, Seen
-from portraitgen.runs.demo.memory import give_back_memory
 from portraitgen.runs.demo.offer import Offer
 from portraitgen.runs.demo.result import Result
 from portraitgen.runs.demo.sessions import forget_session, forget_unused_sessions
@@ -312,13 +312,13 @@ class Page:
     def _leave(self, request: gr.Request) -> None:
         self._visits.end(request.session_hash)
         forget_session(self.blocks, request.session_hash or "")
-        give_back_memory()
+        collect_garbage()
 
     def sweep(self) -> None:
         """Remove what is left of visits that are over, and of those of which nothing is heard any more."""
         self._visits.sweep()
         forget_unused_sessions(self.blocks, self._visits.has)
-        give_back_memory()
+        collect_garbage()
 
 
 def _takes(way: Way, field: Field) -> bool:

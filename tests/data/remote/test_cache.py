@@ -2,17 +2,20 @@
 
 import logging
 import os
-import time
+import threading
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.ahead import Ahead, Upcoming, with_upcoming
 from portraitgen.data.remote.blocks import BLOCK, DATA, SUMS
 from portraitgen.data.remote.cache import Cache
+from portraitgen.data.remote.file import RangedFile
 from portraitgen.data.remote.settings import RemoteShards
+from portraitgen.data.remote.store import StoreError
 from portraitgen.data.sample import DataError
 
 SIZE = 10 * BLOCK + 100
@@ -143,14 +146,34 @@ def test_errors_come_where_the_result_is_wanted():
         ahead.wait(2)
 
 
-def test_work_begins_in_order_and_at_a_time():
-    begun: list[int] = []
+def test_work_is_done_in_order_by_one_and_at_a_time_by_several():
+    done: list[int] = []
+    one = Ahead(done.append, threads=1)
+    one.begin(range(4))
+    one.wait(3)
+    assert done == [0, 1, 2, 3]
+    together = threading.Barrier(4, timeout=60)  # broken, it raises
+    several = Ahead(lambda key: together.wait() and None, threads=4)
+    several.begin(range(4))
+    for key in range(4):
+        several.wait(key)
 
-    def fetch(key: int) -> None:
-        begun.append(key)
-        time.sleep(0.2)
 
-    ahead = Ahead(fetch, threads=4)
-    ahead.begin(range(4))
-    ahead.wait(0)
-    assert sorted(begun) == [0, 1, 2, 3]
+def test_a_disk_that_is_full_as_a_size_is_noted_is_no_end(tmp_path, caplog, monkeypatch):
+    """Training ended the sample, and took another one, where only the note could not be kept."""
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = Cache(tmp_path, 10**9)
+    monkeypatch.setattr("portraitgen.data.remote.cache.replace_file", full)
+    cache.keep_size("a", "1", SIZE)
+    assert "takes nothing more (No space left on device)" in caplog.text
+    assert cache.size("a", "1") is None
+
+
+def test_a_cache_that_is_gone_is_no_broken_sample(tmp_path):
+    """Samples that fail to be read are replaced by others; this is a failure of all of them."""
+    gone = Cache(tmp_path / "gone", 10**9)
+    with pytest.raises(StoreError, match=r"cannot be kept in .*gone \(No such file.*data\.remote\.cache"):
+        RangedFile(Address("s3://bucket/a.tar", RemoteShards()), gone, version="1", size=SIZE)

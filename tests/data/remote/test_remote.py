@@ -202,14 +202,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_secrets_are_not_said(web, tmp_path, caplog):
     """User, password and signature of an address stay out of logs and errors."""
     address = (
-        web.url.replace("http://", "http://me:hunter2@") + "/shards/train-000009.tar?X-Amz-Signature=abc123"
+        web.url.replace("http://", "http://me:hun@ter2@") + "/shards/train-000009.tar?X-Amz-Signature=abc123"
     )
     web.plan = lambda number, path: "error" if number else None
     with caplog.at_level(logging.DEBUG, logger="portraitgen"), pytest.raises(DataError) as error:
         Catalog(address, settings(tmp_path, retries=1))
     said = f"{error.value} {caplog.text} {Address(address, settings(tmp_path))!r}"
     assert "train-000009.tar" in said
-    assert "hunter2" not in said
+    assert "ter2" not in said
     assert "abc123" not in said
 
 
@@ -257,6 +257,14 @@ def test_a_shard_that_was_replaced_is_fetched_anew(root, tmp_path):
 def test_files_by_address_are_files(root):
     here = Catalog(f"{root}/shards/train-*.tar")
     assert Catalog(f"file://{root}/shards/train-*.tar").shards == here.shards
+
+
+def test_a_manifest_that_cannot_be_asked_for_is_not_taken_for_none(web, root, tmp_path):
+    shards, options = shards_at("web", web)
+    (shard, *_) = Catalog(shards, settings(tmp_path, options, retries=1)).shards
+    web.plan = lambda number, path: "error"
+    with pytest.raises(DataError, match=r"train-000000\.json could not be read in 2 attempts"):
+        read_manifest(shard)
 
 
 def test_manifests_are_read_by_address(web, root, tmp_path):

@@ -38,6 +38,7 @@ def training(*overrides: str) -> list[str]:
         ("sampling.window_overlap=-1", "sampling.window_overlap: -1, but it must be 0 or more"),
         ("optimized_metric=val/los", "optimized_metric: val/los; no run logs this; did you mean 'val/loss'?"),
         ("~logger.csv optimized_metric=val/loss", "is read from metrics.csv, which logger=csv writes"),
+        ("optimized_metric=5", "optimized_metric: [5]; name a figure, or two"),
         ("optimized_metric=loss", "figures begin with train/, val/, perf/ or grade/"),
     ],
 )

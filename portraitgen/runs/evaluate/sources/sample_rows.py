@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from portraitgen.data.remote.address import PIPE
 from portraitgen.media.bounded import parse_rate
 from portraitgen.media.files import inside, is_file_name
 
@@ -109,6 +110,11 @@ def _path(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_PATH and all(map(is_file_name, value.split("/")))
 
 
+def _shard(value: Any) -> bool:
+    """A list of results may be anybody's: what it names is read, not run."""
+    return _path(value) and not value.startswith(PIPE)
+
+
 def _plain_facts(value: Any) -> bool:
     return isinstance(value, dict) and all(not isinstance(each, dict) for each in value.values())
 
@@ -126,7 +132,7 @@ _NEEDED: Mapping[str, Check] = {
 }
 _OPTIONAL: Mapping[str, Check] = {
     **dict.fromkeys(("system", "weights", "clip"), (_text, "a text")),
-    "shard": (_path, "a path"),
+    "shard": (_shard, "a path or an address, and no command"),
     **{name: (lambda value: value is None or _text(value), "a text") for name in ("prompt", "commit")},
     "reference_frame": (_frame, "the number of a frame"),
     "part": (_part, "x, y, columns, rows, width and height"),
