@@ -110,7 +110,7 @@ def peak_memory(*words, folder):
 
     The allocator gives large arrays back at once: by default it keeps some, more or less by chance.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "generate.py", *words]
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
