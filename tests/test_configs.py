@@ -175,6 +175,7 @@ def test_every_other_command(name):
         "prepare": ["source=videos", "out=shards"],
         "evaluate_sensitivity": ["clips=[a,b]", "out=out"],
         "evaluate_compare": ["results=[a,b]", "out=out"],
+        "evaluate_history": ["run=runs/name"],
         "evaluate_sweep": ["weights=last.safetensors", "shards=shards.tar", "out=out"],
         "prepare_verify": ["out=shards"],
         "prepare_inspect": ["out=shards"],

@@ -163,6 +163,12 @@ class ExamplesByPosition:
         positions = [*wanted.now, *wanted.ahead] if isinstance(wanted, Upcoming) else wanted
         self._ahead.begin(_Wanted(position, 0, self.order(position)) for position in positions)
 
+    def close(self) -> None:
+        """End what this process fetches ahead; it begins again with the next batch."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
     def _fetch(self, wanted: "_Wanted") -> None:
         """Fetch what `fill` will read."""
         fetch_places(self._examples.places(wanted.sample, self._generator(wanted)))

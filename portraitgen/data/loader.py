@@ -69,14 +69,17 @@ class _BatchReader:
             generator=torch.Generator(),
             **(ahead if self._num_workers else {}),  # type: ignore[arg-type]
         )
-        for result in loader:
-            if isinstance(result, DataError):
-                raise result
-            keys, texts, tensors, failures = result
-            self._report(failures)
-            # From a worker a slab arrives as its tensors.
-            read = ring.tensors(tensors) if isinstance(tensors, Slab) else tensors
-            yield {"key": keys, **texts, **read, **self._examples.constants}
+        try:
+            for result in loader:
+                if isinstance(result, DataError):
+                    raise result
+                keys, texts, tensors, failures = result
+                self._report(failures)
+                # From a worker a slab arrives as its tensors.
+                read = ring.tensors(tensors) if isinstance(tensors, Slab) else tensors
+                yield {"key": keys, **texts, **read, **self._examples.constants}
+        finally:
+            self._examples.close()
 
     def _report(self, failures: list[Failure]) -> None:
         for failure in failures:

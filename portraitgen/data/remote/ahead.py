@@ -1,7 +1,9 @@
 """Fetch what the next samples need while the present ones are decoded."""
 
+import contextlib
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
@@ -36,8 +38,15 @@ def with_upcoming(batches: Iterable[list[int]], *, readers: int, samples: int) -
             known.extend(islice(source, 1))
 
 
+_ENDED_WITHIN = 5.0
+"""Seconds that `close` waits for what is being run: a store that keeps silent must not hold up the end."""
+
+
 class Ahead(Generic[Key]):
     """Runs a function for keys before its results are wanted, in threads that do not outlive the process.
+
+    They are to be ended (`close`) once no results are wanted any more. What they hold at the moment of a
+    fork, such as a lock of a library, the forked process would wait for without end.
 
     Args:
         function: what to run; what it raises, `wait` raises.
@@ -46,11 +55,12 @@ class Ahead(Generic[Key]):
 
     def __init__(self, function: Callable[[Key], None], *, threads: int) -> None:
         self._function = function
-        self._waiting: queue.SimpleQueue[tuple[Key, Future[None]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Key, Future[None]] | None] = queue.SimpleQueue()
         self._begun: dict[Key, Future[None]] = {}
-        for _ in range(threads):
-            # An executor's threads would be waited for at the end of the process, retries and all.
-            threading.Thread(target=self._run, daemon=True).start()
+        # An executor's threads would be waited for at the end of the process, retries and all.
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, keys: Iterable[Key]) -> None:
         """Run it for these, in this order, unless that has begun."""
@@ -65,9 +75,20 @@ class Ahead(Generic[Key]):
         self.begin([key])
         self._begun.pop(key).result()
 
+    def close(self) -> None:
+        """Run nothing more; return when what was being run has ended, or after some seconds."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
+        end = time.monotonic() + _ENDED_WITHIN
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0))
+
     def _run(self) -> None:
-        while True:
-            key, future = self._waiting.get()
+        while (task := self._waiting.get()) is not None:
+            key, future = task
             try:
                 self._function(key)
             except Exception as error:  # it is raised where the result is wanted

@@ -159,6 +159,26 @@ def test_work_is_done_in_order_by_one_and_at_a_time_by_several():
         several.wait(key)
 
 
+def test_the_end_waits_for_what_is_run_and_runs_nothing_that_waits():
+    """Threads that went on held locks as workers were forked, who waited for them without end."""
+    begun, go = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def fetch(key: int) -> None:
+        begun.set()
+        assert go.wait(60)
+        done.append(key)
+
+    before = threading.active_count()
+    ahead = Ahead(fetch, threads=1)
+    ahead.begin(range(3))
+    assert begun.wait(60)
+    threading.Timer(0.05, go.set).start()
+    ahead.close()
+    assert done == [0]
+    assert threading.active_count() <= before + 1  # the timer's own
+
+
 def test_a_disk_that_is_full_as_a_size_is_noted_is_no_end(tmp_path, caplog, monkeypatch):
     """Training ended the sample, and took another one, where only the note could not be kept."""
 
