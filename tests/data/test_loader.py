@@ -20,6 +20,7 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.faces.drawing import draw_landmarks
 from portraitgen.media.gop import GopDecoder
 from portraitgen.media.masks import decode_rle_batch
+from tests.data.batches import assert_same, take
 from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
 from tests.synthetic import synthetic_clip
@@ -84,29 +85,6 @@ def loader(
 ) -> ResumableLoader:
     module = datamodule(root, num_workers=num_workers, **settings)
     return module.train_stream(rank=rank, world_size=world_size)
-
-
-def take(stream: ResumableLoader, count: int) -> list[dict]:
-    """The next batches, over epoch borders; copies, so that slabs are given back."""
-    batches = []
-    while len(batches) < count:
-        for batch in stream:
-            batches.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
-            if len(batches) == count:
-                break
-    stream.close()
-    return batches
-
-
-def assert_same(left: list[dict], right: list[dict]) -> None:
-    assert len(left) == len(right)
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            if isinstance(a[name], list):
-                assert a[name] == b[name]
-            else:
-                torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_batch_holds_the_frames_that_it_names(root):

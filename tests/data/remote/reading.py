@@ -1,8 +1,6 @@
-"""Loaders of the clips of conftest, wherever they lie, and what comes out of them."""
+"""Loaders of the clips of conftest, wherever they lie."""
 
 from pathlib import Path
-
-import torch
 
 from portraitgen.data.loader import ResumableLoader
 from portraitgen.data.remote.settings import RemoteShards
@@ -27,25 +25,3 @@ def settings(tmp_path: Path, options: dict | None = None, **given) -> RemoteShar
 def loader(shards: str, *, rank: int = 0, world_size: int = 1, **given) -> ResumableLoader:
     module = clip_module(shards, **{"batch_size": 2, "seed": 5, "samples_per_epoch": 8, **PLAIN, **given})
     return module.train_stream(rank=rank, world_size=world_size)
-
-
-def take(stream: ResumableLoader, count: int) -> list[dict]:
-    batches: list[dict] = []
-    while len(batches) < count:
-        for batch in stream:
-            batches.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
-            if len(batches) == count:
-                break
-    stream.close()
-    return batches
-
-
-def assert_same(left: list[dict], right: list[dict]) -> None:
-    assert len(left) == len(right)
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            if isinstance(a[name], list):
-                assert a[name] == b[name]
-            else:
-                torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)

@@ -10,8 +10,9 @@ from portraitgen.data.catalog import Catalog
 from portraitgen.data.features.reader import FeatureReader
 from portraitgen.data.sample import DataError
 from portraitgen.runs.generate.stored_clips import ShardClips
+from tests.data.batches import assert_same, take
 from tests.data.features.test_features import Numbered, PerPerson, Said, compute
-from tests.data.remote.reading import assert_same, loader, settings, take
+from tests.data.remote.reading import loader, settings
 from tests.data.remote.servers import BUCKET, PlainHandler, RangeHandler, s3_server, sign_in, web_server
 
 

@@ -20,10 +20,11 @@ from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.settings import RemoteShards
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
+from tests.data.batches import assert_same, take
 from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
 from tests.data.remote.proxy import Proxy
-from tests.data.remote.reading import PLAIN, assert_same, loader, settings, shards_at, take
+from tests.data.remote.reading import PLAIN, loader, settings, shards_at
 from tests.data.remote.servers import BUCKET, CREDENTIALS, web_server
 
 FULL = {

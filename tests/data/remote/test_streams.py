@@ -10,7 +10,8 @@ import pytest
 from portraitgen.data.catalog import Catalog
 from portraitgen.data.remote.address import Address
 from portraitgen.data.sample import DataError
-from tests.data.remote.reading import assert_same, loader, settings, take
+from tests.data.batches import assert_same, take
+from tests.data.remote.reading import loader, settings
 
 
 def printed(root: Path, log: Path) -> str:
