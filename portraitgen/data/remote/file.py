@@ -25,13 +25,14 @@ class RemoteFile(ABC):
         cache: of the node.
         version: changes when the object does.
         size: in bytes.
+        tag: of the object, see ObjectFacts.
 
     Raises:
         DataError: the cache cannot be opened.
     """
 
-    def __init__(self, address: Address, cache: Cache, *, version: str, size: int = 0) -> None:
-        self._address, self._cache, self.version = address, cache, version
+    def __init__(self, address: Address, cache: Cache, *, version: str, size: int = 0, tag: str = "") -> None:
+        self._address, self._cache, self.version, self._tag = address, cache, version, tag
         try:
             self._blocks = cache.blocks(address.url, version, size)
         except OSError as error:  # it would else count as a broken sample
@@ -94,7 +95,8 @@ class RangedFile(RemoteFile):
             runs[-1][1] = number + 1
         spans = [(self._blocks.span(first)[0], self._blocks.span(last - 1)[1]) for first, last in runs]
         blocks: Blocks = {}
-        for (first, last), data in zip(runs, store_of(self._address).read(self._address, spans), strict=True):
+        parts = store_of(self._address).read(self._address, spans, tag=self._tag)
+        for (first, last), data in zip(runs, parts, strict=True):
             view = memoryview(data)
             blocks |= {n: view[(n - first) * BLOCK : (n + 1 - first) * BLOCK] for n in range(first, last)}
         self._cache.keep(self._blocks, blocks)

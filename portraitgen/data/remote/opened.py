@@ -43,8 +43,8 @@ def open_bytes(address: Address) -> RemoteFile:
             _known[address] = store_of(address).facts(address)
         facts = _known[address]
         if facts.has_ranges and facts.size is not None:
-            return RangedFile(address, cache, version=facts.version, size=facts.size)
-        file = StreamedFile(address, cache, version=facts.version, size=facts.size)
+            return RangedFile(address, cache, version=facts.version, size=facts.size, tag=facts.tag)
+        file = StreamedFile(address, cache, version=facts.version, size=facts.size, tag=facts.tag)
     if file.size > 0.9 * address.remote.cache_bytes:
         raise DataError(
             f"{address} has {file.size / 1e9:.1f} GB and can only be read whole, which the cache of"

@@ -10,7 +10,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +30,8 @@ T = TypeVar("T")
 Span = tuple[int, int]
 """First byte, and the first byte behind."""
 
-_PROTOCOLS = ("s3", "gs", "http", "https")
+_WEB = ("http", "https")
+_PROTOCOLS = ("s3", "gs", *_WEB)
 """What is read. fsspec knows more, some of which run what they are given; an address may be anybody's."""
 
 _PACKAGES = {"s3": ("s3fs", "'portraitgen[s3]'"), "gs": ("gcsfs", "gcsfs")}
@@ -46,6 +48,7 @@ _NO_CREDENTIALS = {
     *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "SSOTokenLoadError"),
 }
 _LIBRARIES = {"aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "requests", "urllib3"}
+_TAGS = ("ETag", "Last-Modified")
 _REFUSED = (401, 403)
 _WORTH_RETRYING = (408, 425, 429)
 _LONGEST_DELAY = 60.0
@@ -54,12 +57,14 @@ _LONGEST_DELAY = 60.0
 class ObjectFacts(NamedTuple):
     """What a store says of an object: its size, what changes with its content, whether it gives ranges.
 
-    `size` is None where a server does not say.
+    `size` is None where a server does not say. `tag` is the part of the version by which each answer with
+    bytes of the object is known as one of it: the ETag, a time, the generation at Google; "" where none is.
     """
 
     size: int | None
     version: str
     has_ranges: bool
+    tag: str = ""
 
 
 class StoreError(DataError):
@@ -95,7 +100,7 @@ class Store:
             limits["retries"] = {"max_attempts": 1}
             limits["max_pool_connections"] = remote.connections
             options["config_kwargs"] = {**limits, **options.get("config_kwargs", {})}
-        if protocol in ("http", "https"):
+        if protocol in _WEB:
             # Of aiohttp's own limit, five minutes for all of an object, a whole shard may take more.
             limit = aiohttp.ClientTimeout(total=None, sock_connect=remote.timeout, sock_read=remote.timeout)
             options["client_kwargs"] = {"timeout": limit, **options.get("client_kwargs", {})}
@@ -112,26 +117,33 @@ class Store:
 
     def facts(self, address: Address) -> ObjectFacts:
         """What is known of an object; `Missing` where there is none."""
-        if self._protocol in ("http", "https"):
+        if self._protocol in _WEB:
             return retrying(address, functools.partial(self._sync, self._probe, address.url))
         return _facts(retrying(address, functools.partial(self._files.info, address.url, refresh=True)))
 
-    def read(self, address: Address, spans: Sequence[Span]) -> list[bytes]:
-        """The bytes of these spans, asked for at once; what failed is asked for again, not what came."""
+    def read(self, address: Address, spans: Sequence[Span], *, tag: str = "") -> list[bytes]:
+        """The bytes of these spans, asked for at once; what failed is asked for again, not what came.
+
+        Args:
+            address, spans: which bytes.
+            tag: of the object, as it was found: what has another one by now is refused.
+        """
         found: dict[Span, bytes] = {}
 
         def fetch() -> list[bytes]:
             left = [span for span in spans if span not in found]
-            starts, ends = (list(each) for each in zip(*left, strict=True))
-            parts = self._files.cat_ranges([address.url] * len(left), starts, ends, on_error="return")
             failure: Exception | None = None
-            for (start, end), part in zip(left, parts, strict=True):
+            for (start, end), part in zip(left, self._ranges(address.url, left, tag), strict=True):
                 if isinstance(part, Exception):
                     failure = part
-                elif len(part) != end - start:
-                    failure = EOFError(f"{len(part)} bytes came of bytes {start} to {end}")
+                elif tag and part[0] and part[0] != tag:
+                    raise _replaced(address)
+                elif len(part[1]) != end - start:
+                    failure = EOFError(f"{len(part[1])} bytes came of bytes {start} to {end}")
                 else:
-                    found[start, end] = part
+                    found[start, end] = part[1]
+            if _is_no_such_range(failure):  # what was found had these bytes
+                raise _replaced(address) from failure
             if failure is not None:
                 raise failure
             return [found[span] for span in spans]
@@ -142,9 +154,13 @@ class Store:
         """All bytes of a small object; `Missing` where there is none."""
         return retrying(address, functools.partial(self._files.cat_file, address.url))
 
-    def stream(self, address: Address) -> Any:
-        """An object as a file to be read from its beginning to its end."""
-        return retrying(address, functools.partial(self._files.open, address.url, "rb", block_size=0))
+    def stream(self, address: Address, *, tag: str = "") -> Any:
+        """An object as a file to be read from its beginning to its end, see `read`."""
+        file = retrying(address, functools.partial(self._files.open, address.url, "rb", block_size=0))
+        if tag and self._protocol in _WEB and _tag(file.r.headers) not in ("", tag):
+            file.close()
+            raise _replaced(address)
+        return file
 
     def children(self, folder: Address) -> dict[Address, ObjectFacts | None]:
         """What lies in a folder, and what is known of it; nothing where the store cannot say."""
@@ -152,7 +168,7 @@ class Store:
         known = {}
         for info in sorted(found, key=itemgetter("name")):
             address = Address(self._files.unstrip_protocol(info["name"]), folder.remote)
-            says = info.get("type") == "file" and self._protocol not in ("http", "https")
+            says = info.get("type") == "file" and self._protocol not in _WEB
             known[address] = _facts(info) if says else None
         return known
 
@@ -160,24 +176,60 @@ class Store:
         assert isinstance(self._files, AsyncFileSystem)
         return sync(self._files.loop, function, *given, timeout=self._remote.timeout)
 
-    async def _probe(self, url: str) -> ObjectFacts:
-        """Ask a server for one byte: its answer says more surely than a header whether it gives ranges."""
+    def _ranges(self, url: str, spans: Sequence[Span], tag: str) -> list[tuple[str, bytes] | Exception]:
+        """Of each span its bytes and the tag of the object that they are of, or what it failed by."""
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*(ask(url, span, tag) for span in spans), return_exceptions=True)
+
+        assert isinstance(self._files, AsyncFileSystem)
+        ask = {"s3": self._s3_range, "gs": self._gs_range}.get(self._protocol, self._web_range)
+        return sync(self._files.loop, together)  # type: ignore[no-any-return]
+
+    async def _s3_range(self, url: str, span: Span, tag: str) -> tuple[str, bytes]:
+        bucket, key, version = self._files.split_path(url)
+        given = {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {})}
+        answer = await self._files._call_s3("get_object", Range=_range_header(span), **given)
+        try:
+            return answer.get("ETag", ""), await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+
+    async def _gs_range(self, url: str, span: Span, tag: str) -> tuple[str, bytes]:
+        # The answer is of that generation, or there is none.
+        return tag, await self._files._cat_file(url, start=span[0], end=span[1], generation=tag or None)
+
+    async def _web_range(self, url: str, span: Span, tag: str) -> tuple[str, bytes]:
+        async with self._get(url, span) as answer:
+            if answer.status != 206:
+                answer.close()
+                raise EOFError(f"all of it came, not bytes {span[0]} to {span[1]}")
+            return _tag(answer.headers), await answer.read()
+
+    @asynccontextmanager
+    async def _get(self, url: str, span: Span) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A web server's answer to the question for a range."""
         given = dict(self._files.kwargs)
-        headers = {**given.pop("headers", {}), "Range": "bytes=0-0", "Accept-Encoding": "identity"}
+        headers = {**given.pop("headers", {}), "Range": _range_header(span), "Accept-Encoding": "identity"}
         session = await self._files.set_session()
         async with session.get(self._files.encode_url(url), headers=headers, **given) as answer:
             if answer.status == 404:
                 raise FileNotFoundError(url)
             answer.raise_for_status()
-            told = answer.headers
-            version = "|".join(told[name] for name in ("ETag", "Last-Modified") if name in told)
+            yield answer
+
+    async def _probe(self, url: str) -> ObjectFacts:
+        """Ask a server for one byte: its answer says more surely than a header whether it gives ranges."""
+        async with self._get(url, (0, 1)) as answer:
+            told, tag = answer.headers, _tag(answer.headers)
+            version = "|".join(told[name] for name in _TAGS if name in told)
             total = told.get("Content-Range", "").rpartition("/")[2]
             if answer.status == 206 and total.isdecimal():
-                return ObjectFacts(int(total), f"{version}|{total}", has_ranges=True)
+                return ObjectFacts(int(total), f"{version}|{total}", has_ranges=True, tag=tag)
             length = told.get("Content-Length", "")
-            version = f"{version}|{length}"
+            version, size = f"{version}|{length}", int(length) if length.isdecimal() else None
             answer.close()  # else the whole object would be read
-            return ObjectFacts(int(length) if length.isdecimal() else None, version, has_ranges=False)
+            return ObjectFacts(size, version, has_ranges=False, tag=tag)
 
 
 async def _session(connections: int, **given: Any) -> aiohttp.ClientSession:
@@ -199,7 +251,30 @@ def _facts(info: Mapping[str, Any]) -> ObjectFacts:
     version = [
         str(info[name]) for name in ("ETag", "etag", "md5Hash", "LastModified", "size") if name in info
     ]
-    return ObjectFacts(int(info["size"]), "|".join(version), has_ranges=True)
+    tag = str(info.get("generation") or info.get("ETag") or "")
+    return ObjectFacts(int(info["size"]), "|".join(version), has_ranges=True, tag=tag)
+
+
+def _range_header(span: Span) -> str:
+    return f"bytes={span[0]}-{span[1] - 1}"
+
+
+def _tag(headers: Mapping[str, str]) -> str:
+    """What a web server's answer says of the object that it is of."""
+    return next((headers[name] for name in _TAGS if name in headers), "")
+
+
+def _replaced(address: Address) -> StoreError:
+    return StoreError(
+        f"data.shards: {address} is another object than when this run began: it was replaced. Samples and"
+        " their order are those of the former one: put it back, or start again, and its index is read anew"
+    )
+
+
+def _is_no_such_range(error: Exception | None) -> bool:
+    """Whether an object is too short for what was asked for."""
+    told = getattr(error.__cause__, "response", {}).get("Error", {}) if error is not None else {}
+    return getattr(error, "status", None) == 416 or told.get("Code") == "InvalidRange"
 
 
 def _lacks_credentials(error: Exception) -> bool:

@@ -30,15 +30,17 @@ class StreamedFile(RemoteFile):
     """A tar that is streamed whole when a part of it is missing; one process does, the others wait for it.
 
     Args:
-        address, cache, version: see RemoteFile.
+        address, cache, version, tag: see RemoteFile.
         size: in bytes; None where it is known only when all was read, as of what a command prints.
 
     Raises:
         DataError: the command or the server gives no whole tar.
     """
 
-    def __init__(self, address: Address, cache: Cache, *, version: str, size: int | None = None) -> None:
-        super().__init__(address, cache, version=version)
+    def __init__(
+        self, address: Address, cache: Cache, *, version: str, size: int | None = None, tag: str = ""
+    ) -> None:
+        super().__init__(address, cache, version=version, tag=tag)
         self._lock = cache.path(address.url, version).with_suffix(".lock")
         if size is None:
             size = cache.size(address.url, version)
@@ -75,7 +77,7 @@ class StreamedFile(RemoteFile):
         from webdataset.tariterators import tar_file_iterator
 
         copied = _Copied(self, wanted)
-        with _opened(self._address) as copied.stream:
+        with _opened(self._address, self._tag) as copied.stream:
             try:
                 # The reader sees whether members are whole; what lies behind the end mark comes after it.
                 for _ in tar_file_iterator(copied):
@@ -124,10 +126,10 @@ class _Copied:
 
 
 @contextmanager
-def _opened(address: Address) -> Iterator[Any]:
+def _opened(address: Address, tag: str) -> Iterator[Any]:
     """The stream of a shard; OSError when the command fails."""
     if not address.is_pipe:
-        with store_of(address).stream(address) as stream:
+        with store_of(address).stream(address, tag=tag) as stream:
             yield stream
         return
     from webdataset.gopen import gopen

@@ -37,6 +37,9 @@ class RangeHandler(PlainHandler):
             return super().send_head()  # type: ignore[return-value]
         size = path.stat().st_size
         first, last = int(wanted[1]), min(int(wanted[2]), size - 1)
+        if first >= size:
+            self.send_error(416)
+            return None
         with path.open("rb") as file:
             file.seek(first)
             data = file.read(last - first + 1)
@@ -67,6 +70,17 @@ def web_server(folder: Path, handler: type[PlainHandler] = RangeHandler) -> Iter
         server.server_close()
 
 
+def s3_client(port: int) -> Any:
+    """Of boto3, for the S3 server at this port."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        region_name="us-east-1",
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
 @contextmanager
 def s3_server(folder: Path, *, public: bool = False) -> Iterator[int]:
     """The port of moto's S3 server, with the files of this folder in BUCKET, below "data/".
@@ -79,13 +93,7 @@ def s3_server(folder: Path, *, public: bool = False) -> Iterator[int]:
     server.start()
     try:
         _, port = server.get_host_and_port()
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            region_name="us-east-1",
-            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        )
+        client = s3_client(port)
         client.create_bucket(Bucket=BUCKET)
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from portraitgen.data.manifest import read_manifest
 from portraitgen.data.motion import MotionFrames
 from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.settings import RemoteShards
+from portraitgen.data.remote.store import StoreError
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
 from tests.data.batches import assert_same, take
@@ -25,7 +27,15 @@ from tests.data.modules import clip_module, photo_module
 from tests.data.photos import Person, photo
 from tests.data.remote.proxy import Proxy
 from tests.data.remote.reading import PLAIN, loader, settings, shards_at
-from tests.data.remote.servers import BUCKET, CREDENTIALS, web_server
+from tests.data.remote.servers import (
+    BUCKET,
+    CREDENTIALS,
+    PlainHandler,
+    s3_client,
+    s3_server,
+    sign_in,
+    web_server,
+)
 
 FULL = {
     "clip_frames": 4,
@@ -253,6 +263,36 @@ def test_a_shard_that_was_replaced_is_fetched_anew(root, tmp_path):
         second = Catalog(address, settings(tmp_path)).indexes[0].keys.tolist()
     assert len(first) == len(second) == 3
     assert first != second
+
+
+def _replace(kind: str, copy: Path, port: int, content: bytes) -> None:
+    """Put another object in the place of the first shard, under the same address."""
+    if kind == "s3":
+        s3_client(port).put_object(Bucket=BUCKET, Key="data/shards/train-000000.tar", Body=content)
+        return
+    path = copy / "shards" / "train-000000.tar"
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("length", [1.0, 0.01])
+@pytest.mark.parametrize("kind", ["s3", "web", "plain"])
+def test_a_shard_that_is_replaced_while_it_is_read_ends_the_run(
+    root, kind, length, tmp_path, monkeypatch, caplog
+):
+    """Bytes of both were mixed, and counted as one object's in the cache."""
+    sign_in(monkeypatch)
+    caplog.set_level(logging.INFO)
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    servers = {"s3": s3_server, "web": web_server, "plain": partial(web_server, handler=PlainHandler)}
+    with servers[kind](copy) as port, Proxy(port) as proxy:
+        shards, options = shards_at(kind, proxy)
+        archive = Archive(Catalog(shards, settings(tmp_path, options)).shards[0])
+        whole = (copy / "shards" / "train-000000.tar").read_bytes()
+        _replace(kind, copy, port, bytes(int(length * len(whole))))
+        with pytest.raises(StoreError, match=r"shards/train-000000\.tar is another object .* replaced"):
+            archive.file.read(len(whole) - 100, 50)
+        assert "asked again" not in caplog.text
 
 
 def test_files_by_address_are_files(root):
