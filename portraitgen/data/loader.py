@@ -4,8 +4,10 @@ Both are plain iterables that hold a DataLoader, not DataLoaders: Lightning woul
 sampler of its own under DDP. Ranks are told apart here, by numbers given when the loader is built.
 """
 
+import gc
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +29,10 @@ Batch = dict[str, Tensor | list[str] | list[str | list[str]]]
 _PREFETCH_FACTOR = 2
 # Beside those prefetched, the trainer holds the batch that it works on and the one that it just left.
 _SLABS_PER_WORKER = _PREFETCH_FACTOR + 2
+
+# What is garbage in this process may belong to threads, which workers that are forked do not have: freeing an
+# inherited frame of FFmpeg's there waits for its scaler's threads without end.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 class _BatchReader:

@@ -1,7 +1,9 @@
 """The training stream: one law for any number of workers, ranks and restarts, broken samples included."""
 
+import gc
 import itertools
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from portraitgen.data.archive import Archive
 from portraitgen.data.datamodule import ShardDataModule
+from portraitgen.data.examples import ExamplesByPosition
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.loader import ResumableLoader
 from portraitgen.data.motion import MotionFrames
@@ -143,6 +146,35 @@ def test_masks_that_are_not_there_are_refused(root):
 
 def test_workers_do_not_change_a_batch(make):
     assert_same(take(make(), 9), take(make(num_workers=2), 9))
+
+
+class _InACycle:
+    """Only the garbage collector ends it; it notes which process that was."""
+
+    def __init__(self, ended: Path) -> None:
+        self._itself, self._ended = self, ended
+
+    def __del__(self) -> None:
+        (self._ended / str(os.getpid())).touch()
+
+
+def test_workers_leave_alone_what_is_garbage_in_the_process_that_forked_them(root, tmp_path, monkeypatch):
+    """A decoder or a session of a network would wait there for threads that a fork does not have."""
+    read = ExamplesByPosition.__getitems__
+
+    def collect_and_read(self, wanted):
+        gc.collect()
+        return read(self, wanted)
+
+    monkeypatch.setattr(ExamplesByPosition, "__getitems__", collect_and_read)
+    gc.disable()
+    try:
+        _InACycle(tmp_path)
+        take(loader(root, num_workers=2), 3)
+        gc.collect()
+    finally:
+        gc.enable()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 def test_batches_held_by_the_consumer_are_not_overwritten(make):

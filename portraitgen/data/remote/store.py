@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -236,6 +237,18 @@ async def _session(connections: int, **given: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), **given)
 
 
+_opening = threading.Lock()
+"""Threads that fetch ahead begin together; each opening a store would read a library's tables again."""
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @functools.lru_cache(maxsize=64)
 def _store(process: int, protocol: str, remote: RemoteShards) -> Store:
     return Store(protocol, remote)
@@ -243,7 +256,8 @@ def _store(process: int, protocol: str, remote: RemoteShards) -> Store:
 
 def store_of(address: Address) -> Store:
     """The store of an address, this process's own."""
-    return _store(os.getpid(), address.protocol, address.remote)
+    with _opening:
+        return _store(os.getpid(), address.protocol, address.remote)
 
 
 def _facts(info: Mapping[str, Any]) -> ObjectFacts:
