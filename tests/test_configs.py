@@ -157,6 +157,7 @@ def test_all_groups_are_covered():
         "trials",
         "protocol",
         "text",
+        "remote_shards",
     }
     assert folders - other == set(TRAIN_GROUPS)
 
