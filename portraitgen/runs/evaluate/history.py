@@ -24,13 +24,11 @@ from portraitgen.runs.config.check import check_config
 from portraitgen.runs.evaluate.side_by_side import side_by_side
 from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
 from portraitgen.training.best_weights import LIST
+from portraitgen.training.figure_names import ROUNDS
 from portraitgen.training.grading import rounds
 from portraitgen.training.run_log import CsvLog
 
 log = logging.getLogger(__name__)
-
-GRADED = "graded"
-"""Folder of a run that holds its rounds."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +56,7 @@ def show_history(config: DictConfig) -> None:
     """
     check_config(config)
     run = Path(config.run)
-    folders = {step: each for step, each in rounds(run / GRADED).items() if (each / RESULTS).is_file()}
+    folders = {step: each for step, each in rounds(run / ROUNDS).items() if (each / RESULTS).is_file()}
     if not folders:
         raise ValueError(f"run={run}: nothing was graded in it; train with callbacks=grading")
     found = {step: load_results(folder) for step, folder in folders.items()}
@@ -71,7 +69,7 @@ def show_history(config: DictConfig) -> None:
             f"{left} earlier round{'s' * (left != 1)} left out, whose figures were taken otherwise "
             "(graders, clips or faces)."
         )
-    history = History(same, _chosen(run / GRADED / LIST, same), _cost(run / CsvLog.FILE_NAME))
+    history = History(same, _chosen(run / ROUNDS / LIST, same), _cost(run / CsvLog.FILE_NAME))
     out = writable_folder(Path(config.out))
     paths = write_history(
         history,

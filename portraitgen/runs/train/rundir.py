@@ -33,6 +33,7 @@ from portraitgen.media.files import replacing
 from portraitgen.runs.config.keys import is_under, leaves
 from portraitgen.runs.config.yaml_files import load_yaml
 from portraitgen.runs.secrets import without_secrets, words_without_secrets
+from portraitgen.training.figure_names import ROUNDS
 
 if TYPE_CHECKING:
     from portraitgen.training.checkpoint import Resume
@@ -147,7 +148,7 @@ class RunDirectory:
         target = earlier / str(number)
         target.mkdir(parents=True)
         wandb_id = self.folder / "wandb_id.txt"
-        beside = (self.folder / "samples", self.folder / "graded")
+        beside = (self.folder / "samples", self.folder / ROUNDS)
         for path in (self.weights, *beside, metrics, self.config, self.versions, wandb_id):
             if path.exists():
                 path.rename(target / path.name)

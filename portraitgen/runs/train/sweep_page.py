@@ -13,7 +13,7 @@ from portraitgen.metrics.saved import RESULTS, load_results
 from portraitgen.metrics.scores import MetricInfo
 from portraitgen.runs.config.sought import is_graded, optimized_metrics
 from portraitgen.runs.config.yaml_files import load_yaml
-from portraitgen.training.figure_names import GRADED
+from portraitgen.training.figure_names import GRADED, ROUNDS
 
 
 class EndedTrial(NamedTuple):
@@ -57,7 +57,7 @@ def _describe(name: str, folder: Path) -> MetricInfo | None:
     if not is_graded(name):
         loss = name.partition("/")[2].startswith("loss")
         return MetricInfo(name, "", 5, False, "as it was logged") if loss else None
-    rounds = sorted(folder.glob(f"graded/step_*/{RESULTS}"))
+    rounds = sorted(folder.glob(f"{ROUNDS}/step_*/{RESULTS}"))
     figure, _, control = name.removeprefix(GRADED).partition(".")
     metrics = load_results(rounds[-1]).metrics if rounds else {}
     return None if control else metrics.get(figure)
