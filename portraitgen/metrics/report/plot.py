@@ -1,9 +1,9 @@
 """Plots as inline SVG: no script, no network, coloured by the style sheet of the page they stand on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -17,6 +17,59 @@ _LABEL = 32
 """Letters of a label that fit beside the height of a plot; what reads the title aloud says all of it."""
 _DIGIT = 7.5
 """Width of a digit at the style sheet's 12 pixels, in the widest of its fonts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where the values of a plot with two axes lie on it, and what its template is told of the axes.
+
+    Attributes:
+        x_range: first and last value across.
+        x_ticks: values that are written below.
+        y_ticks: values that are written beside; the first lies at the bottom, the last on top.
+    """
+
+    x_range: tuple[float, float]
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+
+    @property
+    def left(self) -> int:
+        return math.ceil(_AXIS_LABEL + _label_width(self.y_ticks))
+
+    @property
+    def right(self) -> int:
+        return _WIDTH - math.ceil(max(16.0, _label_width(self.x_ticks) / 2))
+
+    @property
+    def bottom(self) -> int:
+        return _HEIGHT - _BOTTOM
+
+    def across(self, value: float) -> float:
+        first, last = self.x_range
+        share = (value - first) / (last - first)
+        return round(self.left + share * (self.right - self.left), 1)
+
+    def down(self, value: float) -> float:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return round(_TOP + (high - value) / (high - low) * (self.bottom - _TOP), 1)
+
+    def render(self, template: str, *, x_label: str, y_label: str, **values: Any) -> Markup:
+        """The SVG template with the axes and these values."""
+        return render(
+            template,
+            width=_WIDTH,
+            height=_HEIGHT,
+            left=self.left,
+            right=self.right,
+            top=_TOP,
+            bottom=self.bottom,
+            x_label=x_label,
+            y_label=y_label if len(y_label) <= _LABEL else f"{y_label[:_LABEL]}…",
+            x_ticks=[(f"{tick:g}", self.across(tick)) for tick in self.x_ticks],
+            y_ticks=[(f"{tick:g}", self.down(tick)) for tick in self.y_ticks],
+            **values,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,24 +117,14 @@ def line_plot(
     shown = [values for line in lines for values in (line.values, line.interval) if values is not None]
     present = np.concatenate([values[np.isfinite(values)] for values in shown])
     ticks = _ticks(float(present.min()), float(present.max())) if len(present) else [0.0, 1.0]
-    low, high = ticks[0], ticks[-1]
     x_ticks = [tick for tick in _ticks(x[0], x[-1]) if tick == int(tick) and x[0] <= tick <= x[-1]]
-    left = math.ceil(_AXIS_LABEL + _label_width(ticks))
-    right = _WIDTH - math.ceil(max(16.0, _label_width(x_ticks) / 2))
-    bottom = _HEIGHT - _BOTTOM
-    span = max(x[-1] - x[0], 1)
-
-    def across(at: float) -> float:
-        return round(left + (at - x[0]) / span * (right - left), 1)
-
-    def down(value: float) -> float:
-        return round(_TOP + (high - value) / (high - low) * (bottom - _TOP), 1)
+    frame = _Frame((x[0], max(x[-1], x[0] + 1)), x_ticks, ticks)
 
     def drawn(line: Line) -> _DrawnLine:
         values = [float(value) for value in line.values]
         here = [math.isfinite(value) for value in values]
         places = [
-            (across(at), down(value) if math.isfinite(value) else math.nan)
+            (frame.across(at), frame.down(value) if math.isfinite(value) else math.nan)
             for at, value in zip(x, values, strict=True)
         ]
         points = [
@@ -93,22 +136,14 @@ def line_plot(
             for index in range(len(values))
             if here[index]
         ]
-        bands = [] if line.interval is None else _bands([across(at) for at in x], line.interval, down)
+        bands = [] if line.interval is None else _bands([frame.across(at) for at in x], line.interval, frame)
         return _DrawnLine(line.style, _path(places), points, bands)
 
-    return render(
+    return frame.render(
         "line_plot.svg",
-        width=_WIDTH,
-        height=_HEIGHT,
-        left=left,
-        right=right,
-        top=_TOP,
-        bottom=bottom,
         title=title,
         x_label=x_label,
         y_label=y_label,
-        x_ticks=[(f"{tick:g}", across(tick)) for tick in x_ticks],
-        y_ticks=[(f"{tick:g}", down(tick)) for tick in ticks],
         lines=[drawn(line) for line in lines],
     )
 
@@ -138,34 +173,17 @@ def scatter_plot(
         _ticks(min(values), max(values))
         for values in ([spot.x for spot in shown], [spot.y for spot in shown])
     )
-    left = math.ceil(_AXIS_LABEL + _label_width(y_ticks))
-    right = _WIDTH - math.ceil(max(16.0, _label_width(x_ticks) / 2))
-    bottom = _HEIGHT - _BOTTOM
-
-    def across(value: float) -> float:
-        return round(left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left), 1)
-
-    def down(value: float) -> float:
-        return round(_TOP + (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0]) * (bottom - _TOP), 1)
-
-    return render(
+    frame = _Frame((x_ticks[0], x_ticks[-1]), x_ticks, y_ticks)
+    return frame.render(
         "scatter_plot.svg",
-        width=_WIDTH,
-        height=_HEIGHT,
-        left=left,
-        right=right,
-        top=_TOP,
-        bottom=bottom,
         title=title,
         x_label=x_label,
-        y_label=y_label if len(y_label) <= _LABEL else f"{y_label[:_LABEL]}…",
-        x_ticks=[(f"{tick:g}", across(tick)) for tick in x_ticks],
-        y_ticks=[(f"{tick:g}", down(tick)) for tick in y_ticks],
+        y_label=y_label,
         spots=[
             _DrawnSpot(
                 spot.style,
-                across(spot.x),
-                down(spot.y),
+                frame.across(spot.x),
+                frame.down(spot.y),
                 f"{spot.label}: {spot.x:.{digits[0]}f}, {spot.y:.{digits[1]}f}",
             )
             for spot in shown
@@ -244,12 +262,12 @@ def _said(line: Line, index: int, digits: int) -> str:
     return f"{value} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _bands(across: Sequence[float], interval: np.ndarray, down: Callable[[float], float]) -> list[str]:
+def _bands(across: Sequence[float], interval: np.ndarray, frame: _Frame) -> list[str]:
     """Closed SVG paths around the intervals, one for each run of points that have one."""
     bands, run = [], []
     for at, bounds in [*zip(across, interval, strict=True), (0.0, np.full(2, np.nan))]:
         if np.isfinite(bounds).all():
-            run.append((at, down(float(bounds[0])), down(float(bounds[1]))))
+            run.append((at, *(frame.down(float(bound)) for bound in bounds)))
             continue
         if len(run) > 1:
             around = [(x, low) for x, low, _ in run] + [(x, high) for x, _, high in reversed(run)]
