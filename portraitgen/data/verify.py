@@ -22,7 +22,7 @@ from portraitgen.media.bounded import read_json
 from portraitgen.media.gop import GopDecoder, PacketTable
 
 
-def find_all_shards(root: Path) -> list[Path]:
+def shards_of_dataset(root: Path) -> list[Path]:
     """Every shard that a tar or a manifest speaks of, in the order of their names.
 
     Raises:

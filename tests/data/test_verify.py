@@ -16,7 +16,7 @@ from portraitgen.data.manifest import manifest_path, update_dataset, write_json
 from portraitgen.data.reader import ClipReader
 from portraitgen.data.sample import DataError
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
+from portraitgen.data.verify import dataset_problems, shard_problems, shards_of_dataset
 from portraitgen.media.audio import encode_wav
 from tests.synthetic import synthetic_clip
 
@@ -45,14 +45,14 @@ def overwrite(shard, extension, data, *, at=0):
 
 def test_what_was_written_is_sound(shard):
     root = shard.parent.parent
-    assert [each.stem for each in find_all_shards(root)] == ["photos-000000", "train-000000"]
-    assert [shard_problems(each) for each in find_all_shards(root)] == [[], []]
+    assert [each.stem for each in shards_of_dataset(root)] == ["photos-000000", "train-000000"]
+    assert [shard_problems(each) for each in shards_of_dataset(root)] == [[], []]
     assert dataset_problems(root) == []
 
 
 def test_a_folder_without_shards(tmp_path):
     with pytest.raises(DataError, match="holds no shards: give the folder"):
-        find_all_shards(tmp_path)
+        shards_of_dataset(tmp_path)
 
 
 def test_missing_parts(shard):
@@ -63,7 +63,7 @@ def test_missing_parts(shard):
     assert shard_problems(shard) == ["its index is missing"]
     manifest_path(shard).unlink()
     assert shard_problems(shard) == ["its manifest is missing, so it does not count as done"]
-    assert shard in find_all_shards(shard.parent.parent)
+    assert shard in shards_of_dataset(shard.parent.parent)
     manifest_path(shard).write_text("{")
     assert shard_problems(shard)[0].startswith("its manifest cannot be read")
 

@@ -26,7 +26,7 @@ from portraitgen.data.prepare.sources import find_sources
 from portraitgen.data.sample import DataError
 from portraitgen.data.scan import open_index
 from portraitgen.data.shards import ShardWriter
-from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
+from portraitgen.data.verify import dataset_problems, shard_problems, shards_of_dataset
 from portraitgen.runs.generate.requests_file import read_requests
 from portraitgen.training.inputs import Input
 from tests.synthetic import synthetic_clip
@@ -107,7 +107,7 @@ class FolderFuzzer:
         )
         self._changed_json(changed, random_)
         dataset_problems(self.theirs)
-        for each in find_all_shards(self.theirs):
+        for each in shards_of_dataset(self.theirs):
             shard_problems(each)
         list(describe_shards(self.theirs, [shard], [open_index(shard)]))
         update_dataset(self.theirs)

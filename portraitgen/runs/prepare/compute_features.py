@@ -17,7 +17,7 @@ from portraitgen.data.features.feature import CaptionFeature, Feature
 from portraitgen.data.features.store import FeatureFacts, has_empty, is_finished, write_empty
 from portraitgen.data.manifest import read_manifest, update_dataset
 from portraitgen.data.prepare.outcome import count
-from portraitgen.data.verify import find_all_shards
+from portraitgen.data.verify import shards_of_dataset
 from portraitgen.media.files import writable_folder
 from portraitgen.media.one_writer import one_writer
 from portraitgen.runs.config.check import check_config
@@ -54,7 +54,7 @@ def compute_features(config: DictConfig) -> None:
         known = ", ".join(sorted(path.stem for path in (CONF / "features").glob("*.yaml")))
         raise ValueError(f"name what to compute, such as 'features=[vae]'; there are {known}")
     root = out_folder(config)
-    shards = [shard for shard in find_all_shards(root) if shard.is_file() and read_manifest(shard)]
+    shards = [shard for shard in shards_of_dataset(root) if shard.is_file() and read_manifest(shard)]
     engine: Engine = instantiate(config.engine)
     features: list[Feature] = [instantiate(node) for node in config.features.values()]
     with one_writer(root):

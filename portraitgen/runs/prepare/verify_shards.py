@@ -16,7 +16,7 @@ from portraitgen.data.features.store import feature_index_path
 from portraitgen.data.features.verify import feature_problems
 from portraitgen.data.manifest import manifest_path
 from portraitgen.data.prepare.outcome import count
-from portraitgen.data.verify import dataset_problems, find_all_shards, shard_problems
+from portraitgen.data.verify import dataset_problems, shard_problems, shards_of_dataset
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.prepare.out_folder import out_folder
 from portraitgen.runs.progress import progress
@@ -50,7 +50,7 @@ def verify(config: DictConfig) -> None:
     check_config(config)
     root = out_folder(config)
     engine: Engine = instantiate(config.engine)
-    shards = find_all_shards(root)
+    shards = shards_of_dataset(root)
     sizes = [shard.stat().st_size if shard.is_file() else 0 for shard in shards]
     with progress("bytes") as show:
         found = engine.run(_check, shards, progress=lambda done: show(round(done), sum(sizes)))
