@@ -65,19 +65,18 @@ class RemoteShards:
         Raises:
             ValueError: nothing can be written there, or the default one belongs to somebody else.
         """
-        if self._cache is not None:
-            folder = Path(self._cache)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                if not os.access(folder, os.W_OK):
-                    raise PermissionError(None, "no permission")
-            except OSError as error:
-                raise cannot_write(folder, error) from error
-            return folder
-        folder = Path(tempfile.gettempdir()) / f"portraitgen-shards-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise DataError(
-                f"{folder} belongs to somebody else: say where fetched shards are kept (data.remote.cache=…)"
-            )
+        own = self._cache is None
+        default = Path(tempfile.gettempdir()) / f"portraitgen-shards-{os.getuid()}"
+        folder = default if self._cache is None else Path(self._cache)
+        try:
+            folder.mkdir(0o700 if own else 0o777, parents=True, exist_ok=True)
+            if own and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+                raise DataError(
+                    f"{folder} belongs to somebody else: say where fetched shards are kept "
+                    "(data.remote.cache=…)"
+                )
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(None, "no permission")
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         return folder

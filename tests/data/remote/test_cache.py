@@ -122,6 +122,17 @@ def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
         RemoteShards().cache_folder()
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["default", "given"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, given):
+    """The default one ended in a bare FileExistsError."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    default = tmp_path / f"portraitgen-shards-{os.getuid()}"
+    folder = tmp_path / "file/cache" if given else default
+    (tmp_path / "file" if given else default).write_text("in the way")
+    with pytest.raises(ValueError, match=rf"cannot write to {folder}: .*choose another folder"):
+        RemoteShards(cache=str(folder) if given else None).cache_folder()
+
+
 @pytest.mark.parametrize("readers", [1, 3])
 def test_each_reader_is_told_of_its_own_next_batches(readers):
     batches = [[2 * n, 2 * n + 1] for n in range(12)]
