@@ -32,7 +32,7 @@ from portraitgen.runs.config.overrides import explain
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
 from portraitgen.runs.config.shell_commands import command_problems
 from portraitgen.runs.config.threads import set_threads
-from portraitgen.runs.config.words import override_words, readable_words, unreadable
+from portraitgen.runs.config.words import config_folder, override_words, readable_words, unreadable
 from portraitgen.runs.train.trials import SweepTable, sweep_words
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def command(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         words = override_words(sys.argv[1:])
-        lines = [*unreadable(words)] or explain(error, config_name, words)
+        lines = [*unreadable(words)] or explain(error, config_name, words, config_folder(sys.argv[1:]))
         _show(error, str(ConfigError(lines)))
         sys.exit(1)
     except OSError as error:  # Hydra makes the run directory before the task starts

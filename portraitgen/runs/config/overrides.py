@@ -1,17 +1,23 @@
 """Why Hydra could not compose a configuration: all the misspelt overrides of a command line at once."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from portraitgen.runs.config.check import ConfigError, find_problems
+from portraitgen.runs.config.hydra_errors import in_plain_words
 from portraitgen.runs.config.schema import CONF
 from portraitgen.runs.config.targets import argument_names, did_you_mean, resolve_target
 
@@ -19,7 +25,9 @@ _OF_EXPERIMENT = ("model", "data", "stage", "sampling")
 """Groups of train.py without a default."""
 
 
-def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> list[str]:
+def explain(
+    error: Exception, config_name: str, overrides: Sequence[str], folder: Path | None = None
+) -> list[str]:
     """One line for each mistake in the command line, or in the files it composes.
 
     Hydra stops at the first override that it cannot place. So the configuration is composed once more without
@@ -30,14 +38,18 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> lis
         error: what Hydra raised; told in its own words where the second composition does not help.
         config_name: name of the primary config, such as "train".
         overrides: the words of the command line.
+        folder: that of `--config-dir`, whose groups stand beside those of conf/.
     """
-    GlobalHydra.instance().clear()
+    if folder is not None and not folder.is_dir():
+        return [f"--config-dir={folder}: there is no such folder"]
     unknown: dict[str, str] = {}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    experiment = None
+    with _composing(folder):
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
             if any(o.is_sweep_override() for o in parsed):
-                return [_plain(error)]
+                return [in_plain_words(error)]
+            experiment = next((str(o.value()) for o in parsed if o.key_or_group == "experiment"), None)
             values = [o for o in parsed if o.type is OverrideType.CHANGE and not _is_group(o)]
             others = [_text(o) for o in parsed if o not in values]
             composed = compose(config_name, others, return_hydra_config=True)
@@ -46,11 +58,27 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> lis
         except ConfigError as refused:
             return refused.problems
         except (HydraException, OmegaConfBaseException, YAMLError) as second:
-            return [*unknown.values(), _plain(second)]
-    rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]
-    if config_name == "train" and OmegaConf.is_missing(forced, "model"):
-        rest = [_no_experiment()]  # whatever else lacks a value lacks it for want of one
-    return [*unknown.values(), *rest] or [_plain(error)]
+            said = in_plain_words(second, experiment=experiment, folder=folder)
+            return [*unknown.values(), said]
+        rest = [line for line in find_problems(forced) if line.split(":")[0] not in unknown]
+        if config_name == "train" and OmegaConf.is_missing(forced, "model"):
+            rest = [_no_experiment()]  # whatever else lacks a value lacks it for want of one
+        return [*unknown.values(), *rest] or [in_plain_words(error, experiment=experiment, folder=folder)]
+
+
+@contextmanager
+def _composing(folder: Path | None) -> Iterator[None]:
+    """Hydra as a command initializes it, with the groups of `folder` behind those of conf/."""
+    path = create_config_search_path(str(CONF))
+    if folder is not None:
+        path.prepend("command-line", f"file://{folder.absolute()}", SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("explain", path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _no_experiment() -> str:
@@ -100,20 +128,3 @@ def _arguments(node: DictConfig) -> list[str]:
         return argument_names(resolve_target(str(node["_target_"]))) or [] if "_target_" in node else []
     except ValueError:
         return []
-
-
-def _plain(error: Exception) -> str:
-    """Hydra's own words without the lines that speak of its inner life, and what one could have meant."""
-    lines = [line.rstrip() for line in str(error).splitlines()]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        lines += str(error.__cause__).splitlines()
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = [
-            str(path.relative_to(CONF / group))[:-5] for path in sorted((CONF / group).rglob("*.yaml"))
-        ]
-        lines = [
-            f"{group}: there is no {option!r}{did_you_mean(option, options)}; known: {', '.join(options)}"
-        ]
-    noise = ("object_type=", "reference_type=", "full_key:", "To append to your config", "See https:")
-    return "\n    ".join(line for line in lines if line.strip() and not line.strip().startswith(noise))

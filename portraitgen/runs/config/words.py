@@ -46,6 +46,12 @@ def override_words(words: Sequence[str]) -> list[str]:
     return list(known.overrides)
 
 
+def config_folder(words: Sequence[str]) -> Path | None:
+    """The folder of `--config-dir`, whose groups stand beside those of conf/; None where it is not given."""
+    known, _ = get_args_parser().parse_known_args(list(words))
+    return None if known.config_dir is None else Path(known.config_dir)
+
+
 def unreadable(words: Sequence[str]) -> Iterator[str]:
     """For each override that Hydra's grammar has no place for, what to write in its place, for a shell."""
     for word in words:

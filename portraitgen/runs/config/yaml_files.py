@@ -5,6 +5,7 @@ copies what an alias stands for: a few lines can so fill the memory. Here a file
 of its parser, which build nothing.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,4 +123,4 @@ def check_files_of_hydra() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(re.sub(r'\s+in "<unicode string>", ', ", ", str(error)).split())[:200]

@@ -104,6 +104,55 @@ def test_what_does_not_compose_is_explained(run, overrides, message):
     assert not folder.exists()
 
 
+CHOSEN = "# @package _global_\ndefaults:\n  - override /model: aniportrait_tiny\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            CHOSEN.replace("tiny", "tinny"),
+            "model: there is no 'aniportrait_tinny'; did you mean 'aniportrait_t",
+        ),
+        (CHOSEN.replace("/model", "/modell"), "modell: no such group; did you mean 'model'?"),
+        (CHOSEN + "  - override /text: clip\n", "text: nothing is chosen of it so far: leave out the word"),
+        (CHOSEN + "  - /experiment/loopy/stage1\n", "Override 'model : aniportrait_tiny' is defined before"),
+        (
+            CHOSEN.replace("override /model", "/experimnt/loopy"),
+            "experimnt: no such group; did you mean 'experiment'?",
+        ),
+        (CHOSEN + "nmae: mine\n", "nmae: no such key; did you mean 'name'?"),
+        (CHOSEN + "seed: abc\n", "seed: Value 'abc' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_mistake_in_a_file_of_ones_own_is_named_with_the_file(run, tmp_path, text, message):
+    """It was said that there is no such experiment."""
+    file = tmp_path / "mine/experiment/first.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    code, errors, _ = run(check_config, f"--config-dir={tmp_path / 'mine'}", "experiment=first")
+    assert code == 1
+    assert f"1 problem in the configuration, nothing was started:\n  {file}: {message}" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_file_that_is_no_yaml_is_named_with_the_line(run, tmp_path):
+    file = tmp_path / "experiment/first.yaml"
+    file.parent.mkdir()
+    file.write_text(f"{CHOSEN}name: mine\n  seed: 1\n")
+    _, errors, _ = run(check_config, f"--config-dir={tmp_path}", "experiment=first")
+    assert f"{file} is no YAML: mapping values are not allowed in this context, line 5, column" in errors
+
+
+def test_experiments_of_ones_own_are_among_those_that_could_be_meant(run, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/first.yaml").write_text(CHOSEN)
+    _, errors, _ = run(check_config, f"--config-dir={tmp_path}", "experiment=frist")
+    assert "experiment: there is no 'frist'; did you mean 'first'?" in errors
+    _, errors, _ = run(check_config, f"--config-dir={tmp_path / 'none'}", "experiment=first")
+    assert f"--config-dir={tmp_path / 'none'}: there is no such folder" in errors
+
+
 def test_settings_made_of_others_hide_no_misspelt_key():
     """`out` of evaluate.py is ${generated}/report, and `generated` has no value but from the command line."""
     register_configs()
