@@ -259,6 +259,7 @@ def break_training(folder: Path, given: argparse.Namespace, row: Callable[..., N
         ("a sample overwritten", "named, others stood in for it, the run ended", faults.sample_damaged()),
         ("a batch of NaN", whole, faults.batch_of_nan()),
         ("the process of W&B killed", f"one line, the run went on and {same}", faults.wandb_dropped()),
+        ("W&B's server falls silent", f"one line, the run went on and {same}", faults.wandb_silent()),
         ("a node taken away", f"SLURM put the job back, which {same}", node_taken_away()),
     ):
         row(what, 1, outcome, found)

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
 from portraitgen.training.checkpoint import Resume, find_resume
 from tests.command_line import ROOT
 from tests.fault_commands import SETTINGS, Command, complete, digests, start, wait
+from tests.training.wandb_server import wandb_server
 
 RUN = Path("runs/aniportrait/tiny_stage1")
 TWO_RANKS = ("strategy=ddp", "trainer.devices=2", "data.batch_size=1")
@@ -132,6 +134,20 @@ class TrainingFaults:
             yield f"W&B dropped: exit code {code}: {said[-300:]}"
         if digests(command, self.folder) != self.expected:
             yield "W&B dropped: it ended with other results"
+
+    def wandb_silent(self) -> Iterator[str]:
+        """W&B's server hangs up on everybody from step 2 on: training goes on, and ends."""
+        command = self._command("logger=wandb", "trainer.log_every_n_steps=1")
+        given = {"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40, "WANDB_FINISH_TIMEOUT": "5"}
+        with wandb_server() as server, patch.dict(os.environ, {**given, "WANDB_BASE_URL": server.url}):
+            process = _start_apart(command, self._empty())
+            _until(lambda: "step 2/" in self._said(), process)
+            server.silent = True
+            code, said = process.wait(), self._said()
+        if code or said.count("`wandb sync ") != 1 or "Traceback" in said:
+            yield f"W&B silent: exit code {code}: {said[-300:]}"
+        if digests(command, self.folder) != self.expected:
+            yield "W&B silent: it ended with other results"
 
     def _command(self, *words: str) -> Command:
         pattern = self.shards.with_name("train-*.tar")

@@ -3,8 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 
 ID_FILE = "wandb_id.txt"
 
+SENT_WITHIN = 300.0
+"""Seconds that the end of a run waits for W&B to send what it still has; WANDB_FINISH_TIMEOUT sets others.
+
+By itself it waits without end where its server does not answer any more.
+"""
+
 
 class WandbLog(WandbLogger):
     """Lightning's logger, whose rows W&B counts by optimizer steps.
@@ -26,13 +32,15 @@ class WandbLog(WandbLogger):
     The run on W&B belongs to the folder: its id lies there, so that a resumed run goes on in its own curves,
     and two people's runs of one name are two. What is logged of a step is one row, also after a resume and
     in parts that were written without a network, which W&B puts together by these steps. If W&B's own
-    process on the machine ends, the run goes on without it and says so once.
+    process on the machine ends, the run goes on without it and says so once. While W&B's server does not
+    answer, that process keeps what it is given on the disk; what it could not send in time at the end of the
+    run stays there, and a line says how to send it.
 
     Args:
         save_dir: the folder of the run.
         project, name: on W&B.
         id: on W&B; None: that of the folder. What an agent of a W&B sweep starts has the agent's.
-        offline, log_model, kwargs: see Lightning's WandbLogger and wandb.init.
+        offline, log_model, settings, kwargs: see Lightning's WandbLogger and wandb.init.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class WandbLog(WandbLogger):
         id: str | None = None,
         offline: bool = False,
         log_model: bool = False,
+        settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -53,6 +62,7 @@ class WandbLog(WandbLogger):
             id=id,
             offline=offline,
             log_model=log_model,
+            settings={**patience(), **(settings or {})},
             **kwargs,
         )
         self._folder = Path(save_dir)
@@ -102,7 +112,8 @@ class WandbLog(WandbLogger):
         import wandb
         from wandb.sdk.lib.module import unset_globals
 
-        self._send(wandb.finish)
+        with said_if_not_sent(self._experiment, "logger.wandb"):
+            self._send(wandb.finish)
         if self._ended:
             with suppress(ConnectionError):
                 wandb.teardown()  # else it is asked again at exit
@@ -124,6 +135,31 @@ class WandbLog(WandbLogger):
                 str(error) or type(error).__name__,
                 self._folder / "wandb",
             )
+
+
+def patience() -> dict[str, Any]:
+    """Settings of W&B by which the end of a run waits no longer than `SENT_WITHIN`."""
+    named = "WANDB_FINISH_TIMEOUT" in os.environ
+    return {"finish_timeout_raises": True} | ({} if named else {"finish_timeout": SENT_WITHIN})
+
+
+@contextmanager
+def said_if_not_sent(run: Any, key: str) -> Iterator[None]:
+    """Around the end of a run on W&B with the settings of `patience`: a line if it did not send all in time.
+
+    Args:
+        run: of W&B; None: there is none.
+        key: of the setting that W&B is used by.
+    """
+    folder = None if run is None else run.settings.sync_dir
+    try:
+        yield
+    except TimeoutError:
+        log.warning(
+            "%s: W&B's server did not take all that was logged in time; it is on the disk, and"
+            " `wandb sync %s` sends it",
+            *(key, folder),
+        )
 
 
 def folder_id(folder: Path) -> str:

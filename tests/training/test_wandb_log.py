@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from portraitgen.training.wandb_log import ID_FILE, WandbLog, folder_id
+from tests.training.wandb_server import wandb_server
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +108,48 @@ def test_training_goes_on_when_the_process_of_wandb_ends(
     ours = [each for each in caplog.records if each.name == "portraitgen.training.wandb_log"]
     (line,) = [record.getMessage() for record in ours]
     assert "W&B's process on this machine has ended" in line
+
+
+@pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
+def test_a_server_that_is_lost_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of the run waited until somebody killed it."""
+    monkeypatch.setattr("portraitgen.training.wandb_log.SENT_WITHIN", 3.0)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
+        log.log_metrics({"loss": 1.0}, step=1)
+        server.silent = True
+        begun = time.monotonic()
+        for step in range(2, 5):
+            log.log_metrics({"loss": 1.0}, step=step)
+        assert time.monotonic() - begun < 3, "training is not held up"
+        log.finish()
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "portraitgen.training.wandb_log"]
+    (folder,) = (tmp_path / "wandb").glob("run-*")
+    assert "W&B's server did not take all that was logged in time" in line
+    assert f"`wandb sync {folder}`" in line
+    assert [*folder.glob("*.wandb")]
+
+
+@pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
+def test_a_server_that_is_back_in_time_gets_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
+        log.log_metrics({"loss": 1.0}, step=1)
+        server.silent = True
+        for step in range(2, 5):
+            log.log_metrics({"loss": 1.0}, step=step)
+        time.sleep(0.5)
+        server.silent = False
+        log.finish()
+        assert [row["trainer/global_step"] for row in server.rows] == [1, 2, 3, 4]
+    assert not [each for each in caplog.records if each.name == "portraitgen.training.wandb_log"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from portraitgen.metrics.report.media import Media
+from portraitgen.training.wandb_log import patience, said_if_not_sent
 
 
 def send_report(
@@ -33,14 +34,16 @@ def send_report(
     """
     import wandb
 
-    with wandb.init(
+    run = wandb.init(
         project=project,
         name=title,
         dir=folder,
         job_type="evaluate",
         config=dict(config),
         reinit="finish_previous",
-    ) as run:
+        settings=patience(),
+    )
+    with said_if_not_sent(run, f"wandb={project}"), run:
         shown = {
             "videos": [
                 wandb.Video(str(item.path), caption=item.caption, format="mp4")
