@@ -120,7 +120,7 @@ class Store:
         """What is known of an object; `Missing` where there is none."""
         if self._protocol in _WEB:
             return retrying(address, functools.partial(self._sync, self._probe, address.url))
-        return _facts(retrying(address, functools.partial(self._files.info, address.url, refresh=True)))
+        return self._told(retrying(address, functools.partial(self._files.info, address.url, refresh=True)))
 
     def read(self, address: Address, spans: Sequence[Span], *, tag: str = "") -> list[bytes]:
         """The bytes of these spans, asked for at once; what failed is asked for again, not what came.
@@ -170,8 +170,17 @@ class Store:
         for info in sorted(found, key=itemgetter("name")):
             address = Address(self._files.unstrip_protocol(info["name"]), folder.remote)
             says = info.get("type") == "file" and self._protocol not in _WEB
-            known[address] = _facts(info) if says else None
+            known[address] = self._told(info) if says else None
         return known
+
+    def _told(self, info: Mapping[str, Any]) -> ObjectFacts:
+        """What fsspec's file system of a store with byte ranges says of an object."""
+        # Two servers may have buckets of one name.
+        server = self._files.s3.meta.endpoint_url if self._protocol == "s3" else self._files._location
+        names = ("ETag", "etag", "md5Hash", "LastModified", "size")
+        version = "|".join([str(server), *(str(info[name]) for name in names if name in info)])
+        tag = str(info.get("generation") or info.get("ETag") or "")
+        return ObjectFacts(int(info["size"]), version, has_ranges=True, tag=tag)
 
     def _sync(self, function: Callable[..., Any], *given: Any) -> Any:
         assert isinstance(self._files, AsyncFileSystem)
@@ -258,15 +267,6 @@ def store_of(address: Address) -> Store:
     """The store of an address, this process's own."""
     with _opening:
         return _store(os.getpid(), address.protocol, address.remote)
-
-
-def _facts(info: Mapping[str, Any]) -> ObjectFacts:
-    """What fsspec's file system of a store with byte ranges says of an object."""
-    version = [
-        str(info[name]) for name in ("ETag", "etag", "md5Hash", "LastModified", "size") if name in info
-    ]
-    tag = str(info.get("generation") or info.get("ETag") or "")
-    return ObjectFacts(int(info["size"]), "|".join(version), has_ranges=True, tag=tag)
 
 
 def _range_header(span: Span) -> str:

@@ -111,6 +111,15 @@ def test_two_ranks_share_what_was_fetched(root, s3, tmp_path):
         assert [a["key"] + b["key"] for a, b in zip(first, second, strict=True)] == [w["key"] for w in whole]
 
 
+def test_servers_with_buckets_of_one_name_share_no_cache(s3_port, s3, tmp_path):
+    """An object of the same ETag, time and size counted as the same one, whichever server it lay on."""
+    with Proxy(s3_port) as other:
+        for proxy in (s3, other):
+            shards, options = shards_at("s3", proxy)
+            Archive(Catalog(shards, settings(tmp_path, options)).shards[0]).file.read(0, 100)
+            assert [path for _, path, span in proxy.asked if span and path.endswith("train-000000.tar")]
+
+
 def test_only_what_a_window_needs_is_fetched(tmp_path, s3):
     """Of large clips: the blocks of its GOPs and landmarks, in few requests."""
     shards, options = shards_at("s3", s3)
