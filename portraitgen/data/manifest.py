@@ -10,7 +10,7 @@ from portraitgen.data.archive import Shard
 from portraitgen.data.index import AnyPath, index_path
 from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.opened import source_of
-from portraitgen.data.remote.store import Missing, StoreError
+from portraitgen.data.remote.store import Missing, Refused, StoreError
 from portraitgen.media.bounded import read_json
 from portraitgen.media.files import replace_file
 
@@ -36,6 +36,10 @@ def read_manifest(shard: Shard) -> dict[str, Any] | None:
         manifest = read_json(source_of(manifest_path(shard)))
     except Missing:
         return None
+    except Refused:
+        if isinstance(shard, Address) and shard.is_signed:
+            return None  # the signature is the shard's own
+        raise
     except StoreError:
         raise  # whether there is one is not known
     except (OSError, ValueError):

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from portraitgen.data.remote.settings import RemoteShards
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 PIPE = "pipe:"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SECRET = re.compile(r"(?<=://)[^/\s]+@|\?[^\s'\")>]*")
+# Of a query what is no part of a signature as S3 and Google write them.
+_NOT_SIGNED = re.compile(r"(?:^|(?<=&))(?!X-(?:Amz|Goog)-)[^&]+", re.IGNORECASE)
 _TAR_NAME = re.compile(r"[\w.-]+\.tar\b")
 
 
@@ -71,10 +73,24 @@ class Address:
         return self.name.rpartition(".")[0] or self.name
 
     @property
+    def is_signed(self) -> bool:
+        """Whether it has a query, which may be a signature of this object alone."""
+        return not self.is_pipe and bool(urlsplit(self.url).query)
+
+    @property
+    def unsigned(self) -> str:
+        """The URL without what is another one whenever somebody signs it anew."""
+        if not self.is_signed:
+            return self.url
+        parts = urlsplit(self.url)
+        return parts._replace(query="&".join(_NOT_SIGNED.findall(parts.query))).geturl()
+
+    @property
     def parent(self) -> "Address":
-        """Without the last part of the path, and without a query, which is of that object alone."""
-        scheme, host, path, _, _ = urlsplit(self.url)
-        return Address(urlunsplit((scheme, host, path.rpartition("/")[0], "", "")), self.remote)
+        """Without the last part of the path; the query stays, which may be a key to a whole folder."""
+        parts = urlsplit(self.url)
+        return Address(parts._replace(path=parts.path.rpartition("/")[0], fragment="").geturl(), self.remote)
 
     def __truediv__(self, name: str) -> "Address":
-        return Address(f"{self.url}/{name}", self.remote)
+        parts = urlsplit(self.url)
+        return Address(parts._replace(path=f"{parts.path}/{name}").geturl(), self.remote)

@@ -34,7 +34,7 @@ class RemoteFile(ABC):
     def __init__(self, address: Address, cache: Cache, *, version: str, size: int = 0, tag: str = "") -> None:
         self._address, self._cache, self.version, self._tag = address, cache, version, tag
         try:
-            self._blocks = cache.blocks(address.url, version, size)
+            self._blocks = cache.blocks(address.unsigned, version, size)
         except OSError as error:  # it would else count as a broken sample
             raise StoreError(
                 f"data.shards: {address} cannot be kept in {cache.folder} ({error.strerror}): make room, or"

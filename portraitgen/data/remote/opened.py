@@ -75,8 +75,8 @@ def read_object(address: Address, *, version: str | None = None) -> bytes:
     if version is None:
         return store.whole(address)
     cache = cache_of(address.remote)
-    blocks = cache.blocks(address.url, version)
-    if (size := cache.size(address.url, version)) is not None:
+    blocks = cache.blocks(address.unsigned, version)
+    if (size := cache.size(address.unsigned, version)) is not None:
         blocks.size = size
         kept = blocks.read(range(blocks.count))
         if len(kept) == blocks.count:
@@ -84,5 +84,5 @@ def read_object(address: Address, *, version: str | None = None) -> bytes:
     data = store.whole(address)
     blocks.size = len(data)
     cache.keep(blocks, {n: data[slice(*blocks.span(n))] for n in range(blocks.count)})
-    cache.keep_size(address.url, version, len(data))
+    cache.keep_size(address.unsigned, version, len(data))
     return data

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
 
 from portraitgen.data.archive import Archive
 from portraitgen.data.index import ShardIndex, index_path
 from portraitgen.data.remote.address import Address
 from portraitgen.data.remote.opened import cache_of, found, open_bytes, read_object
 from portraitgen.data.remote.settings import RemoteShards
-from portraitgen.data.remote.store import Missing, StoreError, store_of
+from portraitgen.data.remote.store import Missing, Refused, StoreError, store_of
 from portraitgen.data.remote.stream import StreamedFile
 from portraitgen.data.sample import DataError
 from portraitgen.data.scan import scan_archive
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # A "?" begins the query of an address.
 _WILD = frozenset("*[")
+_SCANNED_AT_ONCE = 32 << 20
 
 
 def find_addresses(pattern: str, remote: RemoteShards) -> list[Address]:
@@ -31,7 +33,7 @@ def find_addresses(pattern: str, remote: RemoteShards) -> list[Address]:
     if address.is_pipe or not _WILD & set(address.name):
         found(address, None)
         return [address]
-    if _WILD & set(address.parent.url):
+    if _WILD & set(urlsplit(address.parent.url).path):
         raise DataError(f"data.shards: {address}: stars may stand in the last part of an address only")
     folder = address.parent
     try:
@@ -82,6 +84,11 @@ def _open_index(shard: Address) -> tuple[ShardIndex, int | None]:
                 break
             except Missing:
                 break
+            except Refused:
+                if not shard.is_signed:
+                    raise
+                problem = "has an index that the signature in its address is not for"
+                break
             except StoreError:
                 raise
             except DataError as error:
@@ -95,7 +102,7 @@ def _open_index(shard: Address) -> tuple[ShardIndex, int | None]:
 
 def _scanned(shard: Address, archive: Archive, version: str, problem: str) -> ShardIndex:
     """An index made of all of the shard; it stays in the folder of the cache, and is made once."""
-    path = cache_of(shard.remote).path(shard.url, version).with_suffix(".idx.npz")
+    path = cache_of(shard.remote).path(shard.unsigned, version).with_suffix(".idx.npz")
     if path.is_file():
         try:
             made = ShardIndex.load(path)
@@ -104,6 +111,8 @@ def _scanned(shard: Address, archive: Archive, version: str, problem: str) -> Sh
         else:
             if int(made.shard_bytes) == archive.size:
                 return made
+    for begin in range(0, archive.size, _SCANNED_AT_ONCE):  # else in requests of a block
+        archive.file.fetch([(begin, begin + _SCANNED_AT_ONCE)])
     index, unusable = scan_archive(archive)
     causes = "".join(f"; {key}: {reason}" for key, reason in unusable[:3])
     log.warning(

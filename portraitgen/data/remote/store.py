@@ -76,6 +76,10 @@ class Missing(StoreError):
     """There is no such object."""
 
 
+class Refused(StoreError):
+    """It may not be read with the credentials, or the signature, that are given."""
+
+
 class Store:
     """The objects of one protocol, for one process.
 
@@ -311,7 +315,8 @@ def retrying(address: Address, request: Callable[[], T]) -> T:
 
     Raises:
         Missing: there is no such object.
-        StoreError: it may not be read, or the last attempt failed too.
+        Refused: it may not be read.
+        StoreError: the last attempt failed too.
     """
     remote = address.remote
     for attempt in range(remote.retries + 1):
@@ -325,9 +330,9 @@ def retrying(address: Address, request: Callable[[], T]) -> T:
             status = getattr(error, "status", None) or getattr(error, "code", None)
             if isinstance(error, PermissionError) or status in _REFUSED or _lacks_credentials(error):
                 cure = _SIGN_IN.get(address.protocol, "give what the server wants in data.remote.options")
-                raise StoreError(
-                    f"data.shards: {address} may not be read ({_said(error)}): {cure}"
-                ) from error
+                if address.is_signed:
+                    cure = "the signature in its address has ended, or is another object's: sign it anew"
+                raise Refused(f"data.shards: {address} may not be read ({_said(error)}): {cure}") from error
             if not _is_outside(error):
                 raise
             if isinstance(status, int) and 400 <= status < 500 and status not in _WORTH_RETRYING:

@@ -41,9 +41,9 @@ class StreamedFile(RemoteFile):
         self, address: Address, cache: Cache, *, version: str, size: int | None = None, tag: str = ""
     ) -> None:
         super().__init__(address, cache, version=version, tag=tag)
-        self._lock = cache.path(address.url, version).with_suffix(".lock")
+        self._lock = cache.path(address.unsigned, version).with_suffix(".lock")
         if size is None:
-            size = cache.size(address.url, version)
+            size = cache.size(address.unsigned, version)
         if size is None:
             self._fetch([])
         else:
@@ -52,7 +52,7 @@ class StreamedFile(RemoteFile):
     def _fetch(self, numbers: Sequence[int]) -> Blocks:
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if (known := self._cache.size(self._address.url, self.version)) is not None:
+            if (known := self._cache.size(self._address.unsigned, self.version)) is not None:
                 self._blocks.size = known
                 # What another process has streamed meanwhile.
                 found: Blocks = {}
@@ -63,7 +63,7 @@ class StreamedFile(RemoteFile):
             log.info(f"{self._address} is streamed onto the disk")
             wanted = set(numbers)
             blocks, size = retrying(self._address, lambda: self._streamed(wanted))
-            self._cache.keep_size(self._address.url, self.version, size)
+            self._cache.keep_size(self._address.unsigned, self.version, size)
             self._blocks.size = size
             if len(blocks) < len(wanted):
                 raise StoreError(
