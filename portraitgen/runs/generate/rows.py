@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from portraitgen.data.manifest import shard_digest
 from portraitgen.media.digests import remembered_digest
 from portraitgen.training.inputs import Given
 from portraitgen.training.request import Request
@@ -87,7 +86,7 @@ def _train_span(request: Request, facts: Mapping[str, Any]) -> list[float] | Non
     """
     if "shard" not in request.source:
         return [0.0, 0.0]
-    digest = shard_digest(Path(request.source["shard"]))
+    digest = request.source["shard_sha256"]
     trained_on = facts.get("shards", [None])
     if digest is None or None in trained_on:
         return None

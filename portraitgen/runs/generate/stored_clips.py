@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from portraitgen.data.catalog import Catalog
+from portraitgen.data.manifest import shard_digest
 from portraitgen.data.reader import ClipReader
 from portraitgen.faces.backend import keypoints_from_ibug68
 from portraitgen.media.audio import SAMPLE_RATE
@@ -29,6 +30,7 @@ class ShardClips:
     def __init__(self, patterns: str | Sequence[str]) -> None:
         self._catalog = Catalog(patterns)
         self._reader = ClipReader(self._catalog)
+        self._digests: dict[int, str | None] = {}
         self._places = {
             index.key(row): (shard, row)
             for shard, index in enumerate(self._catalog.indexes)
@@ -123,6 +125,13 @@ class ShardClips:
         shard = self._catalog.shards[self._places[key][0]]
         return str(shard.resolve() if isinstance(shard, Path) else shard)
 
+    def shard_digest(self, key: str) -> str | None:
+        """SHA-256 of that shard as its manifest states it; None where none does."""
+        shard = self._places[key][0]
+        if shard not in self._digests:
+            self._digests[shard] = shard_digest(self._catalog.shards[shard])
+        return self._digests[shard]
+
     def _runs(self, key: str) -> list[list[int]]:
         shard, row = self._places[key]
         return [run for run in self._catalog.indexes[shard].clip_runs(row).tolist() if run[0] == 0]
@@ -199,6 +208,7 @@ class ShardClip:
                 "mode": "shards",
                 "clip": self.key,
                 "shard": self.clips.shard(self.key),
+                "shard_sha256": self.clips.shard_digest(self.key),
                 "num_frames": self.length,
                 "reference_frame": reference,
             },

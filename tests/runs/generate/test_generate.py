@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -24,6 +25,7 @@ from portraitgen.runs.evaluate.sources.samples import read_samples
 from portraitgen.runs.generate.generate import generate
 from portraitgen.runs.generate.stored_clips import ShardClips
 from portraitgen.training.weights import load_weights, save_weights
+from tests.data.remote.servers import web_server
 from tests.runs.tiny import save_tiny
 from tests.synthetic import synthetic_clip
 
@@ -78,6 +80,18 @@ def test_clips_of_a_span_are_generated_and_described(config, shards, tmp_path):
     with av.open(str(tmp_path / "out" / sample["panel"])) as panel:
         assert panel.streams.video[0].frames == 4
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+
+
+def test_what_was_trained_on_is_known_of_clips_at_an_address(config, shards, tmp_path, monkeypatch):
+    """It was null: the manifest was looked for on the disk."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with web_server(Path(shards).parent.parent) as port:
+        address = f"http://127.0.0.1:{port}/shards/train-000000.tar"
+        generate(config("generate", f"shards='{address}'", "span=[0.5,1.0]", "limit=1"))
+    (sample,) = read_samples(tmp_path / "out")
+    assert sample["shard"] == address
+    assert sample["train_span"] == [0.0, 0.75]
+    assert sample["frames_trained_on"] == 4
 
 
 def test_tasks_of_an_array_generate_shares_that_are_graded_as_one(config, shards, tmp_path, caplog):
