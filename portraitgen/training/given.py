@@ -86,10 +86,7 @@ def convert(each: Input, value: Any) -> Any:
     """
     wrong = f"{each.name}={value}: "
     if each.kind in PATHS:
-        path = Path(_text(each, value))
-        if not path.is_file():
-            raise ValueError(f"{wrong}no such file{f': {each.origin}' if each.origin else ''}")
-        return path
+        return _file(each, _text(each, value))
     if each.kind == "text":
         return _text(each, value)
     if each.kind == "face":
@@ -149,20 +146,14 @@ def _photos(each: Input, value: Any) -> tuple[tuple[Path, ...], ...]:
     ):
         if most is not None and count > most:
             raise ValueError(f"{each.name}: {count} given, at most {most} {what}")
-    paths = tuple(tuple(Path(_text(each, photo)) for photo in person) for person in people)
-    for path in (path for person in paths for path in person):
-        if not path.is_file():
-            raise ValueError(f"{each.name}={path}: no such file")
-    return paths
+    return tuple(tuple(_file(each, _text(each, photo)) for photo in person) for person in people)
 
 
 def _layout(each: Input, value: Any) -> tuple[Path | tuple[float, ...], ...]:
     places: list[Path | tuple[float, ...]] = []
     for place in value if _is_list(value) else [value]:
         if isinstance(place, str):
-            if not Path(place).is_file():
-                raise ValueError(f"{each.name}={place}: no such file")
-            places.append(Path(place))
+            places.append(_file(each, place))
             continue
         box = list(place) if _is_list(place) else []
         if len(box) != 4 or not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in box):
@@ -184,6 +175,14 @@ def _shares(each: Input, value: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
     if any(sum(person) > 1 + 1e-6 for person in shares):
         raise ValueError(f"{each.name}={value}: the shares of a person are more than 1 together")
     return shares
+
+
+def _file(each: Input, typed: str) -> Path:
+    if "://" in typed:
+        raise ValueError(f"{each.name}={typed}: an address; fetch it, and give the path of a file")
+    if not Path(typed).is_file():
+        raise ValueError(f"{each.name}={typed}: no such file{f': {each.origin}' if each.origin else ''}")
+    return Path(typed)
 
 
 def _is_list(value: Any) -> bool:

@@ -131,6 +131,7 @@ def test_what_a_value_becomes(name, value, expected):
         ("layout", [[0, 0, 2, 1]], "in shares of width and height"),
         ("layout", [[0.5, 0, 0.5, 1]], "x0 < x1"),
         ("layout", ["none.png"], "no such file"),
+        ("layout", ["https://host/mask.png"], "an address; fetch it"),
         ("layout", [[0, 0, 1, 1]] * 3, "3 places given, at most 2"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from portraitgen.data.remote.address import PIPE, is_address, local_path
 from portraitgen.runs.config.targets import did_you_mean
 from portraitgen.training.inputs import PATHS, Input
 
@@ -18,14 +19,14 @@ def read_requests(
 
     An empty cell of a CSV gives nothing; one that begins with `[` is a list in JSON. Rows of JSON Lines may
     hold a system's own settings in `inputs` or by their names, `inputs.frame`. Relative paths lie beside the
-    file.
+    file; addresses (s3://…) stay as they are.
 
     Args:
         known: what the system takes, by name.
         more: what a row may say beside that.
 
     Raises:
-        ValueError: the file cannot be read, or holds a key that is not known.
+        ValueError: the file cannot be read, holds a key that is not known, or a command.
     """
     path = Path(file)
     if path.suffix not in (".csv", ".jsonl"):
@@ -46,10 +47,11 @@ def read_requests(
                     f"{', '.join([*known, *more])}"
                 )
         given = {key: value for key, value in row.items() if value is not None}
-        yield (
-            place,
-            {k: _beside(path.parent, known[k], v) if k in known else v for k, v in given.items()},
-        )
+        try:
+            found = {k: _found(path.parent, known[k], v) if k in known else v for k, v in given.items()}
+        except ValueError as error:
+            raise ValueError(f"requests={file}, {place}: {error}") from error
+        yield place, found
     if empty:
         raise ValueError(f"requests={file}: the list is empty")
 
@@ -98,10 +100,19 @@ def _json(text: str, place: str) -> Any:
         raise ValueError(f"{place}: not JSON ({error})") from error
 
 
-def _beside(folder: Path, known: Input, value: Any) -> Any:
-    """A value whose paths lie in `folder` unless they are absolute."""
+def _found(folder: Path, known: Input, value: Any) -> Any:
+    """A value whose paths lie in `folder` unless they are absolute, or addresses.
+
+    Raises:
+        ValueError: it is a shell command: the file may be anybody's.
+    """
     if known.kind not in (*PATHS, "photos", "shards", "layout"):
         return value
     if isinstance(value, list):
-        return [_beside(folder, known, each) for each in value]
-    return str(folder / value) if isinstance(value, str) else value
+        return [_found(folder, known, each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith(PIPE):
+        raise ValueError(f"{known.name}: a shell command (pipe:…) in a file is not run; type it as shards=…")
+    path = local_path(value)
+    return path if is_address(path) else str(folder / path)

@@ -87,7 +87,8 @@ def test_what_was_trained_on_is_known_of_clips_at_an_address(config, shards, tmp
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with web_server(Path(shards).parent.parent) as port:
         address = f"http://127.0.0.1:{port}/shards/train-000000.tar"
-        generate(config("generate", f"shards='{address}'", "span=[0.5,1.0]", "limit=1"))
+        (tmp_path / "many.csv").write_text(f"shards\n{address}\n")
+        generate(config("generate", f"requests={tmp_path}/many.csv", "span=[0.5,1.0]", "limit=1"))
     (sample,) = read_samples(tmp_path / "out")
     assert sample["shard"] == address
     assert sample["train_span"] == [0.0, 0.75]
