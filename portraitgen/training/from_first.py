@@ -34,15 +34,19 @@ class OfFirst:
 
 
 def take_from_first(strategy: ParallelStrategy, learner: Shardable) -> OfFirst:
-    """Tell all what the first process's network is made of, and give them its frozen parts beside it."""
+    """Tell all what the first process's network is made of, and give them its frozen parts beside it.
+
+    The frozen parts are sent tensor by tensor: a text encoder has gigabytes.
+    """
     network, first = learner.network, strategy.global_rank == 0
     assert on_meta(network) is not first, "the first process, and it alone, has the weights"
     # Frozen parts that were drawn at random would differ: the others have drawn nothing for the network.
-    beside = {n: t for n, t in learner.state_dict().items() if not n.startswith("network.")}
+    beside = [tensor for name, tensor in learner.state_dict().items() if not name.startswith("network.")]
     buffers = {name: buffer.cpu() for name, buffer in network.named_buffers()} if first else {}
     dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
-    dtypes, buffers, facts, sent = strategy.broadcast((dtypes, buffers, learner.frozen_facts, beside))
-    learner.frozen_facts = facts
-    for name, tensor in beside.items():
-        tensor.copy_(sent[name])
+    dtypes, buffers, learner.frozen_facts = strategy.broadcast((dtypes, buffers, learner.frozen_facts))
+    for tensor in beside:
+        sent = tensor.detach().to(strategy.root_device).contiguous()
+        torch.distributed.broadcast(sent, src=0)
+        tensor.detach().copy_(sent)
     return OfFirst(dtypes, buffers)
