@@ -203,6 +203,10 @@ def _quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    # Lightning's own call, wherever values of several processes are gathered.
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
+    # What is logged is a mean over all processes already.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
     # On a login node that has SLURM, of every run outside of it.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not")
 
