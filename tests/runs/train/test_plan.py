@@ -3,6 +3,8 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
+from portraitgen.runs.config.check import check_config
+from portraitgen.runs.config.rules import check_settings
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.train.plan import Plan, device_bytes, make_plan, plan_lines, process_count, step_sizes
 from portraitgen.runs.train.train import train
@@ -13,6 +15,7 @@ from tests.plan_memory import measure
 FULL = {
     "aniportrait/stage2": 2_339_757_567,
     "consisid/identity": 6_161_782_464,
+    "consisid/wan_stage2": 1_418_996_800,
     "flux_identity/kontext": 11_901_408_320,
     "loopy/stage2": 2_000_000_000,
     "uniportrait/stage2": 859_520_964,
@@ -139,9 +142,11 @@ def test_memory_is_what_was_planned_of_every_system(experiment, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", list(FULL))
 def test_three_nodes_of_eight_a100(experiment):
-    """The paper's network, built without memory; no pretrained file is needed."""
+    """The paper's network passes the check, and is built without memory; no pretrained file is needed."""
     pytest.importorskip("deepspeed")
     given = config(experiment, *A100)
+    check_config(given)
+    check_settings(given)
     plan = make_plan(given)
     assert plan.parameters >= FULL[experiment]
     assert plan.passes[True].kept < plan.passes[False].kept
