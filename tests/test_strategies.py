@@ -1,8 +1,8 @@
 """Every system under every strategy: two processes (gloo) train to the losses of one, and export its weights.
 
-One process takes the same global batch with the same random numbers (`tests.strategy_run`). Losses agree to
-1e-5 of their size (those of validation are of averaged weights), exported weights, which are averaged, to
-1e-5: sums over processes round otherwise than sums over batches.
+One process takes the same global batch with the same random numbers (`tests.strategy_run`). Losses
+and norms of gradients agree to 1e-5 of their size (losses of validation are of averaged weights), exported
+weights, which are averaged, to 1e-5: sums over processes round otherwise than sums over batches.
 """
 
 import csv
@@ -116,9 +116,13 @@ def test_two_processes_train_as_one(strategy, experiment, alone, data, tmp_path)
         run(given, tmp_path / "said", processes=2, method="spawn" if experiment == ANEW else "forkserver")
     starts = json.loads((two / "versions.json").read_text())
     assert [start["from_step"] for start in starts] == [0, 1]
-    for name, count in (("train/loss", STEPS), ("val/loss", STEPS // VALIDATE_EVERY)):
+    for name, count in (
+        ("train/loss", STEPS),
+        ("train/grad_norm", STEPS),
+        ("val/loss", STEPS // VALIDATE_EVERY),
+    ):
         assert len(logged(one, name)) == count
-        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5)
+        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5), name
     exported = [load_file(folder / "weights/last.safetensors") for folder in (one, two)]
     assert exported[0].keys() == exported[1].keys()
     torch.testing.assert_close(*exported, atol=1e-5, rtol=1e-5)

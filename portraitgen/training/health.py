@@ -4,10 +4,13 @@ import logging
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from portraitgen.training.run_log import log_metrics
 from portraitgen.training.trainer_state import is_due, positive
+from portraitgen.training.zero import Zero
 
 log = logging.getLogger(__name__)
 
@@ -28,22 +31,28 @@ class Health(Callback):
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = positive("callbacks.health.every_steps", every_steps)
-        self._grad_norm: torch.Tensor | None = None
+        self._grad_norm: Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
+        if isinstance(trainer.strategy, Zero):
+            return  # its engine has taken the gradients, and knows their norm behind the step
         # The step is counted after this hook.
         if (trainer.global_step + 1) % self.every_steps == 0:
             gradients = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
-            self._grad_norm = torch.nn.utils.get_total_norm(gradients)
+            self._grad_norm = get_total_norm(gradients)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self._grad_norm is not None and is_due(trainer, self.every_steps):
+        if not is_due(trainer, self.every_steps):
+            return
+        if isinstance(trainer.strategy, Zero):
+            self._grad_norm = trainer.strategy.gradient_norm()
+        if self._grad_norm is not None:
             log_metrics(trainer, {"train/grad_norm": self._grad_norm.item()})
             self._grad_norm = None
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from portraitgen.training.from_first import Shardable, take_from_first
@@ -56,6 +56,10 @@ class Zero(DeepSpeedStrategy):
             network.to_empty(device="cpu")
             set_buffers(network, given.buffers, torch.device("cpu"))
         self._has_room = True
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of all gradients of the last step, before clipping."""
+        return torch.as_tensor(self.deepspeed_engine.get_global_grad_norm())
 
     @property
     def precision_plugin(self) -> Any:
