@@ -207,6 +207,8 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather is deprecated")
     # What is logged is a mean over all processes already.
     warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
+    # docs/strategies.md says what its checkpoints are; weights files are whole.
+    warnings.filterwarnings("ignore", message="When saving the DeepSpeed Stage 3 checkpoint")
     # On a login node that has SLURM, of every run outside of it.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not")
 
