@@ -42,6 +42,16 @@ def grid(frames, factor, modulus):
     return torch.from_numpy(values.reshape(frames, 12, 16, 3)).permute(0, 3, 1, 2)
 
 
+def test_differences_of_large_frames_are_exact_however_they_lie_in_memory():
+    """More columns than OpenCV takes for channels, and channels last as decoders give them."""
+    frames = torch.randint(
+        0, 256, (2, 700, 1100, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    ).movedim(-1, 1)
+    expected = (frames[1].long() - frames[0].long()).abs().double().mean()
+    assert frame_differences(frames).tolist() == [expected.item()]
+    assert frame_differences(frames.contiguous()).tolist() == [expected.item()]
+
+
 class Given:
     """Foretells frames that are given, in their order."""
 
