@@ -81,9 +81,12 @@ class Zero(DeepSpeedStrategy):
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
     ) -> Any:
         with _network_alone(model):
-            made = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+            engine, sharded = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        if self.zero_stage_3:
+            # After each step it takes whatever it finds for sharded, and fails at what is not.
+            engine.optimizer.parameter_offload.module = model.network
         model.to(self.root_device)
-        return made
+        return engine, sharded
 
 
 @contextmanager
