@@ -144,7 +144,8 @@ def test_memory_is_what_was_planned_of_every_system(experiment, batch):
 def test_three_nodes_of_eight_a100(experiment):
     """The paper's network passes the check, and is built without memory; no pretrained file is needed."""
     pytest.importorskip("deepspeed")
-    given = config(experiment, *A100)
+    size = ["data.examples.size=[480,832]"] if experiment == "consisid/wan_stage2" else []  # else the shards'
+    given = config(experiment, *A100, *size)
     check_config(given)
     check_settings(given)
     plan = make_plan(given)
