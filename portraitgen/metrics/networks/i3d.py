@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate, pad, relu
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.networks.channels_last import channels_last
+from portraitgen.metrics.networks.fused_norms import fuse_norms
 from portraitgen.metrics.rgb import as_uint8
 
 SIZE = 224
@@ -111,7 +112,7 @@ def load_i3d(path: Path | str) -> I3D:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return channels_last(load_public_weights(I3D(), path, WEIGHTS))
+    return channels_last(fuse_norms(load_public_weights(I3D(), path, WEIGHTS)))
 
 
 class _Logits(nn.Module):
@@ -129,13 +130,15 @@ class _Unit(nn.Module):
 
     def __init__(self, channels: int, width: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.conv3d = nn.Conv3d(channels, width, kernel, stride=stride, bias=False)
+        padding = kernel // 2 if stride == 1 else 0  # then both ends have the same, else `_pad_same`
+        self.conv3d = nn.Conv3d(channels, width, kernel, stride=stride, padding=padding, bias=False)
         # As content-debiased-fvd; pytorch-i3d has 1e-3 here, which moves the logits.
         self.bn = nn.BatchNorm3d(width, eps=1e-5)
 
     def forward(self, features: Tensor) -> Tensor:
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
-        return relu(self.bn(self.conv3d(_pad_same(features, kernel, stride))))
+        padded = features if max(stride) == 1 else _pad_same(features, kernel, stride)
+        return relu(self.bn(self.conv3d(padded)), inplace=True)
 
 
 class _Mixed(nn.Module):

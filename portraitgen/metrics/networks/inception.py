@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.networks.channels_last import channels_last
+from portraitgen.metrics.networks.fused_norms import fuse_norms
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES, SIZE, InceptionTrunk
 from portraitgen.metrics.rgb import as_uint8
 
@@ -93,4 +94,4 @@ def load_inception(path: Path | str, *, resize: Resize = "clean_fid") -> Incepti
     Raises:
         ValueError: as `load_public_weights`, or an unknown way to resize.
     """
-    return channels_last(load_public_weights(Inception(resize=resize), path, WEIGHTS))
+    return channels_last(fuse_norms(load_public_weights(Inception(resize=resize), path, WEIGHTS)))

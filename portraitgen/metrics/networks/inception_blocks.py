@@ -65,7 +65,7 @@ class InceptionUnit(nn.Module):
         self.bn = nn.BatchNorm2d(width, eps=1e-3)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return relu(self.bn(self.conv(maps)))
+        return relu(self.bn(self.conv(maps)), inplace=True)
 
 
 _Step = tuple[str, int, tuple[int, int]]

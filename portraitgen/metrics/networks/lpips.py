@@ -33,11 +33,11 @@ class Lpips(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2)),
-            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2)),
-            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2)),
+            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2)),
+            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True)),
         )
         widths = (64, 192, 384, 256, 256)
         self.weights = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in widths)
@@ -51,7 +51,7 @@ class Lpips(nn.Module):
     def compare(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
         """Distances float32 [B] of pictures by their maps."""
         layers = zip(self.weights, ours, theirs, strict=True)
-        return torch.stack([weight((a - b).square()).mean(dim=(1, 2, 3)) for weight, a, b in layers]).sum(
+        return torch.stack([weight((a - b).square_()).mean(dim=(1, 2, 3)) for weight, a, b in layers]).sum(
             dim=0
         )
 
@@ -63,7 +63,7 @@ class Lpips(nn.Module):
         for place, layer in enumerate(self.features):
             maps = layer(maps)
             if place in _TAPS:
-                found.append(maps / (maps.square().sum(dim=1, keepdim=True).sqrt() + _EPS))
+                found.append(maps / (torch.linalg.vector_norm(maps, dim=1, keepdim=True) + _EPS))
         return found
 
 

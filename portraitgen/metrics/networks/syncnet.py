@@ -10,6 +10,7 @@ from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.mfcc import STEP, mfcc
 from portraitgen.metrics.networks.channels_last import channels_last
+from portraitgen.metrics.networks.fused_norms import fuse_norms
 
 SIZE = 224
 """Height and width of the face crop."""
@@ -85,7 +86,7 @@ def load_syncnet(path: Path | str) -> SyncNet:
     Raises:
         ValueError: as `load_public_weights`.
     """
-    return channels_last(load_public_weights(SyncNet(), path, WEIGHTS))
+    return channels_last(fuse_norms(load_public_weights(SyncNet(), path, WEIGHTS)))
 
 
 def num_windows(num_frames: int, num_samples: int) -> int:
