@@ -22,6 +22,9 @@ from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
+BATCH = 4
+"""Pictures taken through the network at a time: its first maps are 5 MB a picture."""
+
 
 class FidGrader:
     """Fréchet and kernel distance of Inception features between generated and true frames.
@@ -125,7 +128,8 @@ class FidGrader:
             if self.crop == "face" and len(places):
                 images = upright_faces(images, [largest_face(pictures.faces[place]) for place in places])
             distinct = images[:1] if is_still(images) else images
-            found = self.network(distinct) if len(images) else images.new_zeros(0, NUM_FEATURES).float()
-            return found.expand(len(images), -1)
+            nothing = images.new_zeros(0, NUM_FEATURES).float()
+            found = [self.network(few) for few in distinct.split(BATCH) if len(few)]
+            return torch.cat([nothing, *found]).expand(len(images), -1)
 
         return self._seen.of(pictures, int(places[0]) if len(places) else -1, look)
