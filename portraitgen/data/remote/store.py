@@ -35,7 +35,7 @@ _WEB = ("http", "https")
 _PROTOCOLS = ("s3", "gs", *_WEB)
 """What is read. fsspec knows more, some of which run what they are given; an address may be anybody's."""
 
-_PACKAGES = {"s3": ("s3fs", "'portraitgen[s3]'"), "gs": ("gcsfs", "gcsfs")}
+_PACKAGES = {"s3": ("s3fs", "'portraitgen[s3]'"), "gs": ("gcsfs", "'portraitgen[gs]'")}
 """Protocol → package that fsspec needs for it, and what pip installs it by."""
 
 _SIGN_IN = {
@@ -147,7 +147,8 @@ class Store:
                     failure = EOFError(f"{len(part[1])} bytes came of bytes {start} to {end}")
                 else:
                     found[start, end] = part[1]
-            if _is_no_such_range(failure):  # what was found had these bytes
+            generation_is_gone = self._protocol == "gs" and isinstance(failure, FileNotFoundError)
+            if _is_no_such_range(failure) or generation_is_gone:  # what was found had these bytes
                 raise _replaced(address) from failure
             if failure is not None:
                 raise failure

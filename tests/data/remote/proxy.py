@@ -23,7 +23,7 @@ class Proxy:
     Attributes:
         bandwidth: bytes a second of all connections together; None: as fast as it goes.
         plan: what happens to a request, by its number from 0: None, "error" (503), "slow down" (as S3 says
-            it), "cut" (the connection ends in the middle of the body).
+            it), "gone" (404), "cut" (the connection ends in the middle of the body).
         sent: bytes of bodies that went through, by path.
         asked: (method, path, range) of all requests.
     """
@@ -88,6 +88,9 @@ class Proxy:
             code = "SlowDown" if fate == "slow down" else "InternalError"
             body = f"<Error><Code>{code}</Code><Message>later</Message></Error>".encode()
             self._answer(request, 503, {"Content-Type": "application/xml"}, body)
+            return
+        if fate == "gone":
+            self._answer(request, 404, {}, b"")
             return
         # The server checks signatures, of which the host is a part: it is passed on as it came.
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP}

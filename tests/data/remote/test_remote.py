@@ -209,7 +209,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     for name in ("gcsfs", "s3fs"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(DataError, match=r"gs:// needs the package gcsfs: pip install gcsfs"):
+    with pytest.raises(DataError, match=r"gs:// needs the package gcsfs: pip install 'portraitgen\[gs\]'"):
         Catalog("gs://bucket/shards/*.tar", settings(tmp_path))
     with pytest.raises(DataError, match=r"s3:// needs the package s3fs: pip install 'portraitgen\[s3\]'"):
         Catalog("s3://bucket/shards/*.tar", settings(tmp_path))
