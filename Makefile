@@ -72,8 +72,8 @@ test-browser: setup $(AXE)
 $(AXE):
 	npm install --no-save --no-package-lock --no-audit --no-fund --prefix build/axe axe-core@4.14
 
-# Those that need weights, photos or trained runs are started by hand: the head of each says with what.
-BY_HAND := consisid_identity grading identity_training loopy_lip_sync uniportrait_people
+# Those that need weights, photos or prepared clips, or train for long, are started by hand: the head of each says how.
+BY_HAND := chosen_weights consisid_identity grading identity_training loopy_lip_sync uniportrait_people
 
 benchmarks: setup
 	for name in $(filter-out $(BY_HAND),$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
