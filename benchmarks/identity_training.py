@@ -183,10 +183,7 @@ def report(
     for name in FIGURES:
         one, two = ([row[name] for row in rows[kind]] for kind in ("without", "with"))
         differences = [after - before for before, after in zip(one, two, strict=True)]
-        mean, half = statistics.fmean(differences), math.inf
-        if len(differences) > 1:
-            spread = statistics.stdev(differences) / math.sqrt(len(differences))
-            half = float(student.ppf(0.975, len(differences) - 1)) * spread
+        mean, half = statistics.fmean(differences), half_interval(differences)
         digits = 2 if name == "psnr" else 4
         columns = [f"{statistics.fmean(each):.{digits}f}" for each in (one, two)]
         interval = f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
@@ -194,6 +191,14 @@ def report(
         if name == "other":
             reached = mean - half > 0
     return 0 if reached else 1
+
+
+def half_interval(values: list[float]) -> float:
+    """Half the width of the 95 % interval of the mean over seeds, by Student's t; infinite of one seed."""
+    if len(values) < 2:
+        return math.inf
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return float(student.ppf(0.975, len(values) - 1)) * spread
 
 
 if __name__ == "__main__":
