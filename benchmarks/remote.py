@@ -1,22 +1,24 @@
-"""What a sample costs that lies in an object store: bytes fetched, and samples a second.
+"""What a sample costs that lies elsewhere: bytes fetched, samples a second, processor time.
 
     python -m benchmarks.remote
 
 A sample is a window of 12 frames of a clip of 250 frames of 512x512, a reference frame, landmarks and key
-points. Clips lie in shards at an S3 server (moto's, on this machine) behind a proxy, which counts the bytes
+points. Clips lie in shards at a server of files, a process of its own on this machine, which counts the bytes
 and is as slow as stores are: so many milliseconds before each answer, so many bytes a second over all
 connections, or any number. One pass over all clips, each time into an empty cache, by readers in turn:
 
-    ranges      ours: indexes, then byte ranges; 2 workers
-    webdataset  `webdataset.WebDataset` streams the same tars whole, as many workers; of each clip it takes
-                the same window, decoded and made a batch by the same code, so that only the reading differs
+    s3 ranges    ours over s3://, by s3fs and botocore, which sign each request: indexes, then byte ranges
+    http ranges  the same over http://
+    webdataset   `webdataset.WebDataset` streams the same tars whole over http://; of each clip it takes the
+                 same window, decoded and made a batch by the same code, so that only the reading differs
 
-Seconds are those of a clock: both wait for the network most of the time. The targets are for the limited
-bandwidth: without a limit it is the server in Python, which shares the machine, that is measured.
+Each has 2 workers. Seconds are those of a clock; processor time is that of the readers, without the server's,
+their start included. The targets are for the limited bandwidth: without a limit all readers mostly decode,
+and they decode the same frames.
 """
 
-import logging
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -25,7 +27,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,12 +44,14 @@ from portraitgen.data.shards import ShardWriter
 from portraitgen.media.bounded import read_arrays
 from portraitgen.media.encode import encode_clip
 from portraitgen.media.gop import GopDecoder, packet_table
-from tests.data.remote.proxy import Proxy
-from tests.data.remote.servers import BUCKET, CREDENTIALS, s3_server
+from tests.data.remote.fast_server import FastServer, fast_server
+from tests.data.remote.servers import BUCKET, CREDENTIALS
 from tests.synthetic import synthetic_clip
 
 NUM_CLIPS, CLIPS_A_SHARD, BATCH_SIZE, ROUNDS = 96, 8, 4, 3
 LATENCY_S, BANDWIDTHS = 0.02, (10e6, None)
+LAST_SHARD = -(-NUM_CLIPS // CLIPS_A_SHARD) - 1
+NAMES = f"data/shards/train-{{000000..{LAST_SHARD:06d}}}.tar"
 KEYFRAMES = range(0, NUM_FRAMES - CLIP_FRAMES + 1, 12)
 
 
@@ -64,18 +68,27 @@ def write_shards(root: Path) -> int:
     return sum(path.stat().st_size for path in (root / "shards").iterdir())
 
 
-def read_ranges(proxy: Proxy, cache: Path) -> int:
+def read_ranges(shards: str, cache: Path, options: Mapping[str, Any]) -> int:
     """One pass by byte ranges; returns the samples read."""
-    shards = f"s3://{BUCKET}/data/shards/train-*.tar"
     module = ShardDataModule(
         shards,
         examples=ClipExamples(clip_frames=CLIP_FRAMES, key_points=True),
         batch_size=BATCH_SIZE,
         num_workers=NUM_WORKERS,
         val_shards=shards,  # a pass that ends: the stream for training fetches beyond it
-        remote=RemoteShards(cache=str(cache), options={"endpoint_url": proxy.url}),
+        remote=RemoteShards(cache=str(cache), options=options),
     )
     return sum(len(batch["key"]) for batch in module.val_dataloader())
+
+
+def read_s3(server: FastServer, cache: Path) -> int:
+    """By byte ranges from an S3."""
+    return read_ranges(f"s3://{BUCKET}/{NAMES}", cache, {"endpoint_url": server.url})
+
+
+def read_http(server: FastServer, cache: Path) -> int:
+    """By byte ranges from a web server."""
+    return read_ranges(f"{server.url}/{BUCKET}/{NAMES}", cache, {})
 
 
 def window_of(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,62 +106,85 @@ def window_of(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_whole(proxy: Proxy, cache: Path) -> int:
+def read_whole(server: FastServer, cache: Path) -> int:
     """One pass by webdataset, whole tars; returns the samples read."""
-    last = -(-NUM_CLIPS // CLIPS_A_SHARD) - 1
-    urls = f"{proxy.url}/{BUCKET}/data/shards/train-{{000000..{last:06d}}}.tar"
-    shards = wds.WebDataset(urls, shardshuffle=False).map(window_of)
+    shards = wds.WebDataset(f"{server.url}/{BUCKET}/{NAMES}", shardshuffle=False).map(window_of)
     return sum(
         len(batch["key"]) for batch in DataLoader(shards, batch_size=BATCH_SIZE, num_workers=NUM_WORKERS)
     )
 
 
-READERS: dict[str, Callable[[Proxy, Path], int]] = {"ranges": read_ranges, "webdataset": read_whole}
+READERS: dict[str, Callable[[FastServer, Path], int]] = {
+    "s3 ranges": read_s3,
+    "http ranges": read_http,
+    "webdataset": read_whole,
+}
 
 
-def measure(root: Path, proxy: Proxy, name: str) -> tuple[float, int]:
-    """Samples a second of one pass, and bytes that went over the network for it."""
+class Pass(NamedTuple):
+    """One pass: samples a second, bytes that went over the network, seconds of a processor a sample."""
+
+    rate: float
+    sent: int
+    busy: float
+
+
+def processor_time() -> float:
+    """Seconds of this process and of workers that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def measure(root: Path, server: FastServer, name: str) -> Pass:
+    """One pass of a reader."""
     cache = Path(tempfile.mkdtemp(dir=root))
-    proxy.forget()
-    began = time.perf_counter()
-    count = READERS[name](proxy, cache)
+    sent, busy, began = server.sent, processor_time(), time.perf_counter()
+    count = READERS[name](server, cache)
     seconds = time.perf_counter() - began
     assert count == NUM_CLIPS
     shutil.rmtree(cache)
-    return count / seconds, proxy.total
+    return Pass(count / seconds, server.sent - sent, (processor_time() - busy) / count)
+
+
+def report(rounds: list[dict[str, Pass]], stored: int) -> bool:
+    """Print the readers of all rounds; returns whether both kinds of ranges reach the targets."""
+    print(f"{'reader':12}{'samples a second':>18}{'bytes / shards':>16}{'ms of a processor':>19}    rounds")
+    for name in READERS:
+        rates, sent, busy = zip(*(each[name] for each in rounds), strict=True)
+        print(f"{name:12}{statistics.median(rates):18.2f}{statistics.median(sent) / stored:16.1%}", end="")
+        print(f"{1000 * statistics.median(busy):19.1f}    {'  '.join(f'{rate:.2f}' for rate in rates)}")
+    all_met = True
+    for name in (name for name in READERS if name != "webdataset"):
+        ratio = statistics.median(each[name].rate / each["webdataset"].rate for each in rounds)
+        share = statistics.median(each[name].sent for each in rounds) / stored
+        for what, value, met in (
+            (f"{name} / webdataset, samples a second, >= 3", f"{ratio:.2f}", ratio >= 3),
+            (f"{name}: bytes fetched / of the shards, <= 20 %", f"{share:.1%}", share <= 0.2),
+        ):
+            all_met &= met
+            print(f"{what:52}{value:>8}  {'met' if met else 'MISSED'}")
+    print()
+    return all_met
 
 
 def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": "us-east-1"}
-    missed = 0
+    met = True
     with tempfile.TemporaryDirectory() as folder:
-        stored = write_shards(root := Path(folder, "data"))
+        stored = write_shards(Path(folder, BUCKET, "data"))
         print(f"{NUM_CLIPS} clips of {NUM_FRAMES} frames of {SIZE}x{SIZE}, {stored / 1e6:.0f} MB in shards\n")
-        with s3_server(root, public=True) as port, Proxy(port, latency=LATENCY_S) as proxy:
+        with fast_server(Path(folder), latency=LATENCY_S) as server:
             for bandwidth in BANDWIDTHS:
-                proxy.bandwidth = bandwidth
-                rounds = [{name: measure(root, proxy, name) for name in READERS} for _ in range(ROUNDS)]
+                server.narrow(bandwidth)
+                rounds = [
+                    {name: measure(Path(folder), server, name) for name in READERS} for _ in range(ROUNDS)
+                ]
                 limit = f"{bandwidth / 1e6:.0f} MB a second" if bandwidth else "as fast as the server is"
                 print(f"{1000 * LATENCY_S:.0f} ms before each answer, {limit}")
-                print(f"{'reader':12}{'samples a second':>18}{'bytes / shards':>16}    rounds")
-                for name in READERS:
-                    rates, sent = zip(*(each[name] for each in rounds), strict=True)
-                    share = statistics.median(sent) / stored
-                    print(f"{name:12}{statistics.median(rates):18.2f}{share:16.1%}    ", end="")
-                    print("  ".join(f"{rate:.2f}" for rate in rates))
-                ratio = statistics.median(each["ranges"][0] / each["webdataset"][0] for each in rounds)
-                share = statistics.median(each["ranges"][1] for each in rounds) / stored
-                for what, value, holds in (
-                    ("ranges / webdataset, samples a second, >= 3", f"{ratio:.2f}", ratio >= 3),
-                    ("bytes fetched / bytes of the shards, <= 20 %", f"{share:.1%}", share <= 0.2),
-                ):
-                    missed += not holds and bandwidth is not None
-                    print(f"{what:46}{value:>8}  {'met' if holds else 'MISSED'}")
-                print()
-    return 1 if missed else 0
+                met &= report(rounds, stored) or bandwidth is None
+    return int(not met)
 
 
 if __name__ == "__main__":

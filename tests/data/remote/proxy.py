@@ -8,7 +8,6 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-_PIECE = 1 << 16
 # What belongs to a connection, not to what is sent over it.
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
@@ -21,7 +20,6 @@ class Proxy:
         latency: seconds before each answer.
 
     Attributes:
-        bandwidth: bytes a second of all connections together; None: as fast as it goes.
         plan: what happens to a request, by its number from 0: None, "error" (503), "slow down" (as S3 says
             it), "gone" (404), "cut" (the connection ends in the middle of the body).
         sent: bytes of bodies that went through, by path.
@@ -30,8 +28,6 @@ class Proxy:
 
     def __init__(self, port: int, *, latency: float = 0.0) -> None:
         self.latency = latency
-        self.bandwidth: float | None = None
-        self._free = 0.0  # when the line has sent all that it was given
         self.plan: Callable[[int, str], str | None] = lambda number, path: None
         self.sent: Counter[str] = Counter()
         self.asked: list[tuple[str, str, str | None]] = []
@@ -108,15 +104,6 @@ class Proxy:
             connection.close()
         self._answer(request, answer.status, told, body, length=length, cut=fate == "cut")
 
-    def _wait_for_the_line(self, size: int) -> None:
-        if self.bandwidth is None:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free = max(self._free, now) + size / self.bandwidth
-            until = self._free
-        time.sleep(until - now)
-
     def _answer(
         self,
         request: BaseHTTPRequestHandler,
@@ -136,8 +123,6 @@ class Proxy:
             part = body[: len(body) // 2] if cut else body
             with self._lock:
                 self.sent[request.path] += len(part)
-            for begin in range(0, len(part), _PIECE):
-                self._wait_for_the_line(len(piece := part[begin : begin + _PIECE]))
-                request.wfile.write(piece)
+            request.wfile.write(part)
         if cut:
             request.close_connection = True

@@ -82,13 +82,8 @@ def s3_client(port: int) -> Any:
 
 
 @contextmanager
-def s3_server(folder: Path, *, public: bool = False) -> Iterator[int]:
-    """The port of moto's S3 server, with the files of this folder in BUCKET, below "data/".
-
-    Args:
-        public: whether they can be read without credentials.
-    """
-    more = {"ACL": "public-read"} if public else {}
+def s3_server(folder: Path) -> Iterator[int]:
+    """The port of moto's S3 server, with the files of this folder in BUCKET, below "data/"."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
@@ -97,7 +92,7 @@ def s3_server(folder: Path, *, public: bool = False) -> Iterator[int]:
         client.create_bucket(Bucket=BUCKET)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                client.upload_file(str(path), BUCKET, f"data/{path.relative_to(folder)}", ExtraArgs=more)
+                client.upload_file(str(path), BUCKET, f"data/{path.relative_to(folder)}")
         yield port
     finally:
         server.stop()
