@@ -18,7 +18,19 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("deepspeed", "s3", "gs", "slurm", "ray", "mediapipe", "sweep", "quickstart", "demo", "dev")
+EXTRAS = (
+    "deepspeed",
+    "s3",
+    "gs",
+    "slurm",
+    "ray",
+    "mediapipe",
+    "sweep",
+    "tensorboard",
+    "quickstart",
+    "demo",
+    "dev",
+)
 
 
 def closure(extras: Sequence[str]) -> dict[str, importlib.metadata.Distribution]:
