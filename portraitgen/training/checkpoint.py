@@ -10,7 +10,7 @@ They are written while training goes on, verified, then renamed; both are verifi
 import logging
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -28,6 +28,7 @@ from portraitgen.training.checkpoint_file import (
     verify,
 )
 from portraitgen.training.missed_validation import run_missed_validation
+from portraitgen.training.run_log import resume_logs
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import is_due, positive
 
@@ -75,6 +76,13 @@ class LastCheckpoint(Checkpoint):
         self._writer = background_writer(trainer)
         trainer.strategy.checkpoint_io = BackgroundCheckpointIO(self._writer)
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Before any callback's on_train_start, where what was due behind this step may be made up for.
+        self._saved_step = checkpoint["global_step"]
+        resume_logs(trainer, self._saved_step)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Resumed at the end of an epoch, Lightning (2.6) closes it but does not count the next one as begun;
         # after the second such resume an epoch would be missing.
@@ -86,7 +94,6 @@ class LastCheckpoint(Checkpoint):
         if resumed is not None and Path(resumed).name == PREVIOUS and trainer.is_global_zero:
             remove(self.path)  # it is damaged, and must not become the one in reserve
         if resumed is not None:
-            self._saved_step = trainer.global_step
             run_missed_validation(trainer)
 
     def on_train_batch_end(

@@ -23,13 +23,19 @@ from portraitgen.metrics.scores import COPY_NEAREST, COPY_REFERENCE, GENERATED, 
 from portraitgen.training.best_weights import Best, BestWeights, is_better, named
 from portraitgen.training.figure_names import GRADED
 from portraitgen.training.generator import Generator
+from portraitgen.training.preemption import Preemption
 from portraitgen.training.run_log import log_metrics
 from portraitgen.training.throughput import apart_from_training
-from portraitgen.training.trainer_state import is_due, positive
+from portraitgen.training.trainer_state import find_callback, is_due, positive
 
 log = logging.getLogger(__name__)
 
 CONTROLS = (COPY_REFERENCE, COPY_NEAREST)
+
+
+class RoundAbandoned(Exception):
+    """A signal has come in the middle of a round; it is made when the run goes on."""
+
 
 _STEP = re.compile(r"step_(\d{8,})")
 
@@ -43,6 +49,10 @@ class Grading(Callback, ABC):
 
     Of figures that are missing in some frames or clips (no face was found) rounds with fewer missing values
     are better, then the mean decides.
+
+    A round may take longer than a cluster waits between signal and kill. So a signal ends it between two
+    clips, the step is saved, and the round is made when the run goes on, of the same weights and before the
+    next step; only that of the last step is finished.
 
     Args:
         folder: of the rounds.
@@ -83,6 +93,7 @@ class Grading(Callback, ABC):
         self._rounds_without = 0
         self._stopped = False
         self._protocol = ""
+        self._owed = False
         self._begin = 0.0
         self._seconds = 0.0
 
@@ -91,12 +102,23 @@ class Grading(Callback, ABC):
         """Generate clips into `folder` and grade them; every process calls it and gets all results.
 
         The weights of `module` are those that train: an implementation puts averages in their place. It
-        leaves all random states as they are.
+        leaves all random states as they are, and calls `mind_signals` between clips, whose RoundAbandoned
+        leaves nothing behind but what lies in `folder`.
         """
 
     @abstractmethod
     def drop_clips(self, folder: Path) -> None:
         """Remove the clips of a round, and keep its results."""
+
+    def mind_signals(self, trainer: Trainer) -> None:
+        """Give up the round if a signal has come; every process must call it equally often.
+
+        Raises:
+            RoundAbandoned: it has, on one of them.
+        """
+        preemption = find_callback(trainer, Preemption)
+        if preemption is not None and preemption.asked_amid_step(trainer):
+            raise RoundAbandoned
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:
@@ -112,29 +134,14 @@ class Grading(Callback, ABC):
         if self._stopped:
             log.info("the run was ended by %s before: nothing is left to do", self.stop_by)
             trainer.should_stop = True
+        elif self._owed:
+            self._grade_and_judge(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if not is_due(trainer, self.every_steps):
-            return
-        assert isinstance(pl_module, Generator)
-        begin = time.perf_counter()
-        with apart_from_training(trainer):
-            folder = self.folder / f"step_{trainer.global_step:08d}"
-            if trainer.is_global_zero and folder.exists():
-                shutil.rmtree(folder)
-            trainer.strategy.barrier()
-            results = self.grade(trainer, pl_module, folder)
-            better = self._judge(trainer, pl_module, results)
-            if trainer.is_global_zero:
-                write_results(results, folder)
-                kept = self.best.steps | {trainer.global_step}
-                for step, each in rounds(self.folder).items():
-                    if step not in kept:
-                        self.drop_clips(each)
-        seconds = time.perf_counter() - begin
-        self._log(trainer, results, better, seconds)
+        if is_due(trainer, self.every_steps):
+            self._grade_and_judge(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.best.end(trainer)
@@ -146,6 +153,7 @@ class Grading(Callback, ABC):
             "rounds_without": self._rounds_without,
             "stopped": self._stopped,
             "protocol": self._protocol,
+            "owed": self._owed,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,6 +163,35 @@ class Grading(Callback, ABC):
         self._rounds_without = state_dict["rounds_without"]
         self._stopped = state_dict["stopped"] and self.stop_by is not None
         self._protocol = state_dict["protocol"]
+        self._owed = state_dict.get("owed", False)
+
+    def _grade_and_judge(self, trainer: Trainer, module: LightningModule) -> None:
+        """A round, unless a signal ends it."""
+        assert isinstance(module, Generator)
+        begin = time.perf_counter()
+        with apart_from_training(trainer):
+            folder = self.folder / f"step_{trainer.global_step:08d}"
+            if trainer.is_global_zero and folder.exists():
+                shutil.rmtree(folder)
+            trainer.strategy.barrier()
+            try:
+                results = self.grade(trainer, module, folder)
+            except RoundAbandoned:
+                self._owed = True
+                if trainer.is_global_zero:
+                    shutil.rmtree(folder, ignore_errors=True)
+                log.info("step %d is graded when the run goes on: a signal has come", trainer.global_step)
+                return
+            self._owed = False
+            better = self._judge(trainer, module, results)
+            if trainer.is_global_zero:
+                write_results(results, folder)
+                kept = self.best.steps | {trainer.global_step}
+                for step, each in rounds(self.folder).items():
+                    if step not in kept:
+                        self.drop_clips(each)
+        seconds = time.perf_counter() - begin
+        self._log(trainer, results, better, seconds)
 
     def _judge(self, trainer: Trainer, module: Generator, results: Results) -> list[str]:
         """Keep the weights of the figures that are better than ever, and see whether to go on."""

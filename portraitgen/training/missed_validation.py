@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Trainer
 
-from portraitgen.training.run_log import CsvLog
+from portraitgen.training.run_log import csv_logs
 
 
 def run_missed_validation(trainer: Trainer) -> None:
@@ -11,16 +11,13 @@ def run_missed_validation(trainer: Trainer) -> None:
     A checkpoint is written before the validation of its step, and Lightning goes on behind it. Every rank
     calls this; the loops, which a checkpoint holds, count as if nothing had happened.
     """
-    logs = [logger for logger in trainer.loggers if isinstance(logger, CsvLog)]
-    for log in logs:
-        log.resume_at(trainer.global_step)
     loop = trainer.fit_loop
     every, batches = trainer.val_check_batch, loop.total_batch_idx + 1
     if not trainer.global_step or trainer.check_val_every_n_epoch is not None or not isinstance(every, int):
         return
     if batches % every or not trainer.num_val_batches:
         return
-    missed = not any(log.has(trainer.global_step, "val/") for log in logs)
+    missed = not any(log.has(trainer.global_step, "val/") for log in csv_logs(trainer))
     if not trainer.strategy.broadcast(missed):
         return
     validation = loop.epoch_loop.val_loop

@@ -57,7 +57,8 @@ class Preemption(Checkpoint):
 
     A validation, which may take longer than SLURM waits, is abandoned after the batch in which the signal
     arrives, and due again when the run goes on; only that of the last step, behind which nothing can be lost,
-    is not.
+    is not. What else takes long at the end of a step, such as grading clips, may ask whether to leave it for
+    the start of the resumed run (`asked_amid_step`).
 
     The signal handler only sets a flag, because a signal may arrive in the middle of anything. Whatever
     handler was there before is called after the checkpoint is written. Lightning's own for SIGTERM is
@@ -100,6 +101,7 @@ class Preemption(Checkpoint):
         self._alone = False
         self._process = 0
         self._received: tuple[int, FrameType | None] | None = None
+        self._leaving = 0
         self._before: dict[signal.Signals, Any] = {}
         self._turn = self._agree_at = 0
         self._agreed: tuple[int, float] | None = None
@@ -142,9 +144,20 @@ class Preemption(Checkpoint):
     ) -> None:
         if not optimizer_stepped(trainer) or is_last_step(trainer):
             return
-        if number := self._asked(trainer):
+        if number := self._leaving or self._asked(trainer):
             self._save(trainer, signal.Signals(number))
             raise Preempted(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
+
+    def asked_amid_step(self, trainer: Trainer) -> bool:
+        """Whether the run leaves behind this step; for callbacks that come before this one at its end.
+
+        Every rank must ask equally often. Behind the last step nothing can be lost, and it is never so.
+        """
+        if self._phase == "training" and not self._leaving and not is_last_step(trainer):
+            self._agree_soon()
+            self._leaving = self._asked(trainer)
+            self._agree_soon()
+        return self._leaving != 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation = deepcopy(trainer.fit_loop.epoch_loop.val_loop.state_dict())

@@ -23,6 +23,17 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
         logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
 
+def csv_logs(trainer: Trainer) -> "list[CsvLog]":
+    """The files among the trainer's loggers."""
+    return [logger for logger in trainer.loggers if isinstance(logger, CsvLog)]
+
+
+def resume_logs(trainer: Trainer, step: int) -> None:
+    """Let what is logged of the step that a run resumes from go into the row that is there of it."""
+    for log in csv_logs(trainer):
+        log.resume_at(step)
+
+
 class CsvLog(Logger):
     """`metrics.csv`: one row an optimizer step that logged something, one column a metric.
 

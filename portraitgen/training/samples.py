@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
@@ -15,9 +14,9 @@ from portraitgen.diffusion.noise import seeded_generators
 from portraitgen.media.encode import write_video
 from portraitgen.media.files import replacing, writable_folder
 from portraitgen.metrics.report.panels import encode_png, panel_frames
-from portraitgen.training.ema import averaged_weights
+from portraitgen.training.drawing import drawing
 from portraitgen.training.generator import Generator
-from portraitgen.training.step_seed import isolated_rng, stream_seed
+from portraitgen.training.step_seed import stream_seed
 from portraitgen.training.throughput import apart_from_training
 from portraitgen.training.trainer_state import is_due, positive
 
@@ -85,26 +84,20 @@ class SampleLogger(Callback):
     def _draw(self, trainer: Trainer, module: Generator) -> list[dict[str, Tensor]]:
         """For each clip its columns: label → `[T, 3, H, W]` or `[3, H, W]` in [-1, 1], on the CPU."""
         seed = stream_seed("samples", trainer.global_rank)
-        with isolated_rng(seed, module.device):
+        with drawing(trainer, module, seed=seed):
             if not self._batch:
                 batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
                 # Copied: a loader may use the memory of a batch again.
                 self._batch = {name: deepcopy(value[: self.num_clips]) for name, value in batch.items()}
             batch = trainer.strategy.batch_to_device(self._batch, module.device, dataloader_idx=0)
             noise = seeded_generators([seed + clip for clip in range(len(batch["key"]))])
-            module.eval()
-            with torch.no_grad(), averaged_weights(trainer), trainer.precision_plugin.forward_context():
-                generated = module.sample(batch, generator=noise)
-                shown = module.shown(batch)
-            module.train()
+            generated = module.sample(batch, generator=noise)
+            shown = module.shown(batch)
         pictures = {label: value for label, value in shown.items() if label != "truth"}
         pictures["generated"] = generated
         if "truth" in shown:
             pictures["truth"] = shown["truth"]
         kept = {label: value.float().cpu() for label, value in pictures.items()}
-        if module.device.type == "cuda":
-            # Sampling asks for blocks of other sizes than training, which would stay reserved for it.
-            torch.cuda.empty_cache()
         return [{label: value[clip] for label, value in kept.items()} for clip in range(len(generated))]
 
     def _write(self, trainer: Trainer, columns: list[dict[str, Tensor]]) -> None:

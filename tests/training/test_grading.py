@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from portraitgen.metrics.scores import COPY_REFERENCE, GENERATED, TRUTH, MetricI
 from portraitgen.training.ema import averaged_weights
 from portraitgen.training.generator import Generator
 from portraitgen.training.grading import Grading, control_checks, rounds
+from portraitgen.training.preemption import EXIT_CODE, Preempted
 from portraitgen.training.weights import load_facts, load_weights
 from tests.training import toy
+from tests.training.test_resume import differences
 
 METRICS = {
     "norm": MetricInfo("Norm", "", 3, False, "of the first layer"),
@@ -38,6 +42,7 @@ class ToyGrading(Grading):
         settings = {"every_steps": 1, "best": BEST, **settings}
         super().__init__(folder, metrics=METRICS, **settings)
         self.script = dict(enumerate(script, start=1))
+        self.signal_at: int | None = None
 
     def grade(self, trainer: Trainer, module: Generator, folder: Path) -> Results:
         with averaged_weights(trainer):
@@ -52,8 +57,11 @@ class ToyGrading(Grading):
             rows.append(Row(clip, GENERATED, frames, scores, reasons))
             rows.append(Row(clip, COPY_REFERENCE, frames, {"scripted": np.full(2, 3.0)}))
             rows.append(Row(clip, TRUTH, frames, {"aimless": np.zeros(2)}))
+            (folder / "generated").mkdir(parents=True, exist_ok=True)
+            if trainer.global_step == self.signal_at:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            self.mind_signals(trainer)
         if trainer.is_global_zero:
-            (folder / "generated").mkdir(parents=True)
             (folder / "generated/a.mp4").write_bytes(b"clip")
         facts = tuple(VideoFacts(clip, 2, 25.0, 16, 16, "0") for clip in "ab")
         protocol = Protocol(facts, "all", "none", "none", "toy", 0.0)
@@ -82,10 +90,16 @@ def callbacks(run: Path, grading: Grading, **settings: Any) -> list[Callback]:
 
 
 def train(
-    run: Path, *, killed: int | None = None, trainer: dict[str, Any] | None = None, **settings: Any
+    run: Path,
+    *,
+    killed: int | None = None,
+    signal_at: int | None = None,
+    trainer: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Any:
     script = settings.pop("script", ())
     grading = ToyGrading(run / "graded", script=script, **settings)
+    grading.signal_at = signal_at
     found = callbacks(run, grading, every_steps=1, save_every=2)
     if killed is not None:
         found.append(Killed(killed))
@@ -180,6 +194,54 @@ def test_what_was_the_best_at_the_checkpoint_is_back_when_the_run_goes_on(tmp_pa
     train(tmp_path, script=[1, 4, 3, 2, 3, 1])
     assert load_facts(best)["step"] == 2
     assert load_facts(best)["graded"]["value"] == 4
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("killed", [None, 4])
+@pytest.mark.parametrize(
+    "script", [pytest.param([1, 4, 2, 5, 3, 1], id="best"), pytest.param([1, 4, 2, 3, 3, 5], id="not-best")]
+)
+def test_a_round_is_given_up_for_a_signal_and_made_when_the_run_goes_on(
+    tmp_path: Path, script: list[float], killed: int | None
+) -> None:
+    """Of the same weights, whose best file survives a kill behind it: it waited for the whole round."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train(whole, script=script)
+    with pytest.raises(Preempted) as caught:
+        train(again, script=script, signal_at=4)
+    assert caught.value.code == EXIT_CODE
+    assert checkpoint(again)["global_step"] == 4
+    assert [*rounds(again / "graded")] == [1, 2, 3]
+    assert "train/loss" in rows(again)[4]
+    assert "grade/norm" not in rows(again)[4]
+    assert load_facts(again / "weights/last.safetensors")["step"] == 4, "what else is due is done"
+    if killed is not None:
+        with pytest.raises(RuntimeError, match="killed"):
+            train(again, script=script, killed=killed)
+    train(again, script=script)
+    assert rows(whole) == rows(again)
+    assert [*rounds(again / "graded")] == [1, 2, 3, 4, 5, 6]
+    for name in (*(f"weights/best_{figure}.safetensors" for figure in BEST), "graded/best.json"):
+        assert (whole / name).read_bytes() == (again / name).read_bytes(), name
+    assert not differences(checkpoint(whole)["callbacks"], checkpoint(again)["callbacks"])
+
+
+def test_a_round_that_ends_the_run_does_so_where_it_was_given_up(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"script": [1, 2, 2, 2, 9, 9], "stop_by": "scripted", "patience": 2}
+    with pytest.raises(Preempted):
+        train(tmp_path, signal_at=4, **settings)
+    train(tmp_path, **settings)
+    assert [*rows(tmp_path)] == [1, 2, 3, 4]
+    assert load_facts(tmp_path / "weights/last.safetensors")["step"] == 4
+
+
+def test_the_round_of_the_last_step_is_finished(tmp_path: Path) -> None:
+    train(tmp_path, script=[1] * 6, signal_at=6)
+    assert "grade/norm" in rows(tmp_path)[6]
 
 
 def test_a_damaged_best_file_is_looked_for_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,14 +1,14 @@
 """While training, clips are drawn as by generate.py and graded as by evaluate.py, of weights in no file."""
 
 import logging
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from portraitgen.faces.backend import FaceBackend
 from portraitgen.media.files import temporary_path
 from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import SetGrader
+from portraitgen.metrics.protocol import VideoFacts
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import GENERATED, METHODS, MetricInfo, Row
 from portraitgen.runs.config.schema import GenerateConfig
@@ -28,16 +29,16 @@ from portraitgen.runs.generate.given import what_is_wanted
 from portraitgen.runs.generate.loaded import Chosen, Loaded, inputs_of
 from portraitgen.runs.generate.result_list import FOLDERS, ResultList
 from portraitgen.runs.system import Description
-from portraitgen.training.ema import averaged_weights
+from portraitgen.training.drawing import drawing
 from portraitgen.training.export import WeightsExport
 from portraitgen.training.generator import Generator
 from portraitgen.training.grading import Grading, control_checks
 from portraitgen.training.sharding import weights_are_shared
-from portraitgen.training.step_seed import isolated_rng
 from portraitgen.training.trainer_state import find_callback, positive
 
 log = logging.getLogger(__name__)
 
+Clip = TypeVar("Clip")
 PLACE = "callbacks.grading.metrics.graders"
 
 
@@ -146,20 +147,16 @@ class ClipGrading(Grading):
         """
         processes = Processes(trainer.global_rank, trainer.world_size)
         share, place = self._share(processes, module, folder)
-        with (
-            isolated_rng(int(self._config.seed), module.device),
-            torch.no_grad(),
-            averaged_weights(trainer),
-            trainer.precision_plugin.forward_context(),
-            module.sampled_with(**self._changed),
-        ):
-            module.eval()
-            self._draw(trainer, module, place, share)
-            module.train()
-        if module.device.type == "cuda":
-            # Sampling asks for blocks of other sizes than training, which would stay reserved for it.
-            torch.cuda.empty_cache()
-        return self._results(processes, place, folder, shared=share is not None)
+        try:
+            with (
+                drawing(trainer, module, seed=int(self._config.seed)),
+                module.sampled_with(**self._changed),
+            ):
+                self._draw(trainer, module, place, share)
+            return self._results(trainer, processes, place, folder, shared=share is not None)
+        finally:
+            if not place.is_relative_to(folder):
+                shutil.rmtree(place, ignore_errors=True)
 
     def drop_clips(self, folder: Path) -> None:
         """See `Grading.drop_clips`."""
@@ -183,30 +180,48 @@ class ClipGrading(Grading):
         name = chosen.described.system
         wanted = what_is_wanted(chosen.config, chosen.inputs, chosen.described.facts, name=name)
         loaded = Loaded(chosen, module)
-        for _ in loaded.write(wanted, ResultList(folder), progress=lambda _: nullcontext(lambda *_: None)):
+        drawn = loaded.write(wanted, ResultList(folder), progress=lambda _: nullcontext(lambda *_: None))
+        for _ in self._minding_signals(trainer, drawn, of=1 if share is None else trainer.world_size):
             pass
 
-    def _results(self, processes: Processes, place: Path, folder: Path, *, shared: bool) -> Results:
+    def _minding_signals(self, trainer: Trainer, clips: Iterable[Clip], *, of: int) -> Iterator[Clip]:
+        """The clips, which `of` processes share out; a signal gives up the round behind each.
+
+        A process that has fewer of them asks as often as the others.
+        """
+        asked = 0
+        for clip in clips:
+            yield clip
+            self.mind_signals(trainer)
+            asked += 1
+        for _ in range(asked, math.ceil(self._config.limit / of)):
+            self.mind_signals(trainer)
+
+    def _results(
+        self, trainer: Trainer, processes: Processes, place: Path, folder: Path, *, shared: bool
+    ) -> Results:
         """Grade what this process has drawn, and put it together with what the others have."""
         source = GeneratedSamples(place) if (place / SAMPLES).is_file() else None
         keys: Sequence[str] = () if source is None else source.keys
         mine = keys if shared else processes.share(keys)
-        rows, facts = [], []
-        for key in mine:
+        rows: list[Row] = []
+        facts: list[VideoFacts] = []
+        for key in self._minding_signals(trainer, mine, of=processes.world_size):
             assert source is not None
             known = self._controls.get(key, ())
             methods = [GENERATED] if known else [*METHODS]
             (video,) = grade_videos(source, [key], self.graders, self.backend, methods=methods)
-            rows += [*video.rows, *known]
+            rows += video.rows
             facts.append(video.facts)
-            if not known and video.rows[0].failure is None:
+            if video.rows[0].failure is not None:
+                continue  # it is missing for the controls, too
+            rows += known
+            if not known:
                 self._controls[key] = tuple(row for row in video.rows if row.method != GENERATED)
         samples = [source.samples[key] for key in keys] if source is not None else []
         if shared:
             samples = processes.gather([of_share(place.name, row) for row in samples])
         rows, facts = processes.gather(rows), processes.gather(facts)
-        if place != folder and not shared:
-            shutil.rmtree(place)
         if not rows:
             raise ValueError(
                 "callbacks.grading: of no validation clip can anything be drawn: look at data.val_shards, "

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
+import wandb
 from hydra import compose, initialize_config_dir
 
 from portraitgen.data.shards import ShardWriter
@@ -16,13 +21,17 @@ from portraitgen.metrics.saved import load_results
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.evaluate.evaluate import grade_and_report
 from portraitgen.runs.evaluate.history import show_history
+from portraitgen.runs.evaluate.sources.samples import GeneratedSamples
 from portraitgen.runs.generate.generate import generate
+from portraitgen.runs.train.clip_grading import ClipGrading
 from portraitgen.runs.train.train import train
 from portraitgen.systems.aniportrait.inputs import Inputs
 from portraitgen.systems.aniportrait.module import AniPortrait
+from portraitgen.training.preemption import EXIT_CODE
 from portraitgen.training.throughput import Throughput
 from portraitgen.training.weights import load_facts, load_weights
 from tests.metrics.report.html_page import Page
+from tests.run_loggers import read_tensorboard, read_wandb
 from tests.synthetic import synthetic_clip
 from tests.test_resume import finish, start
 
@@ -120,9 +129,11 @@ def test_training_goes_on_as_if_nothing_had_been_graded(runs):
     assert not (without / "graded").exists()
 
 
-def test_two_processes_give_the_figures_of_one(runs, repository, shards, tmp_path):
-    """Of the same weights: at a rate of 0 they stay those of the start."""
+@pytest.mark.parametrize("clips", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_two_processes_give_the_figures_of_one(runs, repository, shards, tmp_path, clips):
+    """Of the same weights: at a rate of 0 they stay those of the start. One of them may have no clip."""
     still = ["trainer.max_steps=2", "callbacks.grading.every_steps=1", "optimizer.lr=0.0"]
+    still.append(f"callbacks.grading.num_clips={clips}")
     one = runs("one", *still)
     words = [*RUN, *still, f"experiment={EXPERIMENT}", "name=two", "strategy=ddp", "trainer.devices=2"]
     finish(start(repository, shards, tmp_path, *words))
@@ -137,7 +148,92 @@ def test_two_processes_give_the_figures_of_one(runs, repository, shards, tmp_pat
     # What is kept of the round can be graded again from its folder.
     grade_and_report(composed_config("evaluate", f"generated={tmp_path}/two/graded/step_00000002"))
     again = load_results(tmp_path / "two/graded/step_00000002/report")
-    assert {row.video for row in again.rows} == {f"face{number}-000000000" for number in range(3)}
+    assert {row.video for row in again.rows} == {f"face{number}-000000000" for number in range(clips)}
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_ends_the_round_of_both(repository, shards, tmp_path):
+    """And the figures of the round that is made later are those of a run that was left alone."""
+    steps = ["trainer.max_steps=3", "callbacks.grading.every_steps=2", "callbacks.grading.num_steps=60"]
+    words = [*RUN, *steps, f"experiment={EXPERIMENT}", "strategy=ddp", "trainer.devices=2"]
+    finish(start(repository, shards, tmp_path, *words, "name=whole"))
+    process = start(repository, shards, tmp_path, *words, "name=again")
+    graded_now = tmp_path / "again/graded/step_00000002"
+    while not graded_now.is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children()
+    (second,) = [each for each in children if "train.py" in " ".join(each.cmdline())]
+    second.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate()
+    assert process.returncode == EXIT_CODE, errors
+    assert "step 2 is graded when the run goes on" in errors
+    assert not graded_now.exists()
+    finish(start(repository, shards, tmp_path, *words, "name=again"))
+    assert graded(tmp_path / "whole") == graded(tmp_path / "again")
+    assert len(graded(tmp_path / "again")[2]) > 10
+    tensors = [
+        load_weights(tmp_path / run / "weights/best_psnr.safetensors")[0] for run in ("whole", "again")
+    ]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_a_clip_that_cannot_be_read_changes_no_protocol(runs, monkeypatch, caplog):
+    """What is best is not looked for anew because a file of one round was damaged."""
+    results = ClipGrading._results
+
+    def spoiled(self, trainer, processes, place, *rest, **more):
+        if trainer.global_step == 2:
+            samples = GeneratedSamples(place).samples
+            (place / samples["face0-000000000"]["video"]).write_bytes(b"damaged")
+        return results(self, trainer, processes, place, *rest, **more)
+
+    monkeypatch.setattr(ClipGrading, "_results", spoiled)
+    run = runs("run", "trainer.max_steps=3", "callbacks.grading.every_steps=1")
+    found = [load_results(run / f"graded/step_{step:08d}") for step in (1, 2, 3)]
+    assert len({each.protocol["fingerprint"] for each in found}) == 1
+    assert any(row.failure for row in found[1].rows)
+    assert not any(row.failure for row in found[2].rows)
+    assert "taken otherwise" not in caplog.text
+    assert json.loads((run / "graded/best.json").read_text())["psnr"]["step"] != 2, "a clip is missing"
+
+
+def test_figures_come_in_bfloat16(runs):
+    """By autocast, as samples are drawn: near those of float32, and not the same."""
+    still = ["trainer.max_steps=1", "optimizer.lr=0.0", "callbacks.grading.num_clips=1"]
+    found = [
+        graded(runs(precision, *still, f"trainer.precision={precision}"))[1]
+        for precision in ("bf16-mixed", "32-true")
+    ]
+    assert found[0].keys() == found[1].keys()
+    one, other = (float(each["grade/psnr"]) for each in found)
+    assert one != other
+    assert one == pytest.approx(other, abs=0.5)
+
+
+@pytest.fixture
+def offline_wandb(monkeypatch):
+    """W&B remembers the environment of its first use."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
+def test_figures_and_their_intervals_are_in_tensorboard_and_wandb(runs, offline_wandb):
+    """As they are in metrics.csv, read back from what both have written on the disk."""
+    pytest.importorskip("tensorboard")
+    words = ["trainer.max_steps=2", "callbacks.grading.every_steps=1", "callbacks.grading.num_clips=2"]
+    run = runs("run", *words, "logger=[tensorboard,wandb]")
+    here = {step: {name: float(value) for name, value in row.items()} for step, row in graded(run).items()}
+    assert {"grade/psnr", "grade/psnr.low", "grade/psnr.high", "grade/psnr.copy_reference"} <= here[2].keys()
+    assert here == read_wandb(run / "wandb", "grade/")
+    board = read_tensorboard(run / "tensorboard", "grade/")
+    assert board.keys() == here.keys()
+    for step, row in here.items():
+        assert board[step] == pytest.approx(row, rel=1e-6)
 
 
 def test_a_killed_run_has_the_same_figures_and_the_same_best_file(runs, monkeypatch):
