@@ -32,6 +32,7 @@ from portraitgen.training.throughput import Throughput
 from portraitgen.training.weights import load_facts, load_weights
 from tests.metrics.report.html_page import Page
 from tests.run_loggers import read_tensorboard, read_wandb
+from tests.strategy_run import run as run_strategy
 from tests.synthetic import synthetic_clip
 from tests.test_resume import finish, start
 
@@ -98,7 +99,17 @@ def graded(run: Path) -> dict[int, dict[str, str]]:
 def test_figures_are_those_that_evaluate_gives_of_the_saved_weights(runs, shards, tmp_path):
     """All of them, of every video, frame and control, and under one protocol."""
     run = runs("run", "trainer.max_steps=2", "callbacks.grading.every_steps=1")
-    out = tmp_path / "generated"
+    assert_figures_of_evaluate(run, shards, tmp_path / "generated")
+    stated = [
+        json.loads((folder / "results.json").read_text())
+        for folder in (run / "graded/step_00000002", tmp_path / "generated/report")
+    ]
+    assert stated[0]["intervals"] == stated[1]["intervals"]
+    assert float(graded(run)[2]["grade/psnr"]) == stated[1]["psnr"]
+
+
+def assert_figures_of_evaluate(run: Path, shards: Path, out: Path) -> None:
+    """Of step 2 and its weights file."""
     given = [f"weights={run}/weights/step_00000002.safetensors", f"shards={shards}", f"out={out}"]
     same = ["span=[0.5,1.0]", "limit=3", "frames=3", "sampling.num_steps=2"]
     generate(composed_config("generate", *given, *same))
@@ -114,9 +125,25 @@ def test_figures_are_those_that_evaluate_gives_of_the_saved_weights(runs, shards
             np.testing.assert_array_equal(values, other.scores[name], err_msg=f"{one.video} {name}")
             compared += int(np.isfinite(values).sum())
     assert compared > 50
-    stated = [json.loads(each.path.read_text()) for each in (here, there)]
-    assert stated[0]["intervals"] == stated[1]["intervals"]
-    assert float(graded(run)[2]["grade/psnr"]) == stated[1]["psnr"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_zero3"])
+def test_clips_are_graded_of_the_averages_of_all_processes(shards, tmp_path, strategy):
+    """Each has but a part of them: the figures are those of the whole weights file all the same."""
+    if strategy != "fsdp":
+        pytest.importorskip("deepspeed")
+    words = [f"experiment={EXPERIMENT}", f"data.shards={shards}", f"paths.runs={tmp_path}", "name=run", *RUN]
+    # One round: DeepSpeed looks through all modules behind each of a network as small as this.
+    words += ["trainer.max_steps=2", "callbacks.grading.every_steps=2", "callbacks.ema.decay=0.9"]
+    run_strategy([*words, f"strategy={strategy}"], tmp_path / "said", processes=2)
+    run = tmp_path / "run"
+    assert_figures_of_evaluate(run, shards, tmp_path / "generated")
+    assert {path.name for path in (run / "graded").iterdir()} == {"step_00000002", "best.json"}
+    names = ("best_psnr.safetensors", "step_00000002.safetensors")
+    best, whole = (load_weights(run / "weights" / name)[0] for name in names)
+    assert best.keys() == whole.keys()
+    assert all(torch.equal(best[name], whole[name]) for name in whole)
 
 
 def test_training_goes_on_as_if_nothing_had_been_graded(runs):
