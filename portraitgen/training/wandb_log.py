@@ -3,8 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,11 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from portraitgen.media.files import replace_file
+from portraitgen.training.wandb_patience import patience, said_if_not_sent
 
 log = logging.getLogger(__name__)
 
 ID_FILE = "wandb_id.txt"
-
-SENT_WITHIN = 300.0
-"""Seconds that the end of a run waits for W&B to send what it still has; WANDB_FINISH_TIMEOUT sets others.
-
-By itself it waits without end where its server does not answer any more.
-"""
 
 
 class WandbLog(WandbLogger):
@@ -135,31 +130,6 @@ class WandbLog(WandbLogger):
                 str(error) or type(error).__name__,
                 self._folder / "wandb",
             )
-
-
-def patience() -> dict[str, Any]:
-    """Settings of W&B by which the end of a run waits no longer than `SENT_WITHIN`."""
-    named = "WANDB_FINISH_TIMEOUT" in os.environ
-    return {"finish_timeout_raises": True} | ({} if named else {"finish_timeout": SENT_WITHIN})
-
-
-@contextmanager
-def said_if_not_sent(run: Any, key: str) -> Iterator[None]:
-    """Around the end of a run on W&B with the settings of `patience`: a line if it did not send all in time.
-
-    Args:
-        run: of W&B; None: there is none.
-        key: of the setting that W&B is used by.
-    """
-    folder = None if run is None else run.settings.sync_dir
-    try:
-        yield
-    except TimeoutError:
-        log.warning(
-            "%s: W&B's server did not take all that was logged in time; it is on the disk, and"
-            " `wandb sync %s` sends it",
-            *(key, folder),
-        )
 
 
 def folder_id(folder: Path) -> str:

@@ -115,7 +115,7 @@ def test_a_server_that_is_lost_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the run waited until somebody killed it."""
-    monkeypatch.setattr("portraitgen.training.wandb_log.SENT_WITHIN", 3.0)
+    monkeypatch.setattr("portraitgen.training.wandb_patience.SENT_WITHIN", 3.0)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     with wandb_server() as server:
@@ -128,7 +128,8 @@ def test_a_server_that_is_lost_is_not_waited_for_without_end(
             log.log_metrics({"loss": 1.0}, step=step)
         assert time.monotonic() - begun < 3, "training is not held up"
         log.finish()
-    (line,) = [each.getMessage() for each in caplog.records if each.name == "portraitgen.training.wandb_log"]
+    ours = [each for each in caplog.records if each.name == "portraitgen.training.wandb_patience"]
+    (line,) = [each.getMessage() for each in ours]
     (folder,) = (tmp_path / "wandb").glob("run-*")
     assert "W&B's server did not take all that was logged in time" in line
     assert f"`wandb sync {folder}`" in line
@@ -152,4 +153,4 @@ def test_a_server_that_is_back_in_time_gets_all(
         server.silent = False
         log.finish()
         assert [row["trainer/global_step"] for row in server.rows] == [1, 2, 3, 4]
-    assert not [each for each in caplog.records if each.name == "portraitgen.training.wandb_log"]
+    assert not [each for each in caplog.records if each.name.startswith("portraitgen.training.wandb_")]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from portraitgen.metrics.report.media import Media
-from portraitgen.training.wandb_log import patience, said_if_not_sent
+from portraitgen.training.wandb_patience import patience, said_if_not_sent
 
 
 def send_report(

@@ -39,8 +39,8 @@ def check(found, case):
     assert list(found.shape) == case["shape"]
     flat = found.double().flatten()
     size = case["abs_max"]
-    assert flat[:16].tolist() == pytest.approx(case["first16"], abs=2e-6 * size, rel=0)
-    assert flat[-8:].tolist() == pytest.approx(case["last8"], abs=2e-6 * size, rel=0)
+    assert flat[:16].tolist() == pytest.approx(case["first16"], abs=3e-6 * size, rel=0)
+    assert flat[-8:].tolist() == pytest.approx(case["last8"], abs=3e-6 * size, rel=0)
     assert flat.std().item() == pytest.approx(case["std"], rel=1e-5)
     assert flat.abs().max().item() == pytest.approx(size, rel=1e-5)
 
