@@ -35,6 +35,7 @@ from portraitgen.metrics.comparison import Comparison, compare
 from portraitgen.metrics.saved import RESULTS, SavedResults, load_results
 from portraitgen.metrics.scores import MetricInfo
 from portraitgen.training.best_weights import LIST
+from portraitgen.training.figure_names import ROUNDS
 from tests.command_line import run_command
 
 LAST = "last"
@@ -52,7 +53,7 @@ DRAWING_SEED = 1
 CHOOSING_FRAMES = 10
 COMPARED_SPAN = "[0.875,1.0]"
 """The share of the clip that compares: behind the frames that train and choose."""
-ROUNDS = 6
+NUM_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def prepare(video: str, setting: Setting, folder: Path) -> str:
 
 def train(setting: Setting, words: Sequence[str], shards: str, runs: Path, *, seed: int, steps: int) -> None:
     grading = {
-        "every_steps": steps // ROUNDS,
+        "every_steps": steps // NUM_ROUNDS,
         "num_clips": 1,
         "frames": CHOOSING_FRAMES,
         "num_steps": "null",
@@ -254,7 +255,7 @@ def over_seeds(metric: MetricInfo, values: list[float], num_seeds: int) -> str:
 
 def choices(run: Path) -> dict[str, Choice]:
     """What each figure chose while the run trained."""
-    path = run / "graded" / LIST
+    path = run / ROUNDS / LIST
     listed = json.loads(path.read_text()) if path.exists() else {}
     if missing := [figure for figure in CHOOSING if figure not in listed]:
         raise SystemExit(

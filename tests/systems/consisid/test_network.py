@@ -27,20 +27,22 @@ def fill(module):
         if name.endswith("weight") and tensor.ndim == 1:
             values = values + 1
         tensor.copy_(values.view(tensor.shape))
-    return module.eval()
+    return module.eval().double()
 
 
 def wave(shape, step):
+    """In float32, as the official code took it, then exact: how a processor rounds its sums is left out."""
     count = torch.Size(shape).numel()
-    return torch.cos(step * torch.arange(count, dtype=torch.float64) + step).view(shape).float()
+    return torch.cos(step * torch.arange(count, dtype=torch.float64) + step).view(shape).float().double()
 
 
 def check(found, case):
     assert list(found.shape) == case["shape"]
     flat = found.double().flatten()
     size = case["abs_max"]
-    assert flat[:16].tolist() == pytest.approx(case["first16"], abs=3e-6 * size, rel=0)
-    assert flat[-8:].tolist() == pytest.approx(case["last8"], abs=3e-6 * size, rel=0)
+    close = 2.1e-6 * size  # the golden was made in float32, and its own rounding is up to 2.002e-6 off
+    assert flat[:16].tolist() == pytest.approx(case["first16"], abs=close, rel=0)
+    assert flat[-8:].tolist() == pytest.approx(case["last8"], abs=close, rel=0)
     assert flat.std().item() == pytest.approx(case["std"], rel=1e-5)
     assert flat.abs().max().item() == pytest.approx(size, rel=1e-5)
 
