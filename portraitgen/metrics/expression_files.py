@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 from torch import Tensor
 
 from portraitgen.media.bounded import read_array
+from portraitgen.media.matlab import read_matrices
 from portraitgen.metrics.feature_metric import deep3d_expression
 
 NUM_EXPRESSION = 64
@@ -39,11 +39,10 @@ def read_expression(path: Path) -> Tensor:
             whole: np.ndarray | None = read_array(path)
             part = None
         else:
-            content = loadmat(path)
+            content = read_matrices(path, (*_WHOLE, _PART))
             whole = next((content[name] for name in _WHOLE if name in content), None)
             part = content.get(_PART)
-    # scipy raises the last two: for what is no .mat at all, and for MATLAB 7.3 files, which are HDF5.
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as coefficients: {error}") from error
     if whole is None and part is None:
         raise ValueError(f"{path} has neither {' nor '.join((*_WHOLE, _PART))}: not of Deep3DFaceRecon")
