@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Wav2Vec2Config, Wav2Vec2Model
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.decode import read_video
@@ -25,6 +25,7 @@ from portraitgen.runs.config.schema import CONF, register_configs
 from tests.command_line import run_command
 from tests.runs.tiny import save_tiny
 from tests.talking_clip import SAMPLE_RATE, find_clip, hum
+from tests.tiny_clip import tiny_clip
 
 FRAMES, SIZE = 24, 64
 
@@ -90,9 +91,7 @@ def _pretrained(folder: Path) -> None:
     )
     for place in ("models/sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse"):
         vae.save_pretrained(folder / place)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 8, "image_size": 32}
-    clip = CLIPVisionConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, patch_size=8)
-    CLIPVisionModelWithProjection(clip).save_pretrained(folder / "models/sd-image-variations-image-encoder")
+    tiny_clip(projection_dim=8).save_pretrained(folder / "models/sd-image-variations-image-encoder")
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         stage = compose("train", ["experiment=aniportrait/stage1", "data.shards=none", *SMALL["stage"]])

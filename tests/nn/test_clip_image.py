@@ -3,24 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil
 
 from portraitgen.nn.clip_image import ClipImageEncoder
+from tests.tiny_clip import tiny_clip
 
 
 @pytest.fixture
 def encoder() -> ClipImageEncoder:
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        projection_dim=6,
-    )
-    return ClipImageEncoder(CLIPVisionModelWithProjection(config))
+    return ClipImageEncoder(tiny_clip())
 
 
 def test_agrees_with_the_processor_of_transformers(encoder: ClipImageEncoder) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from portraitgen.training.wandb_log import ID_FILE, WandbLog, folder_id
-from tests.training.wandb_server import wandb_server
+from tests.training.wandb_server import WandbServer, wandb_server
 
 
 @pytest.fixture(autouse=True)
@@ -110,24 +110,35 @@ def test_training_goes_on_when_the_process_of_wandb_ends(
     assert "W&B's process on this machine has ended" in line
 
 
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """One that runs on this machine may go online to."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with wandb_server() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        yield running
+
+
+def logged_while_silent(server: WandbServer, folder: Path) -> WandbLog:
+    """The log of a run whose server fell silent after the first row."""
+    log = WandbLog(save_dir=str(folder), project="p", name="n", settings={"silent": True})
+    log.log_metrics({"loss": 1.0}, step=1)
+    server.silent = True
+    begun = time.monotonic()
+    for step in range(2, 5):
+        log.log_metrics({"loss": 1.0}, step=step)
+    assert time.monotonic() - begun < 3, "training is not held up"
+    return log
+
+
 @pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
 def test_a_server_that_is_lost_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the run waited until somebody killed it."""
     monkeypatch.setattr("portraitgen.training.wandb_patience.SENT_WITHIN", 3.0)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    with wandb_server() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
-        log.log_metrics({"loss": 1.0}, step=1)
-        server.silent = True
-        begun = time.monotonic()
-        for step in range(2, 5):
-            log.log_metrics({"loss": 1.0}, step=step)
-        assert time.monotonic() - begun < 3, "training is not held up"
-        log.finish()
+    logged_while_silent(server, tmp_path).finish()
     ours = [each for each in caplog.records if each.name == "portraitgen.training.wandb_patience"]
     (line,) = [each.getMessage() for each in ours]
     (folder,) = (tmp_path / "wandb").glob("run-*")
@@ -138,19 +149,11 @@ def test_a_server_that_is_lost_is_not_waited_for_without_end(
 
 @pytest.mark.skipif("WANDB_RUN_ID" in os.environ, reason="a run of W&B is going on")
 def test_a_server_that_is_back_in_time_gets_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    with wandb_server() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        log = WandbLog(save_dir=str(tmp_path), project="p", name="n", settings={"silent": True})
-        log.log_metrics({"loss": 1.0}, step=1)
-        server.silent = True
-        for step in range(2, 5):
-            log.log_metrics({"loss": 1.0}, step=step)
-        time.sleep(0.5)
-        server.silent = False
-        log.finish()
-        assert [row["trainer/global_step"] for row in server.rows] == [1, 2, 3, 4]
+    log = logged_while_silent(server, tmp_path)
+    time.sleep(0.5)
+    server.silent = False
+    log.finish()
+    assert [row["trainer/global_step"] for row in server.rows] == [1, 2, 3, 4]
     assert not [each for each in caplog.records if each.name.startswith("portraitgen.training.wandb_")]

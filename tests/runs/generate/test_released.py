@@ -17,7 +17,6 @@ from diffusers import AutoencoderKL
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.decode import probe_video, read_video
@@ -29,6 +28,7 @@ from portraitgen.runs.generate.released import with_released
 from portraitgen.systems.aniportrait import weights as aniportrait
 from portraitgen.training.weights import load_facts
 from tests.documents_folder import SMALL
+from tests.tiny_clip import tiny_clip
 
 SYSTEMS = ("aniportrait", "consisid", "uniportrait")
 PUBLISHED = {
@@ -73,17 +73,7 @@ def published(tmp_path_factory):
         norm_num_groups=2,
     )
     vae.save_pretrained(models / "sd-vae-ft-mse")
-    clip = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            projection_dim=8,
-            image_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            patch_size=8,
-        )
-    )
+    clip = tiny_clip(projection_dim=8)
     encoder = models / "sd-image-variations-diffusers/image_encoder"
     clip.save_pretrained(encoder)
     torch.save(clip.state_dict(), encoder / "pytorch_model.bin")

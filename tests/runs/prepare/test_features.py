@@ -17,6 +17,7 @@ from portraitgen.runs.prepare.features.caption import Captions
 from portraitgen.runs.train.check_features import check_features
 from tests.data.modules import clip_module
 from tests.synthetic import synthetic_clip
+from tests.tiny_clip import tiny_clip
 from tests.tiny_vae import tiny_cogvideox
 
 
@@ -131,14 +132,12 @@ def test_other_weights_are_another_feature(run, root, vae, tmp_path):
 
 
 def test_clip_embeddings_are_those_of_the_frames(run, root, tmp_path):
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPVisionModelWithProjection
 
     from portraitgen.nn.clip_image import ClipImageEncoder
 
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12, "image_size": 32}
-    config = CLIPVisionConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, patch_size=8)
-    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    clip = tiny_clip(projection_dim=12)
+    clip.save_pretrained(tmp_path / "clip")
     run(f"out={root}", "features=[clip]", f"features.clip.model={tmp_path / 'clip'}", "features.clip.chunk=5")
     encoder = ClipImageEncoder.from_pretrained(str(tmp_path / "clip"))
     for batch in batches(root, features=["clip"]):
@@ -149,7 +148,7 @@ def test_clip_embeddings_are_those_of_the_frames(run, root, tmp_path):
     shards = str(root / "shards" / "*.tar")
     check_features(Catalog(shards), ["clip"], Model(image_encoder=encoder))
     torch.manual_seed(1)
-    other = ClipImageEncoder(CLIPVisionModelWithProjection(config))
+    other = ClipImageEncoder(CLIPVisionModelWithProjection(clip.config))
     with pytest.raises(DataError, match=r"clip@\w{8} are not what this model's image encoder makes"):
         check_features(Catalog(shards), ["clip"], Model(image_encoder=other))
 

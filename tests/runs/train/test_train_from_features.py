@@ -6,13 +6,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from hydra import compose, initialize_config_dir
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from portraitgen.data.shards import ShardWriter
 from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.prepare.compute_features import compute_features
 from portraitgen.runs.train.train import train
 from tests.synthetic import synthetic_clip
+from tests.tiny_clip import tiny_clip
 
 
 def composed(name, words):
@@ -36,9 +36,7 @@ def data(tmp_path_factory):
         latent_channels=48,
         norm_num_groups=2,
     ).save_pretrained(root / "vae")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 8, "image_size": 32}
-    config = CLIPVisionConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, patch_size=8)
-    CLIPVisionModelWithProjection(config).save_pretrained(root / "clip")
+    tiny_clip(projection_dim=8).save_pretrained(root / "clip")
     words = [
         "features=[vae,clip]",
         f"features.vae.model={root / 'vae'}",

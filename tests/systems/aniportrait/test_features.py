@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from lightning.pytorch import Callback, Trainer
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from portraitgen.diffusion.conditions import ConditionMasks
 from portraitgen.diffusion.latents import VAECodec
@@ -16,6 +15,7 @@ from portraitgen.systems.aniportrait.network import AniPortraitNetwork
 from portraitgen.training.step_seed import StepSeed
 from tests.systems.aniportrait.tiny_network import GUIDER, UNET
 from tests.systems.aniportrait.tiny_training import Batch, fit, make_batch, make_module
+from tests.tiny_clip import tiny_clip
 
 
 def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
@@ -40,17 +40,7 @@ def test_precomputed_latents_take_the_place_of_the_pictures() -> None:
 
 @pytest.fixture
 def image_encoder() -> ClipImageEncoder:
-    torch.manual_seed(1)
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        projection_dim=6,
-    )
-    return ClipImageEncoder(CLIPVisionModelWithProjection(config))
+    return ClipImageEncoder(tiny_clip())
 
 
 def tiny_vae() -> VAECodec:
