@@ -9,7 +9,7 @@ import torch
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.networks.i3d import I3D, load_i3d, preprocess_clips
-from portraitgen.metrics.networks.syncnet import CHUNK, SyncNet, embed_clip, load_syncnet
+from portraitgen.metrics.networks.syncnet import CHUNK, WEIGHTS, SyncNet, embed_clip, load_syncnet
 
 
 def wave(shape, frequency, phase, scale=1.0):
@@ -124,7 +124,7 @@ def test_i3d_sees_the_same_range_whatever_the_type_of_the_clip(i3d, clip):
 
 
 def test_a_network_without_its_norms_gives_the_same(tmp_path, i3d, clip):
-    """Loaded, it has them in its convolutions; those alone that no convolution precedes are left."""
+    """Loaded, it has them in its convolutions."""
     torch.save(i3d.state_dict(), tmp_path / "i3d.pt")
     loaded = load_i3d(tmp_path / "i3d.pt")
     assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in loaded.modules())
@@ -134,6 +134,8 @@ def test_a_network_without_its_norms_gives_the_same(tmp_path, i3d, clip):
 def test_public_weights_are_loaded_by_name(tmp_path, syncnet):
     tensors = syncnet.state_dict()
     torch.save({name: tensors[name] for name in tensors if "num_batches" not in name}, tmp_path / "old.model")
+    read = load_public_weights(SyncNet(), tmp_path / "old.model", WEIGHTS)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.state_dict().items())
     loaded = load_syncnet(tmp_path / "old.model")
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
