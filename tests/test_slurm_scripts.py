@@ -23,6 +23,8 @@ def checkout(tmp_path):
     """A repository that holds the scripts and one commit."""
     root = tmp_path / "checkout"
     shutil.copytree(EXPERIMENTS / "slurm", root / "experiments/slurm")
+    shutil.copytree(CONF / "paths", root / "conf/paths")
+    shutil.copy2(CONF.parent / ".gitignore", root)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "scripts"]):
         subprocess.run(["git", *words], cwd=root, check=True)
@@ -100,6 +102,17 @@ def test_a_chain_waits_for_each_of_its_jobs(checkout):
     assert evaluate.endswith("evaluate.sbatch runs/x/two/generated")
 
 
+def test_the_log_of_a_job_that_began_keeps_none_of_the_chain_back(checkout):
+    """What a job writes was a change that no commit holds: nothing was submitted behind it."""
+    (checkout / "talk.mp4").touch()
+    says = f'echo "$@" >> {checkout.parent}/calls; touch slurm-7.log slurm-7_0.out; echo 7'
+    done = with_sbatch(
+        checkout.parent, says, "experiments/slurm/chain.sh", "talk.mp4", "shards/a", "x/one", cwd=checkout
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((checkout.parent / "calls").read_text().splitlines()) == 4
+
+
 def test_a_job_runs_a_checkout_of_the_commit(checkout):
     done = submit(checkout, "train.sbatch", "experiment=aniportrait/stage1", "name=a b")
     assert done.returncode == 0, done.stderr
@@ -112,9 +125,32 @@ def test_a_job_runs_a_checkout_of_the_commit(checkout):
     assert (tree / "experiments/slurm/train.sbatch").is_file()
 
 
+def test_a_job_has_the_settings_of_this_machine(checkout):
+    """The paths of conf/local, which no commit holds, were passed over without a word."""
+    settings = checkout / "conf/local/default.yaml"
+    settings.parent.mkdir()
+    for folder in ("/scratch/me", "/scratch/others"):  # changed, for the same commit
+        settings.write_text(f"# @package _global_\npaths: {{runs: {folder}}}\n")
+        done = submit(checkout, "train.sbatch")
+        assert done.returncode == 0, done.stderr
+        tree = Path(done.stdout.split()[1])
+        assert (tree / "conf/local/default.yaml").read_text() == settings.read_text()
+    status = ["git", "-C", tree, "status", "--porcelain"]
+    assert not subprocess.check_output(status), "the commit counts as changed"
+
+
 def test_a_dirty_checkout_is_refused(checkout):
     (checkout / "experiments/slurm/train.sbatch").write_text("changed")
     done = submit(checkout, "train.sbatch")
     assert done.returncode == 1
     assert "commit them" in done.stderr
     assert "train.sbatch" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["conf/experiment/loopy/mine.yaml", "portraitgen/nn/mine.py", "mine.py"])
+def test_code_that_was_not_added_is_refused(checkout, name):
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / name).touch()
+    done = submit(checkout, "train.sbatch")
+    assert done.returncode == 1
+    assert f"?? {name}" in done.stderr
