@@ -29,6 +29,7 @@ from portraitgen.runs.config.check import ConfigError
 from portraitgen.runs.config.disk import disk_full_message, is_disk_full
 from portraitgen.runs.config.lost_process import is_process_lost, process_lost_message
 from portraitgen.runs.config.overrides import explain
+from portraitgen.runs.config.own_files import named_with_files
 from portraitgen.runs.config.schema import CONF, process_rank, register_configs
 from portraitgen.runs.config.shell_commands import command_problems
 from portraitgen.runs.config.threads import set_threads
@@ -111,7 +112,7 @@ def _guarded(task: Callable[[DictConfig], Any], threads: str | None) -> Callable
             with _held(folder):
                 return task(config)
         except Exception as error:
-            _report(error, folder)
+            _report(_with_files(error), folder)
             if process_rank() == 0:
                 _remove_empty(folder, depth=len(Path(config.get("name", "out/report")).parts))
             if HydraConfig.get().mode is RunMode.RUN:
@@ -129,6 +130,16 @@ def _held(folder: Path) -> AbstractContextManager[None]:
     if process_rank() or folder.resolve() == Path.cwd().resolve():
         return nullcontext()
     return one_writer(folder)
+
+
+def _with_files(error: Exception) -> Exception:
+    """The error; of a wrong setting with the file of `--config-dir` in which it stands."""
+    if not isinstance(error, ConfigError):
+        return error
+    composed = HydraConfig.get()
+    chosen, given = composed.runtime.choices, composed.overrides.task
+    problems = named_with_files(error.problems, config_folder(sys.argv[1:]), chosen, given)
+    return ConfigError(problems).with_traceback(error.__traceback__)
 
 
 def _report(error: Exception, folder: Path) -> None:

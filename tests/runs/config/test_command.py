@@ -136,6 +136,42 @@ def test_a_mistake_in_a_file_of_ones_own_is_named_with_the_file(run, tmp_path, t
     assert "Traceback" not in errors
 
 
+WHOLE = "# @package _global_\ndefaults:\n  - /experiment/aniportrait/tiny_stage1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "message"),
+    [
+        (
+            {"experiment/first": "\n" + WHOLE + "trainer:\n  max_stpes: 3\n"},
+            ["experiment=first"],
+            "{experiment/first}: trainer.max_stpes: Trainer takes no such argument; did you mean 'max_st",
+        ),
+        (
+            {"experiment/first": WHOLE + "trainer:\n  max_steps: 3\n"},
+            ["experiment=first", "trainer.max_steps=abc"],
+            "\n  trainer.max_steps: expected int, got 'abc'",
+        ),
+        (
+            {"stage/mine": "_target_: portraitgen.training.stage.TrainingStage\nnmae: x\nname: x\n"},
+            ["experiment=aniportrait/tiny_stage1", "stage=mine"],
+            "{stage/mine}: stage.nmae: TrainingStage takes no such argument; did you mean 'name'?",
+        ),
+    ],
+)
+def test_a_wrong_setting_in_a_file_of_ones_own_is_named_with_the_file(run, tmp_path, files, words, message):
+    """With the key and what could be meant, but in which of one's files was not said."""
+    paths = {name: tmp_path / "mine" / f"{name}.yaml" for name in files}
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(files[name])
+        message = message.replace(f"{{{name}}}", str(path))
+    code, errors, _ = run(check_config, f"--config-dir={tmp_path / 'mine'}", *words, "data.shards=x")
+    assert code == 1
+    assert errors.startswith("error: 1 problem in the configuration")
+    assert message in errors
+
+
 def test_a_file_that_is_no_yaml_is_named_with_the_line(run, tmp_path):
     file = tmp_path / "experiment/first.yaml"
     file.parent.mkdir()
