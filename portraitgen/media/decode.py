@@ -33,7 +33,7 @@ AnyStream = TypeVar("AnyStream", bound=Stream)
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+    | {".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 """What the names of videos end in."""
 

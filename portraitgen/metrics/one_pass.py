@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from portraitgen.media.allocator import keeping_freed_memory
 from portraitgen.metrics.grader import Chunk, ClipGrader, GradedClip, Grader, SetGrader, Watch
 from portraitgen.metrics.scores import Grades
 
@@ -23,11 +24,16 @@ def grade_together(clips: Mapping[str, GradedClip], graders: Mapping[str, Grader
     ]
     for chunks in _side_by_side(clips) if watches or sets else ():
         for method, watch, kept in watches:
-            kept.append(watch.see(chunks[method]))
+            with keeping_freed_memory():
+                kept.append(watch.see(chunks[method]))
         for grader in sets:
             for method, clip in clips.items():
-                grader.add(clip, chunks[method])
-    concluded = {id(watch): watch.conclude(kept) for _, watch, kept in watches}
+                with keeping_freed_memory():
+                    grader.add(clip, chunks[method])
+    concluded = {}
+    for _, watch, kept in watches:
+        with keeping_freed_memory():  # what each frees leaves behind it
+            concluded[id(watch)] = watch.conclude(kept)
     found = {}
     for method, each in begun.items():
         scores: dict[str, np.ndarray] = {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from portraitgen.metrics.frames import Frames
@@ -30,6 +29,8 @@ COMPARED = (
 class VideoFacts:
     """What one video is graded against, whoever generated the clip.
 
+    Where there is no truth, the clip itself says some of it; of one that cannot be read that is None.
+
     Attributes:
         video: its key.
         num_frames: frames graded.
@@ -39,11 +40,11 @@ class VideoFacts:
     """
 
     video: str
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-    digest: str
+    num_frames: int | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def digest_given(
     digest = hashlib.sha256(np.asarray(frame_index, np.int64).tobytes())
     for name, values in given.items():
         if isinstance(values, Tensor | np.ndarray):
-            array = np.ascontiguousarray(torch.as_tensor(values).cpu().numpy())
+            array = np.ascontiguousarray(values.cpu().numpy() if isinstance(values, Tensor) else values)
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         elif values is not None:
             digest.update(f"{name} uint8 {values.shape}".encode())
@@ -125,7 +126,8 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """`entry: value | other value` for everything that forbids to compare two protocols in JSON.
 
-    A figure that only one of them has is no difference: it is not compared.
+    A figure that only one of them has is no difference: it is not compared. Nor is what is known of a video
+    in one of them alone, as its clip cannot be read in the other.
     """
     figures = [name for name in one["metrics"] if name in other["metrics"]]
 
@@ -138,10 +140,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
     mine, theirs = dict(_leaves(compared(one))), dict(_leaves(compared(other)))
     absent = "(absent)"
+    pairs = {name: (mine.get(name, absent), theirs.get(name, absent)) for name in [*mine, *theirs]}
     return [
-        f"{name}: {mine.get(name, absent)} | {theirs.get(name, absent)}"
-        for name in dict.fromkeys([*mine, *theirs])
-        if mine.get(name, absent) != theirs.get(name, absent)
+        f"{name}: {here} | {there}"
+        for name, (here, there) in pairs.items()
+        if here != there
+        and not (name.startswith("videos.") and None in (here, there) and absent not in (here, there))
     ]
 
 

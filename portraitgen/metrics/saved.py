@@ -89,8 +89,10 @@ def protocol_json(results: Results) -> dict[str, Any]:
     stated = {
         "num_videos": len(results.videos),
         "num_frames": results.num_frames,
-        "fps": one_or_all([facts.fps for facts in videos]),
-        "resolution": one_or_all([[facts.width, facts.height] for facts in videos]),
+        "fps": one_or_all([facts.fps for facts in videos if facts.fps is not None] or [None]),
+        "resolution": one_or_all(
+            [[facts.width, facts.height] for facts in videos if facts.width is not None] or [None]
+        ),
         "frame_sampler": protocol.frame_sampler,
         "resize": protocol.resize,
         "crop": protocol.crop,

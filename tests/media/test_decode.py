@@ -11,7 +11,7 @@ import pytest
 
 from portraitgen.media.audio import encode_wav
 from portraitgen.media.container import VideoError
-from portraitgen.media.decode import iter_frames, probe_video, read_video
+from portraitgen.media.decode import VIDEO_SUFFIXES, iter_frames, probe_video, read_video
 from portraitgen.media.encode import encode_clip
 
 
@@ -132,6 +132,14 @@ def test_container_without_a_frame_count_is_counted(original: bytes) -> None:
     matroska = remux(original, container="matroska")
     assert probe_video(matroska).num_frames == 120
     assert len(read_video(matroska)) == 120
+
+
+def test_a_nut_is_read_as_what_it_was_made_of(tmp_path: Path, original: bytes) -> None:
+    """The container was opened, but no folder was searched for such names."""
+    path = tmp_path / "talk.nut"
+    path.write_bytes(remux(original, container="nut"))
+    assert path.suffix in VIDEO_SUFFIXES
+    np.testing.assert_array_equal(read_video(path), read_video(original))
 
 
 def test_lossless_cut_drops_the_undecodable_beginning(carphone: Path) -> None:

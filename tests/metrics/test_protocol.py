@@ -54,6 +54,15 @@ def test_other_videos_differ():
     assert "videos.b.digest: (absent) | 89" in differences(stated(), other)
 
 
+def test_what_only_one_knows_of_a_video_is_no_difference():
+    """A clip that cannot be read and has no truth says nothing of itself; a video that is not there does."""
+    unknown = stated(videos=(VideoFacts("a", None, None, None, None, None),))
+    assert differences(stated(), unknown) == differences(unknown, stated()) == []
+    assert differences(unknown, stated(videos=())) == [
+        f"videos.a.{name}: None | (absent)" for name in ("num_frames", "fps", "width", "height", "digest")
+    ]
+
+
 def test_a_figure_that_only_one_has_is_not_compared():
     alone = {name: METRICS[name] for name in ("psnr",)}
     graders = {"psnr": {"weights_sha256": "abc"}, "ssim": {"weights_sha256": "def"}}

@@ -21,9 +21,9 @@ from portraitgen.metrics.mouth import (
     mouth_truth_correlation,
 )
 from portraitgen.metrics.networks.syncnet import SyncNet
-from portraitgen.metrics.one_pass import grade_clip
+from portraitgen.metrics.one_pass import grade_clip, grade_together
 from portraitgen.metrics.pictures import Pictures
-from portraitgen.metrics.scores import GENERATED, TRUTH
+from portraitgen.metrics.scores import COPY_REFERENCE, GENERATED, TRUTH
 from portraitgen.metrics.sync import SyncScore
 from portraitgen.metrics.sync_crop import crop_for_syncnet, frames_at_syncnet_rate
 
@@ -146,6 +146,32 @@ def test_a_clip_is_its_own_truth(speaker):
         "mouth_truth_correlation": "no landmarks drive this clip",
         "mouth_audio_correlation": "no sound",
     }
+
+
+@pytest.mark.filterwarnings("ignore:kernel_size exceeds")
+def test_a_sound_is_heard_once_for_all_methods_and_a_copied_face_seen_once(speaker, tmp_path, monkeypatch):
+    monkeypatch.setattr("portraitgen.metrics.sync.MIN_WINDOWS", 5)
+    shown, audio = speaker
+    torch.manual_seed(0)
+    torch.save(SyncNet().state_dict(), tmp_path / "syncnet_v2.model")
+    graders = [SyncGrader(str(tmp_path / "syncnet_v2.model")) for _ in range(3)]
+    frames = shown.frames.tensor[:16]
+    talks, copy = (
+        Pictures(each, shown.backend, name="frames") for each in (frames, frames[:1].expand(16, -1, -1, -1))
+    )
+    heard, seen = [], []
+    network = graders[0].network
+    network.netcnnaud.register_forward_hook(lambda *given: heard.append(len(given[2])))
+    network.netcnnlip.register_forward_hook(lambda *given: seen.append(given[2].shape[2]))
+    clips = {TRUTH: clip(talks, method=TRUTH, audio=audio), COPY_REFERENCE: clip(copy, audio=audio.copy())}
+    found = grade_together(clips, {"sync": graders[0]})
+    windows = sum(heard)
+    assert windows >= 5, "several chunks"
+    assert sum(seen) == windows + 1
+    for grader, (method, each) in zip(graders[1:], clips.items(), strict=True):
+        assert grade_clip(grader, each).scores == found[method].scores
+    grade_clip(graders[0], clip(talks, audio=np.roll(audio, 3200)))
+    assert sum(heard) == 2 * windows, "another sound"
 
 
 @pytest.mark.filterwarnings("ignore:kernel_size exceeds")

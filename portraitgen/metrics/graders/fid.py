@@ -4,6 +4,7 @@ faces.
 
 from collections.abc import Mapping
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, SetFigure
 from portraitgen.metrics.graders.feature_sets import FeatureSets
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.last_seen import LastSeen
+from portraitgen.metrics.last_seen import LastSeen, LastStill
 from portraitgen.metrics.networks.inception import WEIGHTS, Resize, load_inception
 from portraitgen.metrics.networks.inception_blocks import NUM_FEATURES
 from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import TRUTH, MetricInfo
 
-BATCH = 4
+BATCH = 2
 """Pictures taken through the network at a time: its first maps are 5 MB a picture."""
 
 
@@ -68,6 +69,7 @@ class FidGrader:
         self.crop, self.num_frames = crop, frames
         self.sets = FeatureSets(NUM_FEATURES, kernel_subset=kid_subset)
         self._seen: LastSeen[Tensor] = LastSeen()
+        self._still: WeakKeyDictionary[Pictures, LastStill[Tensor]] = WeakKeyDictionary()
         self.facts: dict[str, Fact] = {
             **weights_facts(path),
             "resize": resize,
@@ -127,9 +129,12 @@ class FidGrader:
             images = frames.to(next(self.network.parameters()).device)
             if self.crop == "face" and len(places):
                 images = upright_faces(images, [largest_face(pictures.faces[place]) for place in places])
-            distinct = images[:1] if is_still(images) else images
+            if len(images) == 1 or is_still(images):
+                still = self._still.setdefault(pictures, LastStill())
+                one = still.of(images[:1], lambda: self.network(images[:1]))
+                return one.expand(len(images), -1)
             nothing = images.new_zeros(0, NUM_FEATURES).float()
-            found = [self.network(few) for few in distinct.split(BATCH) if len(few)]
-            return torch.cat([nothing, *found]).expand(len(images), -1)
+            found = [self.network(few) for few in images.split(BATCH) if len(few)]
+            return torch.cat([nothing, *found])
 
         return self._seen.of(pictures, int(places[0]) if len(places) else -1, look)

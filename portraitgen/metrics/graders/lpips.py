@@ -5,7 +5,7 @@ from torch import Tensor
 
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
-from portraitgen.metrics.last_seen import LastSeen
+from portraitgen.metrics.last_seen import LastSeen, LastStill
 from portraitgen.metrics.networks.lpips import MIN_SIDE, WEIGHTS, compare_maps, frame_maps, load_lpips
 from portraitgen.metrics.scores import TRUTH, Grades, MetricInfo, missing_grades
 
@@ -39,6 +39,7 @@ class LpipsGrader:
         self.network = load_lpips(path)
         self.facts: dict[str, Fact] = weights_facts(path)
         self._seen: LastSeen[list[list[Tensor]]] = LastSeen()
+        self._still: LastStill[list[Tensor]] = LastStill()
 
     def grade(self, clip: GradedClip) -> Grades | Watch[Tensor]:
         """`lpips` of every frame."""
@@ -56,7 +57,8 @@ class LpipsGrader:
             assert chunk.truth is not None
             true_frames = chunk.truth
             true_maps = self._seen.of(truth, chunk.first, lambda: [*frame_maps(self.network, true_frames)])
-            return compare_maps(self.network, frame_maps(self.network, chunk.frames), true_maps)
+            maps = frame_maps(self.network, chunk.frames, still=self._still)
+            return compare_maps(self.network, maps, true_maps)
 
         return Watch(see, _conclude)
 

@@ -8,6 +8,7 @@ from portraitgen.media.interpolation import Between
 from portraitgen.media.yuv import rgb_to_uint8
 from portraitgen.metrics.frames import is_still
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
+from portraitgen.metrics.last_seen import LastStill
 from portraitgen.metrics.motion import mean_difference, steadiness
 from portraitgen.metrics.scores import Grades, MetricInfo, missing_grades
 
@@ -47,14 +48,18 @@ class SmoothnessGrader:
         if count < MIN_FRAMES:
             return missing_grades(self.metrics, count, f"fewer than {MIN_FRAMES} frames")
         waiting: list[Tensor] = []
+        still: LastStill[Tensor] = LastStill()
 
         def see(chunk: Chunk) -> list[Tensor]:
             frames = torch.stack([*waiting, *chunk.frames])
             count = (len(frames) - 1) // 2
-            distinct = min(count, 1) if is_still(frames) else count
-            found = [self._difference(*frames[2 * n : 2 * n + MIN_FRAMES]) for n in range(distinct)]
+            triples = [frames[2 * n : 2 * n + MIN_FRAMES] for n in range(count)]
+            if triples and is_still(frames):
+                found = [still.of(frames[0], lambda: self._difference(*triples[0]))] * count
+            else:
+                found = [self._difference(*triple) for triple in triples]
             waiting[:] = frames[2 * count :].clone()  # else they would hold the whole chunk
-            return found * count if distinct < count else found
+            return found
 
         def conclude(seen: list[list[Tensor]]) -> Grades:
             differences = torch.stack([difference for found in seen for difference in found])

@@ -1,6 +1,9 @@
 """Do lips and sound belong together: SyncNet's judgement, with its weights."""
 
+from hashlib import sha256
+
 import numpy as np
+from torch import Tensor
 
 from portraitgen.metrics.grader import Chunk, Fact, GradedClip, Watch
 from portraitgen.metrics.graders.weights import require, weights_facts
@@ -9,6 +12,7 @@ from portraitgen.metrics.networks.syncnet import (
     SAMPLES_PER_FRAME,
     WEIGHTS,
     LipFeatures,
+    SyncNet,
     embed_sound,
     load_syncnet,
     num_windows,
@@ -61,6 +65,7 @@ class SyncGrader:
             **weights_facts(path),
             "crop": "longest track, scale 0.4, median of 13",
         }
+        self._sounds = _Sounds(self.network)
 
     def grade(self, clip: GradedClip) -> Grades | Watch[None]:
         """The figures of a clip with sound."""
@@ -88,9 +93,28 @@ class SyncGrader:
             lips.put(crops.cut(chunk.frames[wanted[numbers] - chunk.first], numbers))
 
         def conclude(_: list[None]) -> Grades:
-            score = compare_shifts(lips.end(), embed_sound(self.network, audio, windows))
+            score = compare_shifts(lips.end(), self._sounds.of(clip.video, audio, windows))
             figures = {"sync_c": score.confidence, "sync_d": score.distance}
             figures |= {"sync_offset": score.offset, "sync_offset_error": abs(score.offset)}
             return Grades({name: np.array(value) for name, value in figures.items()}, {})
 
         return Watch(see, conclude)
+
+
+class _Sounds:
+    """Features of the sounds of one video, each embedded once, however many methods it goes with."""
+
+    def __init__(self, network: SyncNet) -> None:
+        self._network = network
+        self._video: str | None = None
+        self._found: dict[tuple[bytes, int], Tensor] = {}
+
+    def of(self, video: str, audio: np.ndarray, windows: int) -> Tensor:
+        """Features of the first windows of a sound, the same ones for the same samples."""
+        if video != self._video:
+            self._video = video
+            self._found.clear()
+        key = sha256(np.ascontiguousarray(audio).tobytes()).digest(), windows
+        if key not in self._found:
+            self._found[key] = embed_sound(self._network, audio, windows)
+        return self._found[key]

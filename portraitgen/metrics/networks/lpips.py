@@ -1,6 +1,7 @@
 """LPIPS: distance of two pictures in the features of AlexNet, weighted as people judge (public weights)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from portraitgen.media.public_weights import PublicFile, fill_strictly, read_public_tensors
 from portraitgen.metrics.frames import is_still
+from portraitgen.metrics.last_seen import LastStill
 from portraitgen.metrics.networks.channels_last import channels_last
 from portraitgen.metrics.rgb import as_uint8
 
@@ -17,7 +19,7 @@ WEIGHTS = PublicFile(
 )
 LAYER_WEIGHTS = PublicFile("lpips_models/alex.pth", "the package torchmetrics", "BSD-2-Clause")
 MIN_SIDE = 32
-CHUNK = 8
+CHUNK = 4
 _TAPS = (1, 4, 7, 9, 11)
 """Places in AlexNet's `features` after which the pictures are compared."""
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -105,12 +107,23 @@ def frame_lpips(network: Lpips, generated: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def frame_maps(network: Lpips, frames: Tensor) -> Iterator[list[Tensor]]:
-    """`Lpips.maps` of frames uint8 [T, 3, H, W], `CHUNK` at a time, once of those that are all the same."""
+def frame_maps(
+    network: Lpips, frames: Tensor, *, still: LastStill[list[Tensor]] | None = None
+) -> Iterator[list[Tensor]]:
+    """`Lpips.maps` of frames uint8 [T, 3, H, W], `CHUNK` at a time, once of those that are all the same.
+
+    Args:
+        still: knows the maps of a picture that went on in the frames before.
+    """
     device = next(network.parameters()).device
+    still = LastStill() if still is None else still
+
+    def look(pictures: Tensor) -> list[Tensor]:
+        return network.maps(pictures.to(device) / 127.5 - 1)
+
     for few in frames.split(CHUNK):
-        distinct = few[:1] if is_still(few) else few
-        maps = network.maps(distinct.to(device) / 127.5 - 1)
+        alike = len(few) == 1 or is_still(few)  # the last of a copied picture may come alone
+        maps = still.of(few[:1], partial(look, few[:1])) if alike else look(few)
         yield [each.expand(len(few), -1, -1, -1) for each in maps]
 
 

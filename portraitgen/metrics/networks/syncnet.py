@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from portraitgen.media.public_weights import PublicFile, load_public_weights
 from portraitgen.metrics.frames import is_still
+from portraitgen.metrics.last_seen import LastStill
 from portraitgen.metrics.mfcc import STEP, mfcc
 from portraitgen.metrics.networks.channels_last import channels_last
 from portraitgen.metrics.networks.fused_norms import fuse_norms
@@ -105,8 +106,10 @@ class LipFeatures:
     def __init__(self, network: SyncNet, count: int) -> None:
         self._network, self._count = network.eval(), count
         self._waiting = torch.zeros(0, 3, SIZE, SIZE, dtype=torch.uint8)
-        self._found: list[Tensor] = []
+        # In one piece: many small ones lie between what is freed, which then cannot leave the process.
+        self._found = torch.empty(count, NUM_FEATURES, device=next(network.parameters()).device)
         self._done = 0
+        self._still: LastStill[Tensor] = LastStill()
 
     def put(self, crops: Tensor) -> None:
         """Take the next crops, uint8 [N, 3, 224, 224] RGB; those beyond the last window are left out."""
@@ -121,16 +124,21 @@ class LipFeatures:
         assert len(self._waiting) >= left + WINDOW - 1 or not left, "fewer crops than windows"
         while left := self._count - self._done:
             self._embed(min(left, CHUNK))
-        device = next(self._network.parameters()).device
-        return torch.cat([torch.zeros(0, NUM_FEATURES, device=device), *self._found])
+        return self._found
 
     @torch.no_grad()
     def _embed(self, count: int) -> None:
         """The next windows, and forget the crops that no other has."""
-        clip = self._waiting[: count + WINDOW - 1].to(next(self._network.parameters()).device).flip(1).float()
-        if is_still(clip):
-            clip = clip[:WINDOW]
-        self._found.append(self._network.embed_lips(clip.transpose(0, 1)[None])[0].expand(count, -1))
+        crops = self._waiting[: count + WINDOW - 1]
+        still = is_still(crops)
+
+        def look() -> Tensor:
+            clip = crops[:WINDOW] if still else crops
+            clip = clip.to(self._found.device).flip(1).float()
+            return self._network.embed_lips(clip.transpose(0, 1)[None])[0]
+
+        features = self._still.of(crops[0], look) if still else look()
+        self._found[self._done : self._done + count] = features
         self._waiting = self._waiting[count:].clone()
         self._done += count
 

@@ -150,11 +150,11 @@ def graded(results: Results) -> str:
     protocol = results.protocol
     counts = {"video": len(results.videos), "frame": results.num_frames}
     videos, frames = (f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
-    sizes = {f"{facts.width}×{facts.height}" for facts in protocol.videos if facts.num_frames}
-    size = f"{sizes.pop()} pixels" if len(sizes) == 1 else f"{len(sizes)} sizes"
+    sizes = {f"{facts.width}×{facts.height}" for facts in protocol.videos if facts.width}
+    size = f" of {sizes.pop()} pixels" if len(sizes) == 1 else f" of {len(sizes)} sizes" if sizes else ""
     rates = {f"{facts.fps:g} fps" for facts in protocol.videos if facts.fps}
     rate = f" at {rates.pop()}" if len(rates) == 1 else f" at {len(rates)} rates" if rates else ""
-    return f"{videos}, {frames} of {size}{rate}, faces by {protocol.face_backend}, commit {protocol.commit}"
+    return f"{videos}, {frames}{size}{rate}, faces by {protocol.face_backend}, commit {protocol.commit}"
 
 
 def mark(passed: bool | None) -> str:

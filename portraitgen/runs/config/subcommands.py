@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from portraitgen.runs.config.allocator import return_freed_memory
+from portraitgen.media.allocator import return_freed_memory
 from portraitgen.runs.config.command import command
 from portraitgen.runs.config.help import settings_help
 from portraitgen.runs.config.targets import did_you_mean

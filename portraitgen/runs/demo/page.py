@@ -10,7 +10,7 @@ import gradio as gr
 import torch
 from gradio.components.base import Component
 
-from portraitgen.runs.config.allocator import collect_garbage
+from portraitgen.media.allocator import collect_garbage
 from portraitgen.runs.demo.blame import blamed, longest
 from portraitgen.runs.demo.desk import Cancelled, Desk, Job, OutOfMemory
 from portraitgen.runs.demo.examples import Example

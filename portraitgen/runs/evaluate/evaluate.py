@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from portraitgen.faces.backend import FaceBackend
+from portraitgen.media.allocator import collecting_new_garbage_alone
 from portraitgen.media.files import writable_folder
 from portraitgen.metrics.checks import Check
 from portraitgen.metrics.grader import Grader
@@ -21,7 +22,6 @@ from portraitgen.metrics.report.tables import figure_table, mark, terminal_table
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.saved import protocol_json
 from portraitgen.metrics.scores import GENERATED, METHODS, TRUTH, Row
-from portraitgen.runs.config.allocator import collecting_new_garbage_alone
 from portraitgen.runs.config.check import check_config
 from portraitgen.runs.evaluate.engine import grade_videos, protocol_of, set_figures
 from portraitgen.runs.evaluate.graders import (

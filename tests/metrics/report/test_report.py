@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from portraitgen.metrics.report.media import Media
 from portraitgen.metrics.report.panels import encode_png
 from portraitgen.metrics.report.plot import Line, line_plot
 from portraitgen.metrics.report.report import write_report
-from portraitgen.metrics.report.tables import figure_table, terminal_table
+from portraitgen.metrics.report.tables import figure_table, graded, terminal_table
 from portraitgen.metrics.results import Results, aggregate
 from portraitgen.metrics.scores import Row
 from tests.metrics.report.html_page import Page
@@ -142,6 +143,13 @@ def test_tables_for_people_show_the_same_figures(results, tmp_path):
     assert "Mean over 3 of 4 frames: Landmark error (Generated)" in markdown
     assert "Skipped: sync. metrics.graders.sync.weights is not set." in markdown
     assert "…" not in terminal, "cut off at 80 columns"
+
+
+def test_where_no_clip_can_be_read_no_size_is_stated(results):
+    """It said "of 0 sizes"."""
+    unread = replace(results.protocol, videos=(VideoFacts(VIDEO, None, None, None, None, None),))
+    assert graded(replace(results, protocol=unread)).startswith("1 video, 4 frames, faces by dlib")
+    assert graded(results).startswith("1 video, 4 frames of 64×48 pixels at 29.97 fps, faces by dlib")
 
 
 def test_page_is_whole_and_needs_no_network(results, tmp_path):

@@ -19,6 +19,7 @@ from portraitgen.metrics.networks.inception import Inception
 from portraitgen.metrics.protocol import VideoFacts
 from portraitgen.metrics.scores import Row
 from portraitgen.runs.config.schema import CONF, register_configs
+from portraitgen.runs.evaluate.compare import compare_results
 from portraitgen.runs.evaluate.evaluate import evaluate
 from portraitgen.runs.evaluate.kept_rows import GradedVideo, KeptRows
 
@@ -314,3 +315,23 @@ def test_pictures_with_prompts_need_no_truth(config, clips, tmp_path):
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["psnr"] is None
     assert results["missing"]["psnr"]["reasons"] == ["man: no true frames are given"]
+
+
+def test_a_clip_that_cannot_be_read_and_has_no_truth_compares(config, clips, tmp_path):
+    """It states no size, rate or length: they were 0, so that the protocols differed."""
+    register_configs()
+    (tmp_path / "pairs.csv").write_text("generated,prompt\n0.mp4,a man\n1.mp4,a man who talks\n")
+    for name in ("whole", "spoiled"):
+        shutil.copytree(clips / "ours", tmp_path / name)
+    (tmp_path / "spoiled/1.mp4").write_bytes(b"damaged")
+    for name in ("whole", "spoiled"):
+        given = [f"generated={tmp_path / name}", f"pairs={tmp_path / 'pairs.csv'}", "real=null"]
+        evaluate(config(*given, "metrics=talking_head", "metrics.checks=[]", f"out={tmp_path / name}-out"))
+    protocol = json.loads((tmp_path / "spoiled-out/results.json").read_text())["protocol"]
+    assert (protocol["fps"], protocol["resolution"]) == (25.0, [128, 128])
+    assert protocol["videos"]["1"]["width"] is None
+    results = [str(tmp_path / f"{name}-out") for name in ("whole", "spoiled")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compare_results(compose("evaluate_compare", [f"results={results}", f"out={tmp_path}/side"]))
+    compared = json.loads((tmp_path / "side/comparison.json").read_text())
+    assert compared["videos"] == ["0", "1"]

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from portraitgen.data.prepare.frame_rate import resample_frames
+from portraitgen.media.allocator import collect_garbage, trim_heap
 from portraitgen.media.audio import read_audio
 from portraitgen.media.container import VideoError
 from portraitgen.media.decode import VIDEO_SUFFIXES, Frame, iter_frames, probe_video
 from portraitgen.media.photo import PHOTO_SUFFIXES, PhotoError, read_photo
 from portraitgen.metrics.frames import CHUNK, HeldFrames, pick
 from portraitgen.metrics.saved import RESULTS
-from portraitgen.runs.config.allocator import collect_garbage, trim_heap
 from portraitgen.runs.evaluate.kept_rows import FOLDER
 
 VIDEOS = tuple(sorted(VIDEO_SUFFIXES))

@@ -89,7 +89,7 @@ class PairedFiles:
         audio = None if pair.audio is None else _sound(pair.audio)
         true_audio = None if real is None else real.audio
 
-        def facts(frames: np.ndarray, clip: MediaClip | None) -> VideoFacts:
+        def facts(frames: np.ndarray, clip: MediaClip) -> VideoFacts:
             """Of the graded frames of a clip, the true one where there is one."""
             digest = digest_given(
                 frames,
@@ -99,15 +99,16 @@ class PairedFiles:
                 audio=_first(audio, true_audio),
                 prompt=pair.prompt,
             )
-            height, width = (0, 0) if clip is None else clip.frames.shape[-2:]
-            return VideoFacts(
-                key, len(frames), 0.0 if clip is None else float(clip.fps), width, height, digest
-            )
+            height, width = clip.frames.shape[-2:]
+            return VideoFacts(key, len(frames), float(clip.fps), width, height, digest)
 
         try:
             generated = self._read(pair.generated)
         except VideoError as error:
-            frames = np.arange(0 if real is None else real.frames.shape[0])
+            if real is None:
+                unknown = VideoFacts(key, None, None, None, None, None)
+                return Reading(unknown, np.arange(0), None, failure=str(error))
+            frames = np.arange(real.frames.shape[0])
             return Reading(facts(frames, real), frames, None, failure=str(error))
         if real is not None:
             generated, real = self._fit(pair, generated, real)

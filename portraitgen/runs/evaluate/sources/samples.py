@@ -158,7 +158,8 @@ class GeneratedSamples:
             generated = self._generated(sample)
             audio = read_audio(self._file(sample)) if fps else None
         except VideoError as error:
-            return Reading(VideoFacts(key, len(frames), fps, 0, 0, digest), frames, None, failure=str(error))
+            facts = VideoFacts(key, len(frames), fps, None, None, digest)
+            return Reading(facts, frames, None, failure=str(error))
         height, width = generated.shape[-2:]
         material = Material(
             video=key,

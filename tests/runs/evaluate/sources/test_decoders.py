@@ -6,8 +6,8 @@ import av
 import numpy as np
 import torch
 
+from portraitgen.media.allocator import collecting_new_garbage_alone
 from portraitgen.media.encode import write_video
-from portraitgen.runs.config.allocator import collecting_new_garbage_alone
 from portraitgen.runs.evaluate.sources.files import VideoFrames
 
 
