@@ -90,7 +90,7 @@ def _train(words: list[str], as_ranks: int) -> None:
     if as_ranks > 1:
         _play_ranks(as_ranks)
     if any(word.startswith("strategy=deepspeed") for word in words):
-        _without_cuda()
+        without_cuda()
     register_configs()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", words)
@@ -98,7 +98,7 @@ def _train(words: list[str], as_ranks: int) -> None:
     train.train(config)
 
 
-def _without_cuda() -> None:
+def without_cuda() -> None:
     """DeepSpeed on gloo and a CPU, and without the compiler that it would start for its own kernels."""
     import deepspeed.ops
     import torch

@@ -62,7 +62,7 @@ class TrainingFaults:
             process.wait()
             said = self._said() + "".join(path.read_text() for path in self._run.glob("train.rank1.log"))
             if LOST.removeprefix("error: ") not in said or "Traceback" in said:
-                yield f"{place}: the other rank did not say it in a line: {said[-300:]}"
+                yield f"{place}: the other rank did not say it in a line: {said[-1500:]}"
             _finish(_start_apart(command, self.folder))
             if digests(command, self.folder) != digests(command, whole):
                 yield f"{place}: it ended with other results"

@@ -135,6 +135,8 @@ class Grading(Callback, ABC):
             log.info("the run was ended by %s before: nothing is left to do", self.stop_by)
             trainer.should_stop = True
         elif self._owed:
+            if (preemption := find_callback(trainer, Preemption)) is not None:
+                preemption.begin()
             self._grade_and_judge(trainer, pl_module)
 
     def on_train_batch_end(
@@ -240,7 +242,8 @@ class Grading(Callback, ABC):
         if not trainer.is_global_zero:
             return
         figures = [
-            f"{name} {results.metrics[name].show(figure.mean, unit=True)}{' (best)' * (name in better)}"
+            f"{name} {results.metrics[name].show(figure.mean, unit=True)}"
+            f"{_said_of_best(figure) if name in better else ''}"
             for name, figure in results.estimates[GENERATED].items()
             if math.isfinite(figure.mean)
         ]
@@ -251,6 +254,14 @@ class Grading(Callback, ABC):
         if beaten := beaten_figures(results):
             controls = [f"{name} ({', '.join(by)})" for name, by in beaten.items()]
             log.info("step %d: a control is better by %s", trainer.global_step, "; ".join(controls))
+
+
+def _said_of_best(figure: Estimate) -> str:
+    """That a figure is better than ever, and of how much it tells where some of it is missing."""
+    if not figure.num_missing:
+        return " (best)"
+    total = figure.num_present + figure.num_missing
+    return f" (best, by {figure.num_present} of {total} {figure.units})"
 
 
 def logged_figures(results: Results) -> dict[str, float]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -133,11 +133,22 @@ class Preemption(Checkpoint):
             # Before Lightning puts its own in place, which it does between here and on_train_start.
             self._before = {number: signal.getsignal(number) for number in self.signals}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin(self) -> None:
+        """From here on finish what is begun, then leave; for callbacks with long work before the first step.
+
+        Until then a signal ends its own process at once, for which others would wait without an end.
+        """
+        if self._phase == "training":
+            return
         self._install_again()
         self._alone = self._phase == "off"
         self._phase = "training"
         self._agree_soon()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin()
+        if self._leaving:
+            self._leave(trainer, self._leaving)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -145,13 +156,13 @@ class Preemption(Checkpoint):
         if not optimizer_stepped(trainer) or is_last_step(trainer):
             return
         if number := self._leaving or self._asked(trainer):
-            self._save(trainer, signal.Signals(number))
-            raise Preempted(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
+            self._leave(trainer, number)
 
     def asked_amid_step(self, trainer: Trainer) -> bool:
         """Whether the run leaves behind this step; for callbacks that come before this one at its end.
 
-        Every rank must ask equally often. Behind the last step nothing can be lost, and it is never so.
+        Or, once one has called `begin`, before the first step of this start. Every rank must ask equally
+        often. Behind the last step nothing can be lost, and it is never so.
         """
         if self._phase == "training" and not self._leaving and not is_last_step(trainer):
             self._agree_soon()
@@ -245,6 +256,10 @@ class Preemption(Checkpoint):
             self._come_back(number)
         self._call_before(number, frame)
         raise Preempted
+
+    def _leave(self, trainer: Trainer, number: int) -> NoReturn:
+        self._save(trainer, signal.Signals(number))
+        raise Preempted(INTERRUPTED if number == signal.SIGINT else EXIT_CODE)
 
     def _save(self, trainer: Trainer, number: signal.Signals) -> None:
         """Save, say so, and see to it that the job comes back."""

@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO through Lightning: optimizer, gradients and, at stage 3, weights are sharded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,21 @@ class Zero(DeepSpeedStrategy):
     def gradient_norm(self) -> Tensor:
         """Norm of all gradients of the last step, before clipping."""
         return torch.as_tensor(self.deepspeed_engine.get_global_grad_norm())
+
+    def optimizer_step(
+        self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
+    ) -> Any:
+        """A step; at stage 3 with it ends what DeepSpeed takes for the order of modules in a step.
+
+        It noted down all that followed, up to the next step. Had clips been drawn, that was thousands of
+        passes, all of which it looked through behind each module of the next step and of its clips.
+        """
+        made = super().optimizer_step(optimizer, closure, model, **kwargs)
+        if self.zero_stage_3:
+            order = self.deepspeed_engine.optimizer.parameter_offload.get_param_coordinator()
+            if order.is_record_trace():
+                order.reset_step()
+        return made
 
     @property
     def precision_plugin(self) -> Any:

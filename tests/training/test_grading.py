@@ -43,6 +43,7 @@ class ToyGrading(Grading):
         super().__init__(folder, metrics=METRICS, **settings)
         self.script = dict(enumerate(script, start=1))
         self.signal_at: int | None = None
+        self.number = signal.SIGUSR1
 
     def grade(self, trainer: Trainer, module: Generator, folder: Path) -> Results:
         with averaged_weights(trainer):
@@ -59,7 +60,7 @@ class ToyGrading(Grading):
             rows.append(Row(clip, TRUTH, frames, {"aimless": np.zeros(2)}))
             (folder / "generated").mkdir(parents=True, exist_ok=True)
             if trainer.global_step == self.signal_at:
-                os.kill(os.getpid(), signal.SIGUSR1)
+                os.kill(os.getpid(), self.number)
             self.mind_signals(trainer)
         if trainer.is_global_zero:
             (folder / "generated/a.mp4").write_bytes(b"clip")
@@ -94,12 +95,13 @@ def train(
     *,
     killed: int | None = None,
     signal_at: int | None = None,
+    number: signal.Signals = signal.SIGUSR1,
     trainer: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
     script = settings.pop("script", ())
     grading = ToyGrading(run / "graded", script=script, **settings)
-    grading.signal_at = signal_at
+    grading.signal_at, grading.number = signal_at, number
     found = callbacks(run, grading, every_steps=1, save_every=2)
     if killed is not None:
         found.append(Killed(killed))
@@ -152,6 +154,14 @@ def test_the_best_weights_are_averages_of_their_step(tmp_path: Path) -> None:
 def test_fewer_missing_values_come_before_the_mean(tmp_path: Path) -> None:
     train(tmp_path, script=[None, 1, 2, None, 2, 1.5])
     assert json.loads((tmp_path / "graded/best.json").read_text())["scripted"]["step"] == 3
+
+
+def test_a_choice_by_some_of_the_frames_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which round has the most faces is chance where few drawn frames show one."""
+    caplog.set_level("INFO")
+    train(tmp_path, script=[None, 1, 2, 2, 2, 2])
+    assert "scripted 0.0 dB (best, by 2 of 4 frames)" in caplog.text
+    assert "scripted 1.0 dB (best)" in caplog.text
 
 
 def test_grading_does_not_change_the_training(tmp_path: Path) -> None:
@@ -227,6 +237,25 @@ def test_a_round_is_given_up_for_a_signal_and_made_when_the_run_goes_on(
     assert [*rounds(again / "graded")] == [1, 2, 3, 4, 5, 6]
     for name in (*(f"weights/best_{figure}.safetensors" for figure in BEST), "graded/best.json"):
         assert (whole / name).read_bytes() == (again / name).read_bytes(), name
+    assert not differences(checkpoint(whole)["callbacks"], checkpoint(again)["callbacks"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_round_that_is_made_first_is_given_up_for_another_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Between two clips, and the checkpoint of its step stays as it was."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    script = [1, 4, 2, 5, 3, 1]
+    train(whole, script=script)
+    for sent in (signal.SIGUSR1, number):
+        with pytest.raises(Preempted) as caught:
+            train(again, script=script, signal_at=4, number=sent)
+        assert caught.value.code == EXIT_CODE
+        assert checkpoint(again)["global_step"] == 4
+        assert [*rounds(again / "graded")] == [1, 2, 3]
+    train(again, script=script)
+    assert rows(whole) == rows(again)
     assert not differences(checkpoint(whole)["callbacks"], checkpoint(again)["callbacks"])
 
 

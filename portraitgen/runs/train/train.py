@@ -93,10 +93,12 @@ def _fit(
     from lightning.pytorch.callbacks import LambdaCallback
 
     from portraitgen.runs.train.callbacks import build_callbacks, build_grading, stored_recognizers
+    from portraitgen.runs.train.launched import end_in_order
     from portraitgen.runs.train.optimized_metric import OptimizedMetric, require_graded
     from portraitgen.training.elastic import recount
 
     _quiet_lightning()
+    end_in_order()
     grading = build_grading(config, settings)
     sought = optimized_metrics(config)
     require_graded(sought, grading)

@@ -134,13 +134,15 @@ def test_clips_are_graded_of_the_averages_of_all_processes(shards, tmp_path, str
     if strategy != "fsdp":
         pytest.importorskip("deepspeed")
     words = [f"experiment={EXPERIMENT}", f"data.shards={shards}", f"paths.runs={tmp_path}", "name=run", *RUN]
-    # One round: DeepSpeed looks through all modules behind each of a network as small as this.
-    words += ["trainer.max_steps=2", "callbacks.grading.every_steps=2", "callbacks.ema.decay=0.9"]
+    words += ["trainer.max_steps=2", "callbacks.grading.every_steps=1", "callbacks.ema.decay=0.9"]
     run_strategy([*words, f"strategy={strategy}"], tmp_path / "said", processes=2)
     run = tmp_path / "run"
     assert_figures_of_evaluate(run, shards, tmp_path / "generated")
-    assert {path.name for path in (run / "graded").iterdir()} == {"step_00000002", "best.json"}
-    names = ("best_psnr.safetensors", "step_00000002.safetensors")
+    assert len(logged(run)) == 2
+    found = {"step_00000001", "step_00000002", "best.json"}
+    assert {path.name for path in (run / "graded").iterdir()} == found
+    step = json.loads((run / "graded/best.json").read_text())["psnr"]["step"]
+    names = ("best_psnr.safetensors", f"step_{step:08d}.safetensors")
     best, whole = (load_weights(run / "weights" / name)[0] for name in names)
     assert best.keys() == whole.keys()
     assert all(torch.equal(best[name], whole[name]) for name in whole)
@@ -179,23 +181,30 @@ def test_two_processes_give_the_figures_of_one(runs, repository, shards, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two_processes_ends_the_round_of_both(repository, shards, tmp_path):
-    """And the figures of the round that is made later are those of a run that was left alone."""
+@pytest.mark.parametrize(("rank", "later"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
+def test_a_signal_to_one_of_two_processes_ends_the_round_of_both(repository, shards, tmp_path, rank, later):
+    """And again where the round is made first when the run goes on: there one left, and the other waited.
+
+    The figures of the round that is made at last are those of a run that was left alone.
+    """
     steps = ["trainer.max_steps=3", "callbacks.grading.every_steps=2", "callbacks.grading.num_steps=60"]
     words = [*RUN, *steps, f"experiment={EXPERIMENT}", "strategy=ddp", "trainer.devices=2"]
     finish(start(repository, shards, tmp_path, *words, "name=whole"))
-    process = start(repository, shards, tmp_path, *words, "name=again")
     graded_now = tmp_path / "again/graded/step_00000002"
-    while not graded_now.is_dir():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    children = psutil.Process(process.pid).children()
-    (second,) = [each for each in children if "train.py" in " ".join(each.cmdline())]
-    second.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate()
-    assert process.returncode == EXIT_CODE, errors
-    assert "step 2 is graded when the run goes on" in errors
-    assert not graded_now.exists()
+    for number in (signal.SIGUSR1, later):
+        process = start(repository, shards, tmp_path, *words, "name=again")
+        while not graded_now.is_dir():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        children = psutil.Process(process.pid).children()
+        (second,) = [each for each in children if "train.py" in " ".join(each.cmdline())]
+        (process, second)[rank].send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == EXIT_CODE, errors
+        assert "step 2 is graded when the run goes on" in errors
+        assert not graded_now.exists()
+        psutil.wait_procs([second], timeout=60)
+        assert not second.is_running()
     finish(start(repository, shards, tmp_path, *words, "name=again"))
     assert graded(tmp_path / "whole") == graded(tmp_path / "again")
     assert len(graded(tmp_path / "again")[2]) > 10
