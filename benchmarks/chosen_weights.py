@@ -229,12 +229,14 @@ def print_table(by_seed: Mapping[int, Compared], steps: int) -> None:
         cells = [each.show(comparison.estimates[LAST][name].mean) for name, each in metrics.items()]
         print(f"| {seed} | `{LAST}` | {steps} | {' | '.join(cells)} |")
         for figure in CHOOSING:
+            step, num_frames = chosen[figure]
             differences = comparison.differences[figure]
             cells = [
                 difference(each, differences[name].mean, differences[name].interval)
                 for name, each in metrics.items()
             ]
-            step, num_frames = chosen[figure]
+            if step == steps:
+                cells = ["the last ones", *[""] * (len(metrics) - 1)]
             print(f"| {seed} | `best_{figure}` | {step}, by {num_frames} faces | {' | '.join(cells)} |")
     for figure in CHOOSING:
         cells = []
