@@ -3,7 +3,7 @@ that is copied goes on from chunk to chunk.
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, equal
@@ -16,19 +16,27 @@ Found = TypeVar("Found")
 class LastSeen(Generic[Found]):
     """Looks at a chunk of a clip once, however many methods it stands beside.
 
-    Of each clip what was found last is kept, as long as the clip is.
+    Of each clip what was found last is kept, as long as the clip is, or until all who `expect` it have it.
     """
 
     def __init__(self) -> None:
-        self._found: WeakKeyDictionary[Pictures, tuple[int, Found]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Pictures, tuple[int, int, Found]] = WeakKeyDictionary()
+        self._expected: WeakKeyDictionary[Pictures, int] = WeakKeyDictionary()
+
+    def expect(self, pictures: Pictures) -> None:
+        """One more will ask for each chunk of `pictures`; said where what is found is too large to stay."""
+        self._expected[pictures] = self._expected.get(pictures, 0) + 1
 
     def of(self, pictures: Pictures, first: int, look: Callable[[], Found]) -> Found:
         """What `look` finds in the frames of `pictures` that begin at place `first`."""
-        seen = self._found.get(pictures)
-        if seen is None or seen[0] != first:
-            seen = first, look()
-            self._found[pictures] = seen
-        return seen[1]
+        place, times, found = self._found.get(pictures, (None, 0, None))
+        if place != first:
+            times, found = 0, look()
+        if times + 1 == self._expected.get(pictures):
+            self._found.pop(pictures, None)
+        else:
+            self._found[pictures] = first, times + 1, cast(Found, found)
+        return cast(Found, found)
 
 
 class LastStill(Generic[Found]):

@@ -19,8 +19,12 @@ def grade_together(clips: Mapping[str, GradedClip], graders: Mapping[str, Grader
     clip_graders = [grader for grader in graders.values() if isinstance(grader, ClipGrader)]
     sets = [grader for grader in graders.values() if isinstance(grader, SetGrader)]
     begun = {method: [grader.grade(clip) for grader in clip_graders] for method, clip in clips.items()}
+    # One grader after the other: what it keeps for the methods of a chunk is gone when the next one looks.
     watches: list[tuple[str, Watch[Any], list[Any]]] = [
-        (method, watch, []) for method, each in begun.items() for watch in each if isinstance(watch, Watch)
+        (method, watch, [])
+        for of_methods in zip(*begun.values(), strict=True)
+        for method, watch in zip(begun, of_methods, strict=True)
+        if isinstance(watch, Watch)
     ]
     for chunks in _side_by_side(clips) if watches or sets else ():
         for method, watch, kept in watches:

@@ -1,5 +1,7 @@
 """A picture that goes on is looked at once, and the figures are those of looking each time."""
 
+from weakref import ref
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from portraitgen.metrics.frames import CHUNK
 from portraitgen.metrics.grader import GradedClip
 from portraitgen.metrics.graders.fid import FidGrader
 from portraitgen.metrics.graders.lpips import LpipsGrader
+from portraitgen.metrics.last_seen import LastSeen
 from portraitgen.metrics.networks.inception import Inception
 from portraitgen.metrics.networks.lpips import Lpips, frame_lpips
 from portraitgen.metrics.one_pass import add_clip, grade_clip
@@ -17,6 +20,10 @@ from portraitgen.metrics.pictures import Pictures
 from portraitgen.metrics.scores import COPY_REFERENCE
 
 COUNT = 2 * CHUNK + 5
+
+
+class Found:
+    """What can be referred to weakly."""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,26 @@ def test_lpips_looks_at_a_copied_picture_once(copied, tmp_path):
         frame_lpips(grader.network, *pair) for pair in zip(*(clip.split(1) for clip in clips), strict=True)
     ]
     np.testing.assert_allclose(found, torch.cat(each).numpy(), rtol=0, atol=1e-6)
+
+
+def test_what_all_have_that_expect_it_is_kept_no_longer(copied):
+    looks = []
+    seen = LastSeen()
+
+    def ask(first):
+        return seen.of(copied.truth, first, lambda: looks.append(first) or Found())
+
+    kept = ref(ask(0))
+    assert kept() is not None
+    ask(0)
+    for _ in range(2):
+        seen.expect(copied.truth)
+    for first in (16, 32):
+        kept = ref(ask(first))
+        assert kept() is not None
+        ask(first)
+        assert kept() is None
+    assert looks == [0, 16, 32]
 
 
 def test_fid_looks_at_a_copied_picture_once(copied, tmp_path):

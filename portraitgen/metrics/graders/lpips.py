@@ -52,6 +52,7 @@ class LpipsGrader:
                 METRICS, len(clip.pictures), f"frames of fewer than {MIN_SIDE} pixels a side"
             )
         truth = clip.truth
+        self._seen.expect(truth)  # 40 MB of maps at 256x256
 
         def see(chunk: Chunk) -> Tensor:
             assert chunk.truth is not None
