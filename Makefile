@@ -48,8 +48,9 @@ test-slow: setup
 	$(TEST) -m slow
 
 # A real SLURM of two nodes on this machine, from Debian's packages, which apt-get downloads and nothing installs.
+# make test-slurm SLURM='-k requeue' runs some of its tests.
 test-slurm: setup
-	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0
+	$(BIN)/python -m pytest -m slurm tests/slurm --durations=0 $(SLURM)
 
 lint: setup
 	$(BIN)/ruff check .
