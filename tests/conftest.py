@@ -1,5 +1,6 @@
 """Shared fixtures: the reference data, the real clip that pip brings, offline and single-threaded runs."""
 
+import gc
 import hashlib
 import logging
 import os
@@ -22,6 +23,12 @@ _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """Pass over all collected tests when garbage is looked for: to go through them takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -76,13 +76,19 @@ def collect_garbage() -> None:
 
 @contextmanager
 def collecting_new_garbage_alone() -> Iterator[None]:
-    """Inside, collections pass over all that is there already: a tenth of a second each with torch loaded."""
-    gc.collect()
-    gc.freeze()
+    """Inside, collections pass over all that is there already: a tenth of a second each with torch loaded.
+
+    Nothing changes where that is so already, as in a process that `gc.freeze` was called in before.
+    """
+    frozen = gc.get_freeze_count() > 0
+    if not frozen:
+        gc.collect()
+        gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
 
 
 @cache

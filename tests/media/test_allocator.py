@@ -1,5 +1,6 @@
 """Large arrays that are freed leave the process, whatever small ones stay between them."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from portraitgen.media.allocator import collecting_new_garbage_alone
 from tests.command_line import ROOT
 
 PROGRAM = """
@@ -90,3 +92,21 @@ def test_the_maps_of_a_network_take_each_others_place_and_leave_with_the_last():
     assert grown < 3, "the map has left"
     assert faults_and_grown("set")[0] > 20_000, "mapped anew each time"
     assert faults_and_grown("set", "keep", MALLOC_TRIM_THRESHOLD_="131072")[0] > 20_000, "the user's word"
+
+
+@pytest.fixture(params=[False, True], ids=["nothing before", "all before"])
+def frozen(request):
+    """Whether collections pass over what is there, as they do in tests."""
+    gc.unfreeze()
+    if request.param:
+        gc.freeze()
+    yield request.param
+    gc.freeze()
+
+
+def test_what_was_there_is_passed_over_inside_alone(frozen):
+    before = gc.get_freeze_count()
+    assert (before > 1000) == frozen
+    with collecting_new_garbage_alone():
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == before

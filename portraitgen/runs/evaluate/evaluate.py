@@ -96,7 +96,8 @@ def grade_and_report(config: DictConfig) -> Results | None:
         skipped=skipped,
         checks=checks,
     )
-    _report(results, source, out, config)
+    with collecting_new_garbage_alone():
+        _report(results, source, out, config)
     kept.forget()
     return results
 

@@ -6,7 +6,6 @@ import av
 import numpy as np
 import torch
 
-from portraitgen.media.allocator import collecting_new_garbage_alone
 from portraitgen.media.encode import write_video
 from portraitgen.runs.evaluate.sources.files import VideoFrames
 
@@ -29,10 +28,3 @@ def test_no_decoder_is_left_when_a_video_has_been_read(tmp_path):
         assert decoders() == before
     finally:
         gc.enable()
-
-
-def test_what_was_there_is_passed_over_inside_alone():
-    frozen = gc.get_freeze_count()
-    with collecting_new_garbage_alone():
-        assert gc.get_freeze_count() > frozen + 1000
-    assert gc.get_freeze_count() == 0
