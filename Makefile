@@ -37,7 +37,8 @@ demo: export OMP_NUM_THREADS = 1
 demo: setup
 	$(BIN)/python demo.py weights=$(QUICKSTART)/stage2/weights/last.safetensors
 
-# A process a core, each with one thread; a file's tests stay together, since they share what they make.
+# A process a core and one more (tests/conftest.py), each with one thread; a file's tests stay together, since they
+# share what they make.
 TEST := $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 test test-slow test-slurm test-browser: export OMP_NUM_THREADS = 1

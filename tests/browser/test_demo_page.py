@@ -199,4 +199,4 @@ def test_others_than_this_machine_give_a_password(chromium, given, tmp_path):
             assert tab.run(ask.replace("PASSWORD", "'guess'")) == 400
             assert tab.run(ask.replace("PASSWORD", "'open sesame'")) == 200
         with Visitor(chromium, address) as visitor:
-            assert "Generate" in visitor.text
+            visitor.until("the page is laid out", lambda: "Generate" in visitor.text)
