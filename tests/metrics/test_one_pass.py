@@ -205,6 +205,7 @@ from pathlib import Path
 import numpy as np
 from portraitgen.faces.dlib import DlibBackend
 from portraitgen.faces.recognition.recognizer import FaceRecognizer
+from portraitgen.media.allocator import collecting_new_garbage_alone
 from portraitgen.media.encode import write_video
 from portraitgen.metrics.graders.motion import MotionGrader
 from portraitgen.runs.evaluate.sources.pair_list import Pair
@@ -228,8 +229,9 @@ def evaluate(name, count):
     source.media(name, Path(sys.argv[1]) / "media")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-short = evaluate("short", 256)  # more than what the encoder and the decoders look ahead
-print(evaluate("long", 640) - short)
+with collecting_new_garbage_alone():
+    short = evaluate("short", 256)  # more than what the encoder and the decoders look ahead
+    print(evaluate("long", 640) - short)
 """
 
 
