@@ -18,7 +18,6 @@ Goal: at most 12 s of CPU a clip of 3 s, and 1 GB however long a clip is.
 import argparse
 import csv
 import json
-import os
 import resource
 import runpy
 import subprocess
@@ -47,6 +46,7 @@ from portraitgen.metrics.networks.lpips import Lpips
 from portraitgen.metrics.networks.syncnet import SyncNet
 from portraitgen.runs.evaluate import evaluate
 from portraitgen.runs.evaluate.sources.files import VideoFrames
+from tests.peak_memory import measure
 from tests.talking_clip import SAMPLE_RATE, find_clip, hum
 
 FPS, SIDE = 25, 256
@@ -127,11 +127,8 @@ def run(
     every = OmegaConf.load("conf/metrics/talking_head.yaml").graders
     words += [f"metrics.graders.{name}=null" for name in every if name not in graders]
     program = ["evaluate.py"] if account is None else ["-m", "benchmarks.evaluate", f"--account={account}"]
-    process = subprocess.Popen([sys.executable, *program, *words], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"evaluate.py {' '.join(words)} failed")
-    return Cost(usage.ru_utime, usage.ru_stime, usage.ru_maxrss / 1024)
+    used = measure([sys.executable, *program, *words], stdout=subprocess.DEVNULL)
+    return Cost(used.user_s, used.system_s, used.peak / 2**20)
 
 
 class Account:

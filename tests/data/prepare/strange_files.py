@@ -191,6 +191,8 @@ def strange_names(folder: Path, random_: random.Random) -> None:
                 os.makedirs(parent, exist_ok=True)
             except OSError:
                 continue
+            if os.path.islink(parent):
+                continue  # what lies behind it is in another folder
         path = (
             parent
             + b"/"

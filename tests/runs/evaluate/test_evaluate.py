@@ -197,7 +197,7 @@ def network_graders(long_clips, key_seeded):
         f"+metrics.graders.fid={{_target_: {graders}.fid.FidGrader, weights: {long_clips}/inception.pth, "
         "frames: 2, kid_subset: 4}",
         f"+metrics.graders.fvd={{_target_: {graders}.fvd.FvdGrader, weights: {long_clips}/i3d.pt, "
-        "min_windows: 2}}",
+        "min_windows: 2}",
     ]
 
 
@@ -255,7 +255,7 @@ def test_networks_of_sets_know_neither_processes_nor_order_nor_batches(
     evaluate(config(*network_graders, f"generated={long_clips}/ours", f"real={long_clips}/real"))
     one = check_two_processes(long_clips, tmp_path, network_graders)
     assert min(one["fid"], abs(one["kid"]), one["fvd"]) > 1e-3
-    monkeypatch.setattr("portraitgen.metrics.graders.fid.CHUNK", 1)
+    monkeypatch.setattr("portraitgen.metrics.graders.fid.BATCH", 1)
     check_other_order(config, long_clips, network_graders, tmp_path, one)
 
 

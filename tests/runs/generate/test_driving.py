@@ -290,9 +290,9 @@ def test_neither_drawings_nor_pictures_of_a_whole_clip_are_held(media, tmp_path)
         words += [f"driving={tmp_path / 'long.npz'}", f"out={tmp_path / f'out{length}'}"]
         words += [f"paths.models={tmp_path}"]
         program = (
-            f"import resource, runpy, sys; sys.argv = {words}; "
+            f"import runpy, sys; from tests.peak_memory import peak_memory; sys.argv = {words}; "
             "runpy.run_path('generate.py', run_name='__main__'); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            "print(peak_memory() // 1024)"
         )
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=CONF.parent, capture_output=True, text=True, check=True

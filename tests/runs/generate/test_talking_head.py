@@ -17,6 +17,7 @@ from portraitgen.runs.config.schema import CONF, register_configs
 from portraitgen.runs.generate.generate import generate
 from portraitgen.training.weights import load_weights, save_weights
 from tests.command_line import ROOT
+from tests.peak_memory import measure
 from tests.runs.tiny import save_tiny
 
 
@@ -112,11 +113,7 @@ def peak_memory(*words, folder):
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "generate.py", *words]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return measure(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL).peak
 
 
 @pytest.mark.slow
