@@ -50,7 +50,7 @@ _NO_CREDENTIALS = {
 }
 _LIBRARIES = {"aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "requests", "urllib3"}
 _TAGS = ("ETag", "Last-Modified")
-_REFUSED = (401, 403)
+_REFUSED, _GONE = (401, 403), (404, 410)
 _WORTH_RETRYING = (408, 425, 429)
 _LONGEST_DELAY = 60.0
 
@@ -311,6 +311,14 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _answer(error: Exception) -> Exception:
+    """What went wrong: that a file on the web has no size for fsspec is to it as if there were none."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, aiohttp.ClientError | TimeoutError):
+        return error
+    return error if getattr(cause, "status", None) in _GONE else cause
+
+
 def retrying(address: Address, request: Callable[[], T]) -> T:
     """What a request gives; made again after failures that may pass, each time after a longer while.
 
@@ -323,11 +331,12 @@ def retrying(address: Address, request: Callable[[], T]) -> T:
     for attempt in range(remote.retries + 1):
         try:
             return request()
-        except FileNotFoundError as error:
-            raise Missing(f"data.shards: there is no {address}") from error
         except DataError:
             raise
-        except Exception as error:  # every library has errors of its own; those of none are passed on
+        except Exception as raised:  # every library has errors of its own; those of none are passed on
+            error = _answer(raised)
+            if isinstance(error, FileNotFoundError):
+                raise Missing(f"data.shards: there is no {address}") from error
             status = getattr(error, "status", None) or getattr(error, "code", None)
             if isinstance(error, PermissionError) or status in _REFUSED or _lacks_credentials(error):
                 cure = _SIGN_IN.get(address.protocol, "give what the server wants in data.remote.options")

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -173,6 +174,21 @@ def test_failures_that_pass_are_waited_for(root, kind, request, tmp_path, fate):
     proxy.plan = lambda number, path: fate if number % 3 == 1 else None
     there = take(loader(shards, num_workers=2, remote=settings(tmp_path, options)), 4)
     assert_same(there, take(loader(f"{root}/shards/train-*.tar"), 4))
+
+
+def test_a_server_that_fails_twice_in_a_row_does_not_lack_the_shard(root, plain, tmp_path):
+    """fsspec asks for a file's size in two ways, and says that there is none where both fail."""
+    shards, options = shards_at("plain", plain)
+    stream = loader(shards, remote=settings(tmp_path, options))
+    asked = Counter()
+
+    def plan(number, path):
+        asked[path] += 1
+        return "error" if asked[path] <= 2 else None
+
+    plain.plan = plan
+    assert_same(take(stream, 4), take(loader(f"{root}/shards/train-*.tar"), 4))
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("kind", ["s3", "web"])
