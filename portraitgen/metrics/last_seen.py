@@ -3,7 +3,7 @@ that is copied goes on from chunk to chunk.
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, equal
@@ -29,14 +29,14 @@ class LastSeen(Generic[Found]):
 
     def of(self, pictures: Pictures, first: int, look: Callable[[], Found]) -> Found:
         """What `look` finds in the frames of `pictures` that begin at place `first`."""
-        place, times, found = self._found.get(pictures, (None, 0, None))
-        if place != first:
-            times, found = 0, look()
-        if times + 1 == self._expected.get(pictures):
-            self._found.pop(pictures, None)
-        else:
-            self._found[pictures] = first, times + 1, cast(Found, found)
-        return cast(Found, found)
+        seen = self._found.pop(pictures, None)
+        if seen is None or seen[0] != first:
+            seen = None  # gone before more is found
+            seen = first, 0, look()
+        _, times, found = seen
+        if times + 1 != self._expected.get(pictures):
+            self._found[pictures] = first, times + 1, found
+        return found
 
 
 class LastStill(Generic[Found]):

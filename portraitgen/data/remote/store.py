@@ -312,7 +312,7 @@ def _said(error: Exception) -> str:
 
 
 def _answer(error: Exception) -> Exception:
-    """What went wrong: that a file on the web has no size for fsspec is to it as if there were none."""
+    """What went wrong. Of a file on the web whose size it cannot find out fsspec says that there is none."""
     cause = error.__cause__
     if not isinstance(error, FileNotFoundError) or not isinstance(cause, aiohttp.ClientError | TimeoutError):
         return error
